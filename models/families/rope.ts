@@ -1,0 +1,53 @@
+import type { Rope } from "../description.ts";
+import { z } from "zod";
+
+const Positive = z.number().positive();
+
+/** The kinds of `rope_scaling` that are supported, by their name in the configuration. */
+const Scaling = z.discriminatedUnion("rope_type", [
+  z.object({ rope_type: z.literal("default") }).transform(() => null),
+  z.object({ rope_type: z.literal("linear"), factor: Positive.min(1) })
+    .transform(({ factor }) => ({ kind: "linear" as const, factor })),
+  z.object({
+    rope_type: z.literal("llama3"),
+    factor: Positive.min(1),
+    low_freq_factor: Positive,
+    high_freq_factor: Positive,
+    original_max_position_embeddings: z.int().positive(),
+  }).refine((scaling) => scaling.high_freq_factor > scaling.low_freq_factor, {
+    path: ["high_freq_factor"],
+    error: "must be greater than low_freq_factor",
+  }).transform((scaling) => ({
+    kind: "llama3" as const,
+    factor: scaling.factor,
+    lowFreqFactor: scaling.low_freq_factor,
+    highFreqFactor: scaling.high_freq_factor,
+    originalMaxPositionEmbeddings: scaling.original_max_position_embeddings,
+  })),
+], { error: 'wanted "default", "linear" or "llama3"' });
+
+/** Before `rope_type` the field was called `type`; where a file has both, transformers reads the newer one. */
+const EitherSpelling = z.looseObject({ rope_type: z.string().optional(), type: z.string().optional() })
+  .transform(({ type, rope_type, ...rest }) => ({ ...rest, rope_type: rope_type ?? type ?? "default" }));
+
+const KnownScaling = EitherSpelling.pipe(Scaling);
+const WholeRotary = z.literal(1, { error: "only 1 is supported: RoPE on every component" }).nullish();
+
+/** The fields of a configuration that say how positions are encoded, in either spelling. */
+export const ropeFields = {
+  // transformers 4
+  rope_theta: Positive.nullish(),
+  rope_scaling: KnownScaling.nullish().transform((scaling) => scaling ?? null),
+  partial_rotary_factor: WholeRotary,
+  // transformers 5: all in one object
+  rope_parameters: z.intersection(
+    z.object({ rope_theta: Positive.nullish(), partial_rotary_factor: WholeRotary }),
+    KnownScaling.transform((scaling) => ({ scaling })),
+  ).nullish(),
+};
+
+/** Where a configuration has both spellings the newer one counts; theta is 10000 where none is given. */
+export function ropeOf(config: z.output<z.ZodObject<typeof ropeFields>>): Rope {
+  const { rope_parameters: parameters, rope_theta: theta, rope_scaling: scaling } = config;
+  return { theta: parameters?.rope_theta ?? theta ?? 10_000, scaling: parameters ? parameters.scaling : scaling };
+}
