@@ -1,0 +1,210 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { int4Weights, type TensorLocator, type Weights } from "./graph/weights.ts";
+import { decodeManifest, type Manifest } from "./manifest.ts";
+import { type ModelPlan, planModel } from "./plan.ts";
+import { RangeFile } from "./range_file.ts";
+import { readSafetensorsHeader, type SafetensorsTensor } from "./safetensors.ts";
+import { variantSize } from "./sizes.ts";
+import { storedTensors } from "./stored_tensors.ts";
+import type { TokenizerFiles } from "./tokenizer_files.ts";
+
+export const MANIFEST_FILE = "espalier.json";
+export const WEIGHTS_FILE = "weights.safetensors";
+export const TOKENIZER_FILE = "tokenizer.json";
+export const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
+
+/** One prepared pruning rate. */
+export interface ArtefactLevel {
+  readonly pruningRate: number;
+  readonly keptParameters: number;
+  /** Bytes of stored weights that one decoded token reads. */
+  readonly bytesPerToken: number;
+  /** On the text that `compress` was given to measure with; null if it was given none. */
+  readonly perplexity: number | null;
+}
+
+/** An artefact that has been checked whole, ready to be opened by `openDecoder`. */
+export interface Artefact {
+  readonly folder: string;
+  readonly name: string;
+  readonly manifest: Manifest;
+  readonly plan: ModelPlan;
+  readonly levels: readonly ArtefactLevel[];
+  readonly blockSize: number;
+  /** Size of the weights' file. */
+  readonly weightBytes: number;
+  readonly tokenizer: TokenizerFiles | null;
+  /** SHA-256 of the weights' file. */
+  readonly digest: string;
+  /** How its tensors enter a graph. `accuracy` 0 computes in float32, for tests of exactness. */
+  weights(options?: { accuracy?: 0 | 4 }): Weights;
+  /** Where a tensor lies in the weights' file. */
+  readonly locate: TensorLocator;
+}
+
+/**
+ * Opens an artefact and checks all of it before anything is mapped: the manifest and its checksum, every file's size
+ * and digest, every tensor's place, type and shape, the order of the rates, the permutations, the scales.
+ *
+ * @throws {SyntaxError} If the folder is no artefact or a part of it is wrong; the message says what.
+ */
+export async function openArtefact(folder: string): Promise<Artefact> {
+  const manifest = decodeManifest(await readManifest(folder));
+  const plan = planOf(manifest);
+  const { blockSize } = manifest.quantization;
+  await checkFiles(folder, manifest);
+  const tensors = await checkTensors(join(folder, WEIGHTS_FILE), plan, blockSize);
+
+  const locate: TensorLocator = (name) => {
+    const tensor = tensors.get(name);
+    if (tensor === undefined) throw new RangeError(`Cannot find tensor "${name}" in the artefact`);
+    return { file: WEIGHTS_FILE, offset: tensor.offset, length: tensor.bytes };
+  };
+  const pairs = new Map(
+    plan.layers.flat().map((block, index) => {
+      const stored = manifest.layers.flat()[index]!;
+      return [block.name, stored.kind === "attention" ? stored.pairs.flat() : []];
+    }),
+  );
+  return {
+    folder,
+    name: manifest.name,
+    manifest,
+    plan,
+    levels: manifest.levels.map(({ pruningRate, perplexity }, level) => {
+      const { parameters, bytesPerToken } = variantSize(plan, level, blockSize);
+      return { pruningRate, keptParameters: parameters, bytesPerToken, perplexity };
+    }),
+    blockSize,
+    weightBytes: manifest.files[WEIGHTS_FILE]!.bytes,
+    tokenizer: await readTokenizer(folder, manifest),
+    digest: manifest.files[WEIGHTS_FILE]!.sha256,
+    weights: ({ accuracy = 4 } = {}) =>
+      int4Weights({ blockSize, locate, pairsOf: (block) => pairs.get(block.name)!, accuracy }),
+    locate,
+  };
+}
+
+/** SHA-256 of a file in hexadecimal, read piece by piece. */
+export async function fileDigest(path: string): Promise<string> {
+  const hash = createHash("sha256");
+  using file = await Deno.open(path, { read: true });
+  const piece = new Uint8Array(1 << 22);
+  for (let count; (count = await file.read(piece)) !== null;) hash.update(piece.subarray(0, count));
+  return hash.digest("hex");
+}
+
+async function readManifest(folder: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(join(folder, MANIFEST_FILE));
+  } catch (cause) {
+    throw new SyntaxError(`Cannot open ${folder} as an artefact: it has no readable ${MANIFEST_FILE}`, { cause });
+  }
+}
+
+/** The plan that a manifest stands for. @throws {SyntaxError} If its rates, widths or permutations contradict. */
+export function planOf(manifest: Manifest): ModelPlan {
+  const { config, layers, levels, rotatedResidual } = manifest;
+  const problems: string[] = [];
+  if (layers.length !== config.numHiddenLayers) {
+    problems.push(`layers: ${layers.length} are listed, the model has ${config.numHiddenLayers}`);
+  }
+  if (levels[0]!.pruningRate !== 0) problems.push(`levels: the first rate is ${levels[0]!.pruningRate}, not 0`);
+  levels.forEach(({ pruningRate }, level) => {
+    if (level > 0 && pruningRate <= levels[level - 1]!.pruningRate) {
+      problems.push(`levels: rate ${pruningRate} comes after ${levels[level - 1]!.pruningRate}`);
+    }
+  });
+  layers.forEach((blocks, layer) =>
+    blocks.forEach((block, index) => {
+      const where = `layers.${layer}.${index}`;
+      if (block.widths.length !== levels.length) {
+        problems.push(`${where}.widths: ${block.widths.length} for ${levels.length} levels`);
+      }
+      if (block.kind === "attention") {
+        if (block.pairs.length !== config.numKeyValueHeads) {
+          problems.push(`${where}.pairs: ${block.pairs.length} heads of ${config.numKeyValueHeads}`);
+        }
+        block.pairs.forEach((pairs, head) => {
+          if (!isPermutation(pairs, config.headDim / 2)) problems.push(`${where}.pairs.${head}: no permutation`);
+        });
+      } else if (!isPermutation(block.channels, config.intermediateSize)) {
+        problems.push(`${where}.channels: no permutation`);
+      }
+    })
+  );
+  if (problems.length > 0) throw new SyntaxError(`Cannot read ${MANIFEST_FILE}:\n  ${problems.join("\n  ")}`);
+  try {
+    return planModel(config, layers, { headRotation: rotatedResidual && config.tieWordEmbeddings });
+  } catch (cause) {
+    throw new SyntaxError(`Cannot read ${MANIFEST_FILE}: ${(cause as Error).message}`, { cause });
+  }
+}
+
+function isPermutation(values: readonly number[], length: number): boolean {
+  return values.length === length && new Set(values).size === length && values.every((value) => value < length);
+}
+
+/** Sizes, digests, and that no file is a link out of the folder. */
+async function checkFiles(folder: string, { files }: Manifest): Promise<void> {
+  const known = [WEIGHTS_FILE, TOKENIZER_FILE, TOKENIZER_CONFIG_FILE];
+  const problems = Object.keys(files).filter((name) => !known.includes(name)).map((name) =>
+    `${name} has no meaning here`
+  );
+  if (files[WEIGHTS_FILE] === undefined) problems.push(`${WEIGHTS_FILE} is not listed`);
+  for (const name of known) {
+    const record = files[name];
+    if (record === undefined) continue;
+    const path = join(folder, name);
+    const info = await Deno.lstat(path).catch(() => null);
+    if (info === null) problems.push(`${name} is missing`);
+    else if (!info.isFile) problems.push(`${name} is not a plain file`);
+    else if (info.size !== record.bytes) problems.push(`${name} has ${info.size} bytes, ${record.bytes} are recorded`);
+    else if (await fileDigest(path) !== record.sha256) {
+      problems.push(`${name} was changed: its SHA-256 is not the recorded one`);
+    }
+  }
+  if (problems.length > 0) throw new SyntaxError(`Cannot open ${folder} as an artefact:\n  ${problems.join("\n  ")}`);
+}
+
+async function checkTensors(
+  path: string,
+  plan: ModelPlan,
+  blockSize: number,
+): Promise<ReadonlyMap<string, SafetensorsTensor>> {
+  using file = await RangeFile.open(path);
+  const { tensors } = await readSafetensorsHeader(file);
+  const expected = storedTensors(plan, blockSize);
+  const problems: string[] = [];
+  for (const { name, dtype, shape } of expected) {
+    const found = tensors.get(name);
+    if (found === undefined) problems.push(`"${name}" is missing`);
+    else if (found.dtype !== dtype || `${found.shape}` !== `${shape}`) {
+      problems.push(`"${name}" is ${found.dtype} [${found.shape}], wanted ${dtype} [${shape}]`);
+    } else if (found.offset % 64 !== 0) problems.push(`"${name}" starts at byte ${found.offset}, no multiple of 64`);
+    else if (dtype === "F16" && !await scalesAreFinite(file, found)) {
+      problems.push(`"${name}" holds a scale that is not finite`);
+    }
+  }
+  const names = new Set(expected.map(({ name }) => name));
+  for (const name of tensors.keys()) if (!names.has(name)) problems.push(`"${name}" is not a tensor of this model`);
+  if (problems.length > 0) throw new SyntaxError(`Cannot open ${path}:\n  ${problems.join("\n  ")}`);
+  return tensors;
+}
+
+/** Float16 with all exponent bits set is infinite or not a number. */
+async function scalesAreFinite(file: RangeFile, { offset, bytes }: SafetensorsTensor): Promise<boolean> {
+  const exponent = 0x7c00;
+  const raw = await file.read(offset, bytes);
+  return new Uint16Array(raw.buffer).every((bits) => (bits & exponent) !== exponent);
+}
+
+async function readTokenizer(folder: string, { files }: Manifest): Promise<TokenizerFiles | null> {
+  if (files[TOKENIZER_FILE] === undefined) return null;
+  const json = async (name: string) => JSON.parse(await Deno.readTextFile(join(folder, name)));
+  return {
+    tokenizerJson: await json(TOKENIZER_FILE),
+    tokenizerConfig: files[TOKENIZER_CONFIG_FILE] === undefined ? {} : await json(TOKENIZER_CONFIG_FILE),
+  };
+}

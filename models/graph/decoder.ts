@@ -1,0 +1,65 @@
+import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mod.ts";
+import { embeddingMatrix, headMatrix, headRotationMatrix, type ModelPlan } from "../plan.ts";
+import { type BlockContext, residualBlock } from "./block.ts";
+import { cachedAttention } from "./cached_attention.ts";
+import { countRowsUpTo, gatesOf } from "./gates.ts";
+import { rmsNorm } from "./norm.ts";
+import { rotaryOf } from "./rotary.ts";
+import type { Weights } from "./weights.ts";
+
+/**
+ * The whole elastic model as one graph, for any mixture of levels and of prefill and decode in a step.
+ *
+ * Inputs, beside the caches of every lane (`cacheNames`):
+ *
+ * | name | type | |
+ * |---|---|---|
+ * | `tokens` | int64 `[rows]` | the rows of all lanes, lane after lane |
+ * | `positions` | int64 `[rows]` | each row's place in its sequence |
+ * | `lane_rows`, `lane_levels`, `lane_lengths` | `[lanes]` | see `LaneInputs` |
+ * | `logit_rows` | int64 `[n]` | the rows whose logits are wanted |
+ *
+ * Output: `logits` float32 `[n, V]`, and the caches.
+ */
+export function decoderGraph(
+  plan: ModelPlan,
+  weights: Weights,
+  { lanes, metadata = {} }: { lanes: number; metadata?: Readonly<Record<string, string>> },
+): Model {
+  const { config, levels } = plan;
+  const graph = new GraphBuilder();
+  const tokens = graph.input("tokens", ElementType.int64, ["rows"]);
+  const positions = graph.input("positions", ElementType.int64, ["rows"]);
+  const laneInputs = {
+    count: lanes,
+    rows: graph.input("lane_rows", ElementType.int64, [lanes]),
+    levels: graph.input("lane_levels", ElementType.int64, [lanes]),
+    lengths: graph.input("lane_lengths", ElementType.int32, [lanes]),
+  };
+  const logitRows = graph.input("logit_rows", ElementType.int64, ["logit_rows"]);
+
+  const context: BlockContext = {
+    config,
+    weights,
+    gates: gatesOf(graph, countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels), levels),
+    rotary: rotaryOf(graph, config, positions),
+    core: cachedAttention(graph, config, laneInputs),
+  };
+  let hidden = weights.embed(graph, tokens, embeddingMatrix(config));
+  for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
+  graph.output(
+    "logits",
+    languageModelHead(graph, graph.op("Gather", [hidden, logitRows]), plan, weights),
+    ElementType.float32,
+    ["logit_rows", config.vocabSize],
+  );
+  return graph.build(metadata);
+}
+
+/** Final norm and output head: `[rows, D]` → `[rows, V]`. */
+export function languageModelHead(graph: GraphBuilder, hidden: Value, plan: ModelPlan, weights: Weights): Value {
+  const { config } = plan;
+  const normed = rmsNorm(graph, hidden, weights.vector(graph, "final_norm", config.hiddenSize), config.rmsNormEps);
+  const rotated = plan.headRotation ? weights.product(graph, normed, headRotationMatrix(config)) : normed;
+  return weights.product(graph, rotated, headMatrix(config));
+}

@@ -1,0 +1,44 @@
+import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mod.ts";
+import type { BlockPlan, ModelPlan } from "../plan.ts";
+import { residualBlock } from "./block.ts";
+import { causalAttention } from "./causal_attention.ts";
+import { languageModelHead } from "./decoder.ts";
+import { ungated } from "./gates.ts";
+import { rotaryOf } from "./rotary.ts";
+import { floatWeights } from "./weights.ts";
+
+/**
+ * One residual block in float32 over a whole sequence, its weights as inputs.
+ *
+ * Inputs: `hidden` `[rows, D]`, `positions` int64 `[rows]`, and the block's tensors by their stored names. Output:
+ * `output` `[rows, D]` and whatever `taps` adds.
+ *
+ * @param taps Adds outputs from the activations that it is shown.
+ */
+export function denseBlockGraph(
+  plan: ModelPlan,
+  block: BlockPlan,
+  taps?: (graph: GraphBuilder, name: string, value: Value) => void,
+): Model {
+  const graph = new GraphBuilder();
+  const hidden = graph.input("hidden", ElementType.float32, ["rows", plan.config.hiddenSize]);
+  const positions = graph.input("positions", ElementType.int64, ["rows"]);
+  const output = residualBlock(graph, hidden, block, {
+    config: plan.config,
+    weights: floatWeights(),
+    gates: ungated,
+    rotary: rotaryOf(graph, plan.config, positions),
+    core: causalAttention(plan.config),
+    ...(taps && { tap: (name, value) => taps(graph, name, value) }),
+  });
+  graph.output("output", output, ElementType.float32);
+  return graph.build();
+}
+
+/** Final norm and head in float32: `hidden` `[rows, D]` → `logits` `[rows, V]`. */
+export function denseHeadGraph(plan: ModelPlan): Model {
+  const graph = new GraphBuilder();
+  const hidden = graph.input("hidden", ElementType.float32, ["rows", plan.config.hiddenSize]);
+  graph.output("logits", languageModelHead(graph, hidden, plan, floatWeights()), ElementType.float32);
+  return graph.build();
+}

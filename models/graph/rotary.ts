@@ -1,0 +1,66 @@
+import { ElementType, type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
+import type { ModelConfig } from "../description.ts";
+import { ropeFrequencies } from "../rope.ts";
+
+/** Rotates the query and key heads of a packed row and leaves its value heads as they are. */
+export interface Rotary {
+  /**
+   * @param packed `[rows, heads, K]`, heads as in `qkvMatrix`, members of a pair side by side.
+   * @param pairs int64 `[G, K/2]`: which original pair, hence which frequency, stands at each place of a head.
+   */
+  rotate(graph: GraphBuilder, packed: Value, pairs: Value): Value;
+}
+
+/**
+ * RoPE with gathered frequencies (uniql.md §7.2), as one stock operator over all heads.
+ *
+ * Every head of every row is a sequence of one token to the operator: row `r`, key/value head `g` finds its angles in line
+ * `(r + 1)·G + g` of a table gathered for the layer. The first G lines are those of position 0, which turn nothing:
+ * there the value heads look.
+ *
+ * @param positions int64 `[rows]`: each row's place in its sequence.
+ */
+export function rotaryOf(graph: GraphBuilder, config: ModelConfig, positions: Value): Rotary {
+  const { numAttentionHeads, numKeyValueHeads, headDim } = config;
+  const pairs = headDim / 2;
+  const float = { attributes: { to: ElementType.float32 } };
+  const withZero = graph.op("Concat", [graph.integers([0]), positions], { attributes: { axis: 0 } });
+  const column = graph.op("Unsqueeze", [graph.op("Cast", [withZero], float), graph.integers([1])]);
+  const angles = graph.op("Mul", [column, graph.floats(ropeFrequencies(config.rope, headDim), [1, pairs])]);
+  const cosines = graph.op("Cos", [angles]); // [rows + 1, K/2]
+  const sines = graph.op("Sin", [angles]);
+
+  const groupSize = numAttentionHeads / numKeyValueHeads;
+  const heads = numAttentionHeads + 2 * numKeyValueHeads;
+  const group = (head: number) =>
+    head < numAttentionHeads ? Math.floor(head / groupSize) : (head - numAttentionHeads) % numKeyValueHeads;
+  const isValue = (head: number) => head >= numAttentionHeads + numKeyValueHeads;
+  const perHead = (of: (head: number) => number) =>
+    graph.integers(Array.from({ length: heads }, (_, h) => of(h)), [1, heads]);
+  const rows = graph.op("Squeeze", [graph.op("Shape", [positions])]);
+  const first = graph.op("Range", [graph.integers(0), rows, graph.integers(1)]);
+  const rowLine = graph.op("Mul", [
+    graph.op("Add", [graph.op("Unsqueeze", [first, graph.integers([1])]), graph.integers([1])]),
+    perHead((head) => isValue(head) ? 0 : numKeyValueHeads),
+  ]);
+  const lines = graph.op("Reshape", [
+    graph.op("Add", [rowLine, perHead((head) => isValue(head) ? 0 : group(head))]),
+    graph.integers([-1, 1]),
+  ]);
+
+  return {
+    rotate(graph, packed, order) {
+      const table = (values: Value) =>
+        graph.op("Reshape", [
+          graph.op("Gather", [values, graph.op("Reshape", [order, graph.integers([-1])])], { attributes: { axis: 1 } }),
+          graph.integers([-1, pairs]),
+        ]);
+      const flat = graph.op("Reshape", [packed, graph.integers([-1, 1, headDim])]);
+      const rotated = graph.op("RotaryEmbedding", [flat, lines, table(cosines), table(sines)], {
+        domain: MICROSOFT,
+        attributes: { interleaved: 1 },
+      });
+      return graph.op("Reshape", [rotated, graph.integers([-1, heads, headDim])]);
+    },
+  };
+}

@@ -1,0 +1,118 @@
+import { createHash } from "node:crypto";
+import { z } from "zod";
+
+const Size = z.int().positive();
+const Rate = z.number().min(0).lt(1);
+
+const Scaling = z.discriminatedUnion("kind", [
+  z.strictObject({ kind: z.literal("linear"), factor: z.number().positive() }),
+  z.strictObject({
+    kind: z.literal("llama3"),
+    factor: z.number().positive(),
+    lowFreqFactor: z.number().positive(),
+    highFreqFactor: z.number().positive(),
+    originalMaxPositionEmbeddings: Size,
+  }),
+]);
+
+const Config = z.strictObject({
+  family: z.enum(["llama", "qwen2"]),
+  hiddenSize: Size,
+  intermediateSize: Size,
+  numHiddenLayers: Size,
+  numAttentionHeads: Size,
+  numKeyValueHeads: Size,
+  headDim: Size,
+  vocabSize: Size,
+  rmsNormEps: z.number().positive(),
+  maxPositionEmbeddings: Size,
+  rope: z.strictObject({ theta: z.number().positive(), scaling: Scaling.nullable() }),
+  tieWordEmbeddings: z.boolean(),
+  bosTokenId: z.int().nonnegative().nullable(),
+  eosTokenIds: z.array(z.int().nonnegative()),
+});
+
+const Block = z.discriminatedUnion("kind", [
+  z.strictObject({
+    kind: z.literal("attention"),
+    /** Kept head components per level. */
+    widths: z.array(Size).min(1),
+    queryKeyBias: z.boolean(),
+    outputBias: z.boolean(),
+    /** For each key/value head, the original rotary pair at each place, most important first. */
+    pairs: z.array(z.array(z.int().nonnegative())).min(1),
+    /** Raw scores behind `pairs`, by original pair; empty where the order has none. */
+    pairScores: z.array(z.array(z.number())),
+    /** Value components per head are rotated, not permuted; these are their energies after it. */
+    valueEnergies: z.array(z.array(z.number())),
+  }),
+  z.strictObject({
+    kind: z.literal("gatedMlp"),
+    widths: z.array(Size).min(1),
+    /** The original channel at each place, most important first. */
+    channels: z.array(z.int().nonnegative()).min(1),
+    /** Raw scores by original channel (lower is kept longer for ridge leverage's κ); empty where the order has none. */
+    channelScores: z.array(z.number()),
+  }),
+]);
+
+const FileRecord = z.strictObject({ bytes: z.int().nonnegative(), sha256: z.hex().length(64) });
+
+/** The schema of `espalier.json`. Unknown fields are refused: they would mean something that this version ignores. */
+export const Manifest = z.strictObject({
+  format: z.literal("espalier"),
+  version: z.literal(1),
+  name: z.string().regex(/^[\w.-]{1,64}$/),
+  config: Config,
+  quantization: z.strictObject({
+    bits: z.literal(4),
+    blockSize: z.union([z.literal(32), z.literal(64), z.literal(128)]),
+  }),
+  /** The residual stream is rotated by a Hadamard matrix. */
+  rotatedResidual: z.boolean(),
+  levels: z.array(z.strictObject({ pruningRate: Rate, perplexity: z.number().positive().nullable() })).min(1),
+  /** Blocks in order, layer by layer. */
+  layers: z.array(z.array(Block).min(1)).min(1),
+  /** How much each block changes what it reads, 0 to 2; what layer rates were made from. */
+  blockInfluence: z.array(z.array(z.number())),
+  files: z.record(z.string(), FileRecord),
+  provenance: z.record(z.string(), z.json()),
+});
+
+export type Manifest = z.infer<typeof Manifest>;
+
+/** The manifest as text, with a checksum of its own content. */
+export function encodeManifest(manifest: Manifest): string {
+  const content = JSON.stringify(manifest);
+  return `${JSON.stringify({ ...manifest, checksum: sha256(content) })}\n`;
+}
+
+/**
+ * @throws {SyntaxError} If the text is no manifest of this version, or was changed after it had been written; the
+ * message names every offending field.
+ */
+export function decodeManifest(text: string): Manifest {
+  const cannot = "Cannot read espalier.json";
+  let raw: unknown;
+  try {
+    raw = JSON.parse(text);
+  } catch (cause) {
+    throw new SyntaxError(`${cannot}: it is not JSON (${(cause as Error).message})`, { cause });
+  }
+  if (raw === null || typeof raw !== "object") throw new SyntaxError(`${cannot}: it is not an object`);
+  const { checksum, ...content } = raw as Record<string, unknown>;
+  const parsed = Manifest.safeParse(content);
+  if (!parsed.success) {
+    const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".") || "manifest"}: ${message}`);
+    throw new SyntaxError(`${cannot}:\n  ${problems.join("\n  ")}`);
+  }
+  const found = sha256(JSON.stringify(content));
+  if (checksum !== found) {
+    throw new SyntaxError(`${cannot}: its checksum is ${checksum}, its content's is ${found}; it was changed`);
+  }
+  return parsed.data;
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}
