@@ -1,0 +1,18 @@
+import { describe, it } from "@std/testing/bdd";
+import { equal } from "node:assert/strict";
+import { findDuplicateKey } from "./duplicate_key.ts";
+
+describe("findDuplicateKey()", () => {
+  it("finds a key that an object has twice, at any depth", () => {
+    equal(findDuplicateKey('{"a": 1, "b": 2, "a": 3}'), "a");
+    equal(findDuplicateKey('{"a": [{"x": 1, "y": {}, "x": 2}]}'), "x");
+  });
+
+  it("sees through escapes", () => {
+    equal(findDuplicateKey('{"a": 1, "\\u0061": 2}'), "a");
+  });
+
+  it("allows the same key in different objects, and as a value", () => {
+    equal(findDuplicateKey('{"a": {"a": "a"}, "b": ["a", "a", {"a": 1}], "c": "\\"a\\": {"}'), null);
+  });
+});
