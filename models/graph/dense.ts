@@ -4,14 +4,14 @@ import { residualBlock } from "./block.ts";
 import { causalAttention } from "./causal_attention.ts";
 import { languageModelHead } from "./decoder.ts";
 import { ungated } from "./gates.ts";
-import { rotaryOf } from "./rotary.ts";
+import { type Rotary, rotaryOf } from "./rotary.ts";
 import { floatWeights } from "./weights.ts";
 
 /**
  * One residual block in float32 over a whole sequence, its weights as inputs.
  *
- * Inputs: `hidden` `[rows, D]`, `positions` int64 `[rows]`, and the block's tensors by their stored names. Output:
- * `output` `[rows, D]` and whatever `taps` adds.
+ * Inputs: `hidden` `[rows, D]`, the block's tensors by their stored names, and for attention `positions` int64
+ * `[rows]`. Output: `output` `[rows, D]` and whatever `taps` adds.
  *
  * @param taps Adds outputs from the activations that it is shown.
  */
@@ -22,12 +22,15 @@ export function denseBlockGraph(
 ): Model {
   const graph = new GraphBuilder();
   const hidden = graph.input("hidden", ElementType.float32, ["rows", plan.config.hiddenSize]);
-  const positions = graph.input("positions", ElementType.int64, ["rows"]);
+  const rotary: Rotary = {
+    rotate: (graph, packed, pairs) =>
+      rotaryOf(graph, plan.config, graph.input("positions", ElementType.int64, ["rows"])).rotate(graph, packed, pairs),
+  };
   const output = residualBlock(graph, hidden, block, {
     config: plan.config,
     weights: floatWeights(),
     gates: ungated,
-    rotary: rotaryOf(graph, plan.config, positions),
+    rotary,
     core: causalAttention(plan.config),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),
   });

@@ -1,0 +1,182 @@
+import { type Binding, ElementType, type GraphBuilder, type Runtime, type Session, type Value } from "../onnx/mod.ts";
+import { denseBlockGraph, denseHeadGraph } from "./graph/dense.ts";
+import { originalPairs, type PackedAttention, type PackedGatedMlp } from "./layout.ts";
+import type { BlockPlan, ModelPlan } from "./plan.ts";
+
+type Floats = Float32Array<ArrayBuffer>;
+
+/** A block's float32 weights, packed. `pairs` only where they are not in their original order. */
+export type BlockWeights =
+  & { readonly norm: Floats }
+  & (
+    | ({ readonly kind: "attention"; readonly pairs?: readonly (readonly number[])[] } & PackedAttention)
+    | ({ readonly kind: "gatedMlp" } & PackedGatedMlp)
+  );
+
+/** A sum that a block's graph keeps over all rows that it sees. */
+export interface Accumulator {
+  readonly name: string;
+  readonly shape: readonly number[];
+  /** What the rows of this run add. */
+  readonly increment: Value;
+}
+
+/** What is to be added up of an activation; nothing of most. */
+export type Statistic = (graph: GraphBuilder, activation: string, value: Value) => readonly Accumulator[];
+
+/** One kind of residual block in float32, for whole sequences; weights come and go, the session stays. */
+export class DenseBlock {
+  readonly #runtime: Runtime;
+  readonly #session: Session;
+  readonly #binding: Binding;
+  readonly #plan: ModelPlan;
+  readonly #block: BlockPlan;
+  /** Sums of the statistics since the last `resetStatistics`, by name. */
+  readonly statistics: ReadonlyMap<string, Floats>;
+
+  private constructor(
+    runtime: Runtime,
+    session: Session,
+    plan: ModelPlan,
+    block: BlockPlan,
+    statistics: ReadonlyMap<string, readonly number[]>,
+  ) {
+    this.#runtime = runtime;
+    this.#session = session;
+    this.#binding = session.bind();
+    this.#plan = plan;
+    this.#block = block;
+    this.statistics = new Map([...statistics].map(([name, shape]) => {
+      const sum = new Float32Array(shape.reduce((product, size) => product * size, 1));
+      const tensor = runtime.tensor(ElementType.float32, shape, sum);
+      this.#binding.input(`${name}.before`, tensor).output(name, tensor); // added up in place
+      return [name, sum];
+    }));
+  }
+
+  /**
+   * @param block Any block of the wanted kind; its biases must be those of all that `run` will be given.
+   * @param statistic Adds up what a method wants to know about activations.
+   */
+  static async open(
+    runtime: Runtime,
+    { plan, block, threads, statistic }: { plan: ModelPlan; block: BlockPlan; threads: number; statistic?: Statistic },
+  ): Promise<DenseBlock> {
+    const named = { ...block, name: "block", chunks: [{ start: 0, end: block.widths[0]!, level: 0 }] };
+    const shapes = new Map<string, readonly number[]>();
+    const model = denseBlockGraph(plan, named, (graph, activation, value) => {
+      for (const { name, shape, increment } of statistic?.(graph, activation.replace(/^block\./, ""), value) ?? []) {
+        shapes.set(name, shape);
+        const before = graph.input(`${name}.before`, ElementType.float32, shape);
+        graph.output(name, graph.op("Add", [before, increment]), ElementType.float32, shape);
+      }
+    });
+    return new DenseBlock(runtime, await runtime.openSession({ model, threads }), plan, named, shapes);
+  }
+
+  /** Sets the weights of the next runs. */
+  setWeights(weights: BlockWeights): void {
+    const { config } = this.#plan;
+    const { hiddenSize: D, headDim: K, numAttentionHeads: H, numKeyValueHeads: G, intermediateSize: F } = config;
+    const float = (name: string, shape: readonly number[], data: Floats) =>
+      this.#binding.input(name, this.#runtime.tensor(ElementType.float32, shape, data));
+    float("block.norm", [D], weights.norm);
+    switch (weights.kind) {
+      case "attention": {
+        float("block.qkv.0.weight", [(H + 2 * G) * K, D], weights.qkv);
+        float("block.output.0.weight", [D, H * K], weights.output);
+        if (weights.qkvBias !== null) float("block.qkv.0.bias", [(H + 2 * G) * K], weights.qkvBias);
+        if (weights.outputBias !== null) float("block.output.0.bias", [D], weights.outputBias);
+        const pairs = BigInt64Array.from((weights.pairs ?? originalPairs(config)).flat(), BigInt);
+        this.#binding.input("block.pairs", this.#runtime.tensor(ElementType.int64, [G, K / 2], pairs));
+        break;
+      }
+      case "gatedMlp":
+        float("block.gate_up.0.weight", [2 * F, D], weights.gateUp);
+        float("block.down.0.weight", [D, F], weights.down);
+        break;
+      default:
+        weights satisfies never;
+    }
+  }
+
+  resetStatistics(): void {
+    for (const sum of this.statistics.values()) sum.fill(0);
+  }
+
+  /**
+   * Runs one whole sequence through the block.
+   *
+   * @param hidden `[T, D]`; overwritten with the result.
+   */
+  async run(hidden: Floats): Promise<void> {
+    const { hiddenSize } = this.#plan.config;
+    const rows = hidden.length / hiddenSize;
+    using input = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], hidden);
+    using output = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], new Float32Array(hidden.length));
+    this.#binding.input("hidden", input).output("output", output);
+    if (this.#block.kind === "attention") {
+      const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row));
+      this.#binding.input("positions", this.#runtime.tensor(ElementType.int64, [rows], positions));
+    }
+    await this.#binding.run();
+    hidden.set(output.data);
+  }
+
+  close(): void {
+    this.#session.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
+
+/** The last norm and the output head in float32. */
+export class DenseHead {
+  readonly #runtime: Runtime;
+  readonly #session: Session;
+  readonly #binding: Binding;
+  readonly #plan: ModelPlan;
+
+  private constructor(runtime: Runtime, session: Session, plan: ModelPlan) {
+    this.#runtime = runtime;
+    this.#session = session;
+    this.#binding = session.bind();
+    this.#plan = plan;
+  }
+
+  /** @param weights The last norm's weight `[D]` and the head `[V, D]`. */
+  static async open(
+    runtime: Runtime,
+    { plan, threads, norm, head }: { plan: ModelPlan; threads: number; norm: Floats; head: Floats },
+  ): Promise<DenseHead> {
+    const { hiddenSize, vocabSize, tieWordEmbeddings } = plan.config;
+    const dense = new DenseHead(runtime, await runtime.openSession({ model: denseHeadGraph(plan), threads }), plan);
+    dense.#binding
+      .input("final_norm", runtime.tensor(ElementType.float32, [hiddenSize], norm))
+      .input(
+        `${tieWordEmbeddings ? "embedding" : "head"}.weight`,
+        runtime.tensor(ElementType.float32, [vocabSize, hiddenSize], head),
+      );
+    return dense;
+  }
+
+  /** `[T, D]` → logits `[T, V]`. */
+  async run(hidden: Floats): Promise<Floats> {
+    const { hiddenSize, vocabSize } = this.#plan.config;
+    const rows = hidden.length / hiddenSize;
+    using input = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], hidden);
+    using logits = this.#runtime.tensor(ElementType.float32, [rows, vocabSize], new Float32Array(rows * vocabSize));
+    await this.#binding.input("hidden", input).output("logits", logits).run();
+    return logits.data;
+  }
+
+  close(): void {
+    this.#session.close();
+  }
+
+  [Symbol.dispose](): void {
+    this.close();
+  }
+}
