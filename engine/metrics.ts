@@ -1,0 +1,67 @@
+import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+
+/** Buckets of vLLM's series of the same names, in seconds. */
+const FIRST_TOKEN = [
+  ...[0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80],
+  ...[160, 640, 2560],
+];
+const BETWEEN_TOKENS = [0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80];
+const REQUEST = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 120, 240, 480, 960, 1920, 7680];
+const TOKENS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
+/** A decode step of the smallest model that is worth serving takes about a millisecond. */
+const STEP = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8];
+const RATIO = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10];
+const SLACK = [-10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
+
+/** All series of the service, without the prefix `espalier_` of their names. `rate` is a prepared pruning rate. */
+export type Metrics = ReturnType<typeof createMetrics>;
+
+/** Registers all series. @throws {Error} If the registry has them already. */
+// deno-lint-ignore explicit-module-boundary-types explicit-function-return-type -- the table below is its type
+export function createMetrics(registry: Registry) {
+  const registers = [registry];
+  const histogram = <L extends string>(name: string, help: string, buckets: number[], labelNames: L[] = []) =>
+    new Histogram({ name: `espalier_${name}`, help, buckets, labelNames, registers });
+  const gauge = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+    new Gauge({ name: `espalier_${name}`, help, labelNames, registers });
+  const counter = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
+    new Counter({ name: `espalier_${name}`, help, labelNames, registers });
+
+  return {
+    timeToFirstToken: histogram("time_to_first_token_seconds", "Arrival to first token", FIRST_TOKEN),
+    interTokenLatency: histogram("inter_token_latency_seconds", "Between two tokens of a request", BETWEEN_TOKENS),
+    requestLatency: histogram("e2e_request_latency_seconds", "Arrival to last token", REQUEST),
+    requestQueueTime: histogram("request_queue_time_seconds", "Arrival to start", REQUEST),
+    requestPrefillTime: histogram("request_prefill_time_seconds", "Start to first token", REQUEST),
+    requestDecodeTime: histogram("request_decode_time_seconds", "First to last token", REQUEST),
+    requestPromptTokens: histogram("request_prompt_tokens", "Tokens of prompts", TOKENS),
+    requestGenerationTokens: histogram("request_generation_tokens", "Tokens of answers", TOKENS),
+    stepSeconds: histogram(
+      "step_seconds",
+      "Time of a step. Phase prefill: it has prompt rows. Rate: the smallest in it",
+      STEP,
+      ["phase", "rate"],
+    ),
+    predictionErrorRatio: histogram(
+      "prediction_error_ratio",
+      "Time from start to last token, divided by what is predicted for as many tokens",
+      RATIO,
+    ),
+    budgetSlack: histogram("budget_slack_seconds", "Latency budget less the time taken; negative if missed", SLACK),
+
+    requestsRunning: gauge("requests_running", "Requests that have a slot"),
+    requestsWaiting: gauge("requests_waiting", "Requests that wait for a slot"),
+    waitingPromptTokens: gauge("waiting_prompt_tokens", "Prompt tokens of requests that wait for a slot"),
+    kvCacheUsageRatio: gauge("kv_cache_usage_ratio", "Tokens in caches, of all that the slots can hold"),
+    slots: gauge("slots", "Requests that can run at once"),
+    effectivePruningRate: gauge("effective_pruning_rate", "Mean rate of the running requests; 0 if there are none"),
+    modelBytes: gauge("model_bytes", "Memory by use", ["kind"]),
+    buildInfo: gauge("build_info", "Always 1; the labels say what runs", ["version", "engine", "kernels"]),
+
+    requests: counter("requests_total", "Requests by how they ended and what HTTP said", ["outcome", "code"]),
+    sloRequests: counter("slo_requests_total", "Requests with a budget: met or missed", ["rate", "outcome"]),
+    tokens: counter("tokens_total", "Tokens that steps took (prefill) and gave (decode)", ["phase", "rate"]),
+    rateSelected: counter("rate_selected_total", "Requests by their rate and its reason", ["rate", "reason"]),
+    admissionRejected: counter("admission_rejected_total", "Requests refused at the door", ["reason"]),
+  };
+}

@@ -1,0 +1,16 @@
+/** Requests over time: a queue, steps in batches, rates by budget. */
+export { Engine, type EngineOptions } from "./engine.ts";
+export { BudgetError, QueueFullError, StepError, StoppingError } from "./errors.ts";
+export type { FinishReason, GenerationEnd, GenerationRequest, GenerationStart, Timings } from "./generation.ts";
+export { type LevelCosts, type LevelTable, measureLevels } from "./level_table.ts";
+export { createMetrics, type Metrics } from "./metrics.ts";
+export type { Budget, RateChoice } from "./rate_choice.ts";
+export type { Logprobs, SamplingOptions, TokenLogprob } from "./sampler.ts";
+export type { StepRunner } from "./step_runner.ts";
+export {
+  generateText,
+  type TextEvent,
+  type TextRequest,
+  type TextToken,
+  type TextTokenizer,
+} from "./text_generation.ts";

@@ -1,0 +1,102 @@
+import { Registry } from "prom-client";
+import { Engine, type EngineOptions } from "../engine.ts";
+import type { GenerationEvent, GenerationRequest } from "../generation.ts";
+import { createMetrics } from "../metrics.ts";
+import type { SamplingOptions } from "../sampler.ts";
+import { ToyRunner } from "./toy_runner.ts";
+
+export const GREEDY: SamplingOptions = {
+  temperature: 0,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  seed: 0,
+  logprobs: null,
+};
+
+/** At level l a step takes 10 − 2l ms, and a chunk of 8 rows twice as long. */
+export const TOY_TABLE = [0, 1, 2].map((level) => ({
+  stepMs: 10 - 2 * level,
+  chunks: [{ rows: 8, ms: 20 - 4 * level }],
+}));
+
+/** An engine over a toy model with the rates 0, 0.15 and 0.35, on a clock that stands until it is set. */
+export function toyEngine(
+  options: Partial<EngineOptions> = {},
+): { engine: Engine; registry: Registry; clock: { ms: number }; gauges: () => Promise<Record<string, number>> } {
+  const registry = new Registry();
+  const clock = { ms: 1000 };
+  const engine = new Engine({
+    runner: new ToyRunner(),
+    pruningRates: [0, 0.15, 0.35],
+    table: TOY_TABLE,
+    prefillChunk: 8,
+    maxWaiting: 4,
+    metrics: createMetrics(registry),
+    now: () => clock.ms,
+    ...options,
+  });
+  /** Values of the series without labels. */
+  const gauges = async () => {
+    const all = await registry.getMetricsAsJSON();
+    return Object.fromEntries(
+      all.flatMap(({ name, values }) => values.length === 1 ? [[name.replace("espalier_", ""), values[0]!.value]] : []),
+    );
+  };
+  return { engine, registry, clock, gauges };
+}
+
+export function toyRequest(request: Partial<GenerationRequest> = {}): GenerationRequest {
+  return {
+    promptTokens: [1, 2, 3],
+    maxNewTokens: 4,
+    eosTokenIds: [0],
+    sampling: GREEDY,
+    pinnedLevel: null,
+    floorLevel: 2,
+    budget: { latencyMs: null, ttftMs: null, tpotMs: null },
+    onMiss: "degrade",
+    arrivedMs: 1000,
+    ...request,
+  };
+}
+
+/** All events of a request by kind. */
+export async function collect(events: AsyncIterable<GenerationEvent>): Promise<
+  { tokens: number[]; all: GenerationEvent[]; end: GenerationEvent | undefined }
+> {
+  const all = await Array.fromAsync(events);
+  return {
+    all,
+    tokens: all.flatMap((event) => event.kind === "token" ? [event.token] : []),
+    end: all.findLast(({ kind }) => kind === "end"),
+  };
+}
+
+/** A gate that steps wait at. */
+export class Gate {
+  #open = Promise.withResolvers<void>();
+  #reached = Promise.withResolvers<void>();
+
+  /** To be waited for in a step. */
+  pass(): Promise<void> {
+    this.#reached.resolve();
+    return this.#open.promise;
+  }
+
+  /** Settles when a step waits. */
+  get reached(): Promise<void> {
+    return this.#reached.promise;
+  }
+
+  /** Lets the step go that waits; the next one waits again. */
+  open(): void {
+    const { resolve } = this.#open;
+    this.#open = Promise.withResolvers();
+    this.#reached = Promise.withResolvers();
+    resolve();
+  }
+}
