@@ -1,18 +1,13 @@
 import type { Runtime } from "../onnx/mod.ts";
-import { densePlan, readAttention, readGatedMlp } from "./block_tensors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
 import type { Decoder } from "./decoder.ts";
-import { type BlockWeights, DenseBlock, DenseHead } from "./dense_block.ts";
-import { originalPairs, packAttention, packGatedMlp } from "./layout.ts";
+import { denseLogits, type DenseOptions, type Progress } from "./dense_model.ts";
 
 export interface Perplexity {
   readonly perplexity: number;
   /** Tokens that were predicted. */
   readonly tokens: number;
 }
-
-/** Told after each piece of work, `done` of `total`. */
-export type Progress = (done: number, total: number) => void;
 
 /**
  * Consecutive windows of `length` tokens. The first token of each is context only, so a window predicts `length − 1`.
@@ -33,69 +28,19 @@ export function windowsOf(
   return Array.from({ length: count }, (_, window) => all.subarray(window * length, (window + 1) * length));
 }
 
-/** Perplexity of a checkpoint in float32, its layers streamed: memory is one layer and the windows' activations. */
+/** Perplexity of a checkpoint in float32. */
 export async function densePerplexity(
   runtime: Runtime,
   checkpoint: Checkpoint,
   windows: readonly Int32Array[],
-  { threads, progress }: { threads: number; progress?: Progress },
+  options: DenseOptions,
 ): Promise<Perplexity> {
-  const { description } = checkpoint;
-  const plan = densePlan(description);
-  const { hiddenSize, tieWordEmbeddings } = description.config;
-  const embedding = await checkpoint.read(description.embedding);
-  const hidden = windows.map((window) => embed(embedding, window, hiddenSize));
-  const blocks = description.layers.flat();
-  const total = blocks.length + 1;
-
-  const open = new Map<string, DenseBlock>();
-  try {
-    for (const [index, block] of blocks.entries()) {
-      let dense = open.get(block.kind);
-      if (dense === undefined) {
-        dense = await DenseBlock.open(runtime, { plan, block: plan.layers.flat()[index]!, threads });
-        open.set(block.kind, dense);
-      }
-      const norm = await checkpoint.read(block.norm);
-      const weights: BlockWeights = block.kind === "attention"
-        ? {
-          kind: "attention",
-          norm,
-          ...packAttention(
-            description.config,
-            await readAttention(checkpoint, block),
-            originalPairs(description.config),
-          ),
-        }
-        : {
-          kind: "gatedMlp",
-          norm,
-          ...packGatedMlp(
-            description.config,
-            await readGatedMlp(checkpoint, block),
-            Array.from({ length: description.config.intermediateSize }, (_, channel) => channel),
-          ),
-        };
-      dense.setWeights(weights);
-      for (const window of hidden) await dense.run(window);
-      progress?.(index + 1, total);
-    }
-  } finally {
-    for (const dense of open.values()) dense.close();
-  }
-  using head = await DenseHead.open(runtime, {
-    plan,
-    threads,
-    norm: await checkpoint.read(description.finalNorm),
-    head: tieWordEmbeddings ? embedding : await checkpoint.read(description.head!),
-  });
+  const { vocabSize } = checkpoint.description.config;
   let [sum, count] = [0, 0];
-  for (const [index, window] of windows.entries()) {
-    const logits = await head.run(hidden[index]!);
-    sum += negativeLogLikelihood(logits, description.config.vocabSize, window);
+  await denseLogits(runtime, checkpoint, windows, (logits, window) => {
+    sum += negativeLogLikelihood(logits, vocabSize, window);
     count += window.length - 1;
-  }
-  progress?.(total, total);
+  }, options);
   return { perplexity: Math.exp(sum / count), tokens: count };
 }
 
@@ -127,20 +72,6 @@ export async function elasticPerplexity(
     progress?.(index + 1, windows.length);
   }
   return { perplexity: Math.exp(sum / count), tokens: count };
-}
-
-/** Rows of the embedding: `[T]` → `[T, D]`. */
-export function embed(
-  embedding: Float32Array,
-  tokens: ArrayLike<number>,
-  hiddenSize: number,
-): Float32Array<ArrayBuffer> {
-  const hidden = new Float32Array(tokens.length * hiddenSize);
-  for (let row = 0; row < tokens.length; row++) {
-    const token = tokens[row]!;
-    hidden.set(embedding.subarray(token * hiddenSize, (token + 1) * hiddenSize), row * hiddenSize);
-  }
-  return hidden;
 }
 
 /**

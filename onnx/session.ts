@@ -71,6 +71,9 @@ export class Session {
    */
   close(): void {
     if (this.#handle === null) return;
+    if ([...this.#bindings].some((binding) => binding.running)) {
+      throw new TypeError("Cannot close a session while it is running");
+    }
     for (const binding of this.#bindings) binding.close();
     this.#runtime.api.fn.ReleaseSession(this.#handle);
     this.#handle = null;
@@ -103,6 +106,10 @@ export class Binding {
     const { api } = runtime;
     this.#handle = api.create((out) => api.fn.CreateIoBinding(session.handle, out));
     this.#runOptions = api.create((out) => api.fn.CreateRunOptions(out));
+  }
+
+  get running(): boolean {
+    return this.#running;
   }
 
   /** Binds an input. The tensor is kept until another takes its place. */

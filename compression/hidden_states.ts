@@ -1,0 +1,69 @@
+import { embed } from "../models/dense_model.ts";
+
+type Floats = Float32Array<ArrayBuffer>;
+
+/** Activations of every calibration window between two blocks: `[windows][T, D]`, in one array. */
+export class HiddenStates {
+  readonly windows: readonly Floats[];
+  readonly #all: Floats;
+
+  private constructor(all: Floats, count: number) {
+    this.#all = all;
+    const each = all.length / count;
+    this.windows = Array.from({ length: count }, (_, i) => all.subarray(i * each, (i + 1) * each));
+  }
+
+  /** Rows of an embedding: what enters the first block. */
+  static embed(embedding: Float32Array, windows: readonly Int32Array[], hiddenSize: number): HiddenStates {
+    const each = windows[0]!.length * hiddenSize;
+    const all = new Float32Array(windows.length * each);
+    windows.forEach((window, i) => all.set(embed(embedding, window, hiddenSize), i * each));
+    return new HiddenStates(all, windows.length);
+  }
+
+  /** Reads what `save` wrote. */
+  static async load(path: string, windows: number): Promise<HiddenStates> {
+    const bytes = await Deno.readFile(path);
+    return new HiddenStates(new Float32Array(bytes.buffer), windows);
+  }
+
+  /** Writes all activations to a file, whole or not at all. */
+  async save(path: string): Promise<void> {
+    await Deno.writeFile(`${path}.partial`, new Uint8Array(this.#all.buffer));
+    await Deno.rename(`${path}.partial`, path);
+  }
+
+  copy(): HiddenStates {
+    return new HiddenStates(this.#all.slice(), this.windows.length);
+  }
+}
+
+/**
+ * Sums of cosines between what enters and what leaves a layer, for block influence (uniql.md §4).
+ *
+ * @param tokens Which rows of a window count.
+ * @returns The mean of `1 − cos`.
+ */
+export function influenceOf(
+  before: HiddenStates,
+  after: HiddenStates,
+  hiddenSize: number,
+  tokens: "all" | "last",
+): number {
+  const floor = 1e-6; // keeps a row of zeros from dividing by zero
+  let [sum, count] = [0, 0];
+  before.windows.forEach((x, window) => {
+    const y = after.windows[window]!;
+    for (let start = tokens === "last" ? x.length - hiddenSize : 0; start < x.length; start += hiddenSize) {
+      let [xx, xy, yy] = [0, 0, 0];
+      for (let i = start; i < start + hiddenSize; i++) {
+        xx += x[i]! * x[i]!;
+        xy += x[i]! * y[i]!;
+        yy += y[i]! * y[i]!;
+      }
+      sum += 1 - xy / ((Math.sqrt(xx) + floor) * (Math.sqrt(yy) + floor));
+      count++;
+    }
+  });
+  return sum / count;
+}

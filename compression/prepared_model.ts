@@ -1,0 +1,138 @@
+import { readAttention, readGatedMlp } from "../models/block_tensors.ts";
+import type { Checkpoint } from "../models/checkpoint.ts";
+import type { Block, ModelConfig } from "../models/description.ts";
+import type { AttentionTensors, GatedMlpTensors } from "../models/layout.ts";
+
+type Floats = Float32Array<ArrayBuffer>;
+
+/** A block's tensors as compression sees them, with the weight of its norm. */
+export type PreparedBlock =
+  | { readonly kind: "attention"; readonly norm: Floats; readonly tensors: AttentionTensors }
+  | { readonly kind: "gatedMlp"; readonly norm: Floats; readonly tensors: GatedMlpTensors };
+
+/** An orthogonal map of the residual axis, applied in place to every row of `[rows, D]`. */
+export type RowRotation = (rows: Floats) => void;
+
+/** A checkpoint, read block by block; with a rotation, the same function on a rotated residual stream. */
+export interface PreparedModel {
+  readonly config: ModelConfig;
+  readBlock(block: Block): Promise<PreparedBlock>;
+  /** `[V, D]` */
+  readEmbedding(): Promise<Floats>;
+  readFinalNorm(): Promise<Floats>;
+  /** The head if it is not the embedding, `[V, D]`. */
+  readHead(): Promise<Floats | null>;
+  /** What a tied head needs before it when the stream is rotated, `[D, D]`. */
+  readHeadRotation(): Promise<Floats | null>;
+}
+
+/** The checkpoint as it is. */
+export function prepareModel(checkpoint: Checkpoint): PreparedModel {
+  const { description } = checkpoint;
+  return {
+    config: description.config,
+    async readBlock(block) {
+      const norm = await checkpoint.read(block.norm);
+      switch (block.kind) {
+        case "attention":
+          return { kind: "attention", norm, tensors: await readAttention(checkpoint, block) };
+        case "gatedMlp":
+          return { kind: "gatedMlp", norm, tensors: await readGatedMlp(checkpoint, block) };
+        default:
+          return block satisfies never;
+      }
+    },
+    readEmbedding: () => checkpoint.read(description.embedding),
+    readFinalNorm: () => checkpoint.read(description.finalNorm),
+    readHead: async () => description.head === null ? null : await checkpoint.read(description.head),
+    readHeadRotation: () => Promise.resolve(null),
+  };
+}
+
+/**
+ * Rotates the residual stream: `h̃ = h · Q`. Norm weights are folded into what reads the stream, because an RMS norm
+ * commutes with Q only without them; what writes the stream has its outputs rotated (uniql.md §6.2).
+ *
+ * A tied head cannot take the last norm's weight, since the embedding must not: `Qᵀ · diag(γ) · Q` goes before it.
+ */
+export function rotateResidual(model: PreparedModel, rotate: RowRotation): PreparedModel {
+  const { hiddenSize } = model.config;
+  const ones = () => new Float32Array(hiddenSize).fill(1);
+  const reader = (weight: Floats, norm: Floats) => {
+    const folded = weight.map((value, i) => value * norm[i % hiddenSize]!);
+    rotate(folded);
+    return folded;
+  };
+  const writer = (weight: Floats) => {
+    const columns = transpose(weight, hiddenSize);
+    rotate(columns);
+    return transpose(columns, columns.length / hiddenSize);
+  };
+  const bias = (vector: Floats) => {
+    const rotated = vector.slice();
+    rotate(rotated);
+    return rotated;
+  };
+  return {
+    config: model.config,
+    async readBlock(block) {
+      const prepared = await model.readBlock(block);
+      const { norm } = prepared;
+      switch (prepared.kind) {
+        case "attention": {
+          const { tensors } = prepared;
+          return {
+            kind: "attention",
+            norm: ones(),
+            tensors: {
+              ...tensors,
+              query: reader(tensors.query, norm),
+              key: reader(tensors.key, norm),
+              value: reader(tensors.value, norm),
+              output: writer(tensors.output),
+              ...(tensors.outputBias && { outputBias: bias(tensors.outputBias) }),
+            },
+          };
+        }
+        case "gatedMlp": {
+          const { gate, up, down } = prepared.tensors;
+          return {
+            kind: "gatedMlp",
+            norm: ones(),
+            tensors: { gate: reader(gate, norm), up: reader(up, norm), down: writer(down) },
+          };
+        }
+        default:
+          return prepared satisfies never;
+      }
+    },
+    async readEmbedding() {
+      const embedding = (await model.readEmbedding()).slice();
+      rotate(embedding);
+      return embedding;
+    },
+    readFinalNorm: () => Promise.resolve(ones()),
+    async readHead() {
+      const head = await model.readHead();
+      return head === null ? null : reader(head, await model.readFinalNorm());
+    },
+    async readHeadRotation() {
+      if (!model.config.tieWordEmbeddings) return null;
+      const norm = await model.readFinalNorm();
+      const diagonal = new Float32Array(hiddenSize * hiddenSize);
+      norm.forEach((value, i) => diagonal[i * hiddenSize + i] = value);
+      rotate(diagonal); // diag(γ) · Q
+      return writer(diagonal);
+    },
+  };
+}
+
+/** `[rows, columns]` → `[columns, rows]`. */
+function transpose(matrix: Floats, rows: number): Floats {
+  const columns = matrix.length / rows;
+  const turned = new Float32Array(matrix.length);
+  for (let row = 0; row < rows; row++) {
+    for (let column = 0; column < columns; column++) turned[column * rows + row] = matrix[row * columns + column]!;
+  }
+  return turned;
+}

@@ -1,0 +1,32 @@
+import { z } from "zod";
+
+/** How a model is compressed. Every choice has a measured default; a recipe file names only what it changes. */
+export const Recipe = z.strictObject({
+  /** What the channels of every prunable axis are ordered by; the last two are controls. */
+  order: z.enum(["importance", "magnitude", "random"]).default("importance"),
+  /** How a global rate is shared out between blocks. */
+  layerRates: z.enum(["block-influence", "uniform"]).default("block-influence"),
+  /** ε of uniql.md §4: smaller spares influential blocks more. */
+  influenceTemperature: z.number().positive().max(10).default(0.1),
+  /** Which tokens of a window block influence looks at: the paper's expectation, or the reference code's last one. */
+  influenceTokens: z.enum(["all", "last"]).default("all"),
+  /** λ of the ridge leverage, on Gram matrices summed over 2048 tokens as in uniql.md §3.3. */
+  ridgeLambda: z.number().positive().default(1),
+  /** Rotates the residual stream by a Hadamard matrix before quantization (uniql.md §6.2). */
+  hadamard: z.boolean().default(false),
+  quantizer: z.enum(["gptq", "nearest"]).default("gptq"),
+  /** Shrinks a block's scale where that lowers its weighted error. */
+  scaleSearch: z.boolean().default(true),
+  /** Share of the mean diagonal that GPTQ adds to its Hessian. */
+  dampening: z.number().positive().max(1).default(0.01),
+});
+
+export type Recipe = z.infer<typeof Recipe>;
+
+/** @throws {SyntaxError} Naming every field that is unknown or out of range. */
+export function parseRecipe(raw: unknown): Recipe {
+  const parsed = Recipe.safeParse(raw);
+  if (parsed.success) return parsed.data;
+  const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".") || "recipe"}: ${message}`);
+  throw new SyntaxError(`Cannot read the recipe:\n  ${problems.join("\n  ")}`);
+}

@@ -1,0 +1,92 @@
+import type { Runtime } from "../onnx/mod.ts";
+import { densePlan, readAttention, readGatedMlp } from "./block_tensors.ts";
+import type { Checkpoint } from "./checkpoint.ts";
+import { type BlockWeights, DenseBlock, DenseHead } from "./dense_block.ts";
+import type { Block } from "./description.ts";
+import { originalPairs, packAttention, packGatedMlp } from "./layout.ts";
+
+/** Told after each piece of work, `done` of `total`. */
+export type Progress = (done: number, total: number) => void;
+
+export interface DenseOptions {
+  readonly threads: number;
+  readonly progress?: Progress;
+}
+
+/**
+ * Runs whole sequences through a checkpoint in float32, layer by layer over all of them: memory is one layer and the
+ * sequences' activations, however large the model.
+ *
+ * @param receive Given each sequence's logits `[T, V]`, one sequence after the other.
+ */
+export async function denseLogits(
+  runtime: Runtime,
+  checkpoint: Checkpoint,
+  sequences: readonly Int32Array[],
+  receive: (logits: Float32Array, sequence: Int32Array) => void,
+  { threads, progress }: DenseOptions,
+): Promise<void> {
+  const { description } = checkpoint;
+  const { hiddenSize, tieWordEmbeddings } = description.config;
+  const plan = densePlan(description);
+  const embedding = await checkpoint.read(description.embedding);
+  const hidden = sequences.map((tokens) => embed(embedding, tokens, hiddenSize));
+  const blocks = description.layers.flat();
+  const total = blocks.length + 1;
+
+  const open = new Map<Block["kind"], DenseBlock>();
+  try {
+    for (const [index, block] of blocks.entries()) {
+      let dense = open.get(block.kind);
+      if (dense === undefined) {
+        dense = await DenseBlock.open(runtime, { plan, block: plan.layers.flat()[index]!, threads });
+        open.set(block.kind, dense);
+      }
+      dense.setWeights(await readPacked(checkpoint, block));
+      for (const sequence of hidden) await dense.run(sequence);
+      progress?.(index + 1, total);
+    }
+  } finally {
+    for (const dense of open.values()) dense.close();
+  }
+  using head = await DenseHead.open(runtime, {
+    plan,
+    threads,
+    norm: await checkpoint.read(description.finalNorm),
+    head: tieWordEmbeddings ? embedding : await checkpoint.read(description.head!),
+  });
+  for (const [index, sequence] of sequences.entries()) receive(await head.run(hidden[index]!), sequence);
+  progress?.(total, total);
+}
+
+/** A block of a checkpoint, nothing reordered. */
+async function readPacked(checkpoint: Checkpoint, block: Block): Promise<BlockWeights> {
+  const { config } = checkpoint.description;
+  const norm = await checkpoint.read(block.norm);
+  switch (block.kind) {
+    case "attention": {
+      const tensors = await readAttention(checkpoint, block);
+      return { kind: "attention", norm, ...packAttention(config, tensors, originalPairs(config)) };
+    }
+    case "gatedMlp": {
+      const channels = Array.from({ length: config.intermediateSize }, (_, channel) => channel);
+      return { kind: "gatedMlp", norm, ...packGatedMlp(config, await readGatedMlp(checkpoint, block), channels) };
+    }
+    default:
+      return block satisfies never;
+  }
+}
+
+/** Rows of the embedding: `[T]` → `[T, D]`. */
+export function embed(
+  embedding: Float32Array,
+  tokens: ArrayLike<number>,
+  hiddenSize: number,
+): Float32Array<ArrayBuffer> {
+  const hidden = new Float32Array(tokens.length * hiddenSize);
+  for (let row = 0; row < tokens.length; row++) {
+    const token = tokens[row]!;
+    hidden.set(embedding.subarray(token * hiddenSize, (token + 1) * hiddenSize), row * hiddenSize);
+  }
+  return hidden;
+}
