@@ -153,10 +153,11 @@ function sentencePieceBpe(vocabulary: Vocabulary): TokenizerParts {
   const ids = new Map(tokens.map((token, id) => [token, id]));
   const merges: { halves: [string, string]; score: number }[] = [];
   for (const [id, token] of tokens.entries()) {
-    const characters = [...token];
-    for (let cut = 1; cut < characters.length; cut++) {
-      const halves: [string, string] = [characters.slice(0, cut).join(""), characters.slice(cut).join("")];
-      if (ids.has(halves[0]) && ids.has(halves[1])) merges.push({ halves, score: scores[id]! });
+    let cut = 0;
+    for (const character of token) {
+      cut += character.length;
+      const halves: [string, string] = [token.slice(0, cut), token.slice(cut)];
+      if (cut < token.length && ids.has(halves[0]) && ids.has(halves[1])) merges.push({ halves, score: scores[id]! });
     }
   }
   merges.sort((a, b) => b.score - a.score);
