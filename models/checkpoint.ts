@@ -168,10 +168,8 @@ function checked(path: string, { rawConfig, description, tokenizer, weights }: P
     tokenizer,
     tensors,
     read(name) {
-      if (!tensors.has(name)) {
-        throw new RangeError(`The checkpoint ${path} has no tensor "${name}" that its model reads`);
-      }
-      return weights.read(name);
+      if (tensors.has(name)) return weights.read(name);
+      return Promise.reject(new RangeError(`The checkpoint ${path} has no tensor "${name}" that its model reads`));
     },
     digest: () => digestFiles(weights.files),
     close: () => weights[Symbol.dispose](),

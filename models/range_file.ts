@@ -35,9 +35,8 @@ export class RangeFile implements Disposable {
    */
   read(offset: number, length: number): Promise<Uint8Array<ArrayBuffer>> {
     if (offset + length > this.size) {
-      throw new RangeError(
-        `Cannot read ${length} bytes at ${offset} of ${this.path}: the file has ${this.size} bytes`,
-      );
+      const reason = `Cannot read ${length} bytes at ${offset} of ${this.path}: the file has ${this.size} bytes`;
+      return Promise.reject(new RangeError(reason));
     }
     const result = this.#last.then(() => this.#readNow(offset, new Uint8Array(length)));
     this.#last = result.catch(() => {});
