@@ -1,7 +1,7 @@
 import { Registry } from "prom-client";
 import { Engine, type EngineOptions } from "../engine.ts";
 import type { GenerationEvent, GenerationRequest } from "../generation.ts";
-import { createMetrics } from "../metrics.ts";
+import { createMetrics, type Metrics } from "../metrics.ts";
 import type { SamplingOptions } from "../sampler.ts";
 import { ToyRunner } from "./toy_runner.ts";
 
@@ -26,8 +26,16 @@ export const TOY_TABLE = [0, 1, 2].map((level) => ({
 /** An engine over a toy model with the rates 0, 0.15 and 0.35, on a clock that stands until it is set. */
 export function toyEngine(
   options: Partial<EngineOptions> = {},
-): { engine: Engine; registry: Registry; clock: { ms: number }; gauges: () => Promise<Record<string, number>> } {
+): {
+  engine: Engine;
+  registry: Registry;
+  metrics: Metrics;
+  clock: { ms: number };
+  /** Values of the series without labels. */
+  gauges: () => Promise<Record<string, number>>;
+} {
   const registry = new Registry();
+  const metrics = createMetrics(registry);
   const clock = { ms: 1000 };
   const engine = new Engine({
     runner: new ToyRunner(),
@@ -35,18 +43,17 @@ export function toyEngine(
     table: TOY_TABLE,
     prefillChunk: 8,
     maxWaiting: 4,
-    metrics: createMetrics(registry),
+    metrics,
     now: () => clock.ms,
     ...options,
   });
-  /** Values of the series without labels. */
   const gauges = async () => {
     const all = await registry.getMetricsAsJSON();
     return Object.fromEntries(
       all.flatMap(({ name, values }) => values.length === 1 ? [[name.replace("espalier_", ""), values[0]!.value]] : []),
     );
   };
-  return { engine, registry, clock, gauges };
+  return { engine, registry, metrics, clock, gauges };
 }
 
 export function toyRequest(request: Partial<GenerationRequest> = {}): GenerationRequest {

@@ -1,0 +1,36 @@
+import { Hono } from "hono";
+import type { ContentfulStatusCode } from "hono/utils/http-status";
+import { RequestError } from "./errors.ts";
+import { explainError } from "./explain_error.ts";
+import { generate } from "./generate.ts";
+import { livez, readyz } from "./health.ts";
+import { info } from "./info.ts";
+import { metrics } from "./metrics.ts";
+import { models } from "./models.ts";
+import { recorded, type RecordedEnv } from "./request_record.ts";
+import type { Services } from "./services.ts";
+
+/** All routes of the service. */
+export function createApp(services: Services): Hono<RecordedEnv> {
+  const app = new Hono<RecordedEnv>();
+  app.post("/generate", recorded(services), generate(services));
+  app.get("/v1/models", models(services));
+  app.get("/info", info(services));
+  app.get("/metrics", metrics(services));
+  app.get("/livez", livez());
+  app.get("/readyz", readyz(services));
+
+  app.notFound((c) => {
+    const methods = new Set(app.routes.filter(({ path }) => path === c.req.path).map(({ method }) => method));
+    if (methods.size === 0) throw new RequestError(404, `There is no ${c.req.path}`);
+    c.header("Allow", [...methods].join(", "));
+    throw new RequestError(405, `${c.req.path} takes ${[...methods].join(", ")}`);
+  });
+  app.onError((error, c) => {
+    const { status, body, retryAfterSeconds } = explainError(services, error, c.var.record);
+    if (retryAfterSeconds !== null) c.header("Retry-After", String(retryAfterSeconds));
+    // Hono's list of codes lacks 499, which nobody reads.
+    return c.json(body, status as ContentfulStatusCode);
+  });
+  return app;
+}

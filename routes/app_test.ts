@@ -1,0 +1,90 @@
+import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { Gate } from "../engine/testing/toy_engine.ts";
+import { ToyRunner } from "../engine/testing/toy_runner.ts";
+import { post, toyApp } from "./testing/toy_app.ts";
+
+describe("createApp()", () => {
+  it("says that it lives", async () => {
+    const response = await toyApp().app.request("/livez");
+    deepEqual([response.status, await response.json()], [200, { status: "alive" }]);
+  });
+
+  it("is ready until it stops, and says what runs", async () => {
+    const { app, engine } = toyApp();
+    const ready = await app.request("/readyz");
+    deepEqual([ready.status, await ready.json()], [200, { status: "ready", engine: "toy 1.0", kernels: "stock" }]);
+    await engine.stop();
+    const draining = await app.request("/readyz");
+    deepEqual([draining.status, (await draining.json()).status], [503, "draining"]);
+  });
+
+  it("is not ready while a step hangs", async () => {
+    const gate = new Gate();
+    const { app, clock } = toyApp({ runner: new ToyRunner({ onStep: () => gate.pass() }) });
+    const answer = post(app, { prompt: "a", max_new_tokens: 1 });
+    await gate.reached;
+    clock.ms += 31_000;
+    const stalled = await app.request("/readyz");
+    deepEqual([stalled.status, (await stalled.json()).status], [503, "stalled"]);
+    gate.open();
+    await answer;
+    equal((await app.request("/readyz")).status, 200);
+  });
+
+  it("lists the model by name and per rate", async () => {
+    const { object, data } = await (await toyApp().app.request("/v1/models")).json();
+    equal(object, "list");
+    deepEqual(data.map(({ id }: { id: string }) => id), ["toy", "toy@0", "toy@0.15", "toy@0.35"]);
+    deepEqual(data[0], { id: "toy", object: "model", created: 1_700_000_000, owned_by: "espalier" });
+  });
+
+  it("describes the levels with what they cost now", async () => {
+    const { app, engine } = toyApp();
+    engine.table = engine.table.map(({ stepMs, chunks }) => ({ stepMs: stepMs + 0.123, chunks }));
+    const info = await (await app.request("/info")).json();
+    deepEqual(info.levels[1], {
+      pruning_rate: 0.15,
+      kept_parameters: 850,
+      bytes_per_token: 425,
+      perplexity: null,
+      predicted_ms_per_token: 8.12,
+      predicted_ms_per_prefill_chunk: [{ rows: 8, ms: 16 }],
+    });
+    deepEqual([info.model.context_tokens, info.slots, info.kernels], [64, 2, "stock"]);
+  });
+
+  it("gives metrics in Prometheus' format, or in OpenMetrics when asked, again and again", async () => {
+    const { app } = toyApp();
+    await post(app, { prompt: "a", max_new_tokens: 2 });
+    for (let i = 0; i < 2; i++) {
+      const plain = await app.request("/metrics");
+      equal(plain.headers.get("Content-Type"), "text/plain; version=0.0.4; charset=utf-8");
+      const text = await plain.text();
+      match(text, /^# TYPE espalier_tokens_total counter$/m);
+      match(text, /^espalier_tokens_total\{phase="decode",rate="0"\} 2$/m);
+      match(text, /^espalier_slots 2$/m);
+
+      const open = await app.request("/metrics", {
+        headers: { Accept: "application/openmetrics-text; version=1.0.0" },
+      });
+      equal(open.headers.get("Content-Type"), "application/openmetrics-text; version=1.0.0; charset=utf-8");
+      const openText = await open.text();
+      match(openText, /^# TYPE espalier_tokens counter$/m);
+      match(openText, /^espalier_tokens_total\{phase="decode",rate="0"\} 2$/m);
+      match(openText, /^espalier_e2e_request_latency_seconds_bucket\{le="1\.0"\} 1$/m);
+      ok(openText.endsWith("\n# EOF\n") && !openText.includes("\n\n"));
+    }
+  });
+
+  it("answers unknown paths and methods in the shape of all errors", async () => {
+    const { app } = toyApp();
+    const missing = await app.request("/nowhere");
+    deepEqual([missing.status, await missing.json()], [404, {
+      error: { type: "not_found_error", message: "There is no /nowhere", param: null },
+    }]);
+    const wrong = await app.request("/generate");
+    deepEqual([wrong.status, wrong.headers.get("Allow")], [405, "POST"]);
+    equal((await wrong.json()).error.message, "/generate takes POST");
+  });
+});

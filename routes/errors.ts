@@ -1,0 +1,51 @@
+import { BudgetError, QueueFullError, StepError, StoppingError } from "../engine/mod.ts";
+
+/** A request that we refuse; the message is for the caller. */
+export class RequestError extends Error {
+  override readonly name = "RequestError";
+  /** @param param The field at fault. */
+  constructor(readonly status: 400 | 404 | 405 | 413 | 422, message: string, readonly param: string | null = null) {
+    super(message);
+  }
+}
+
+/** The caller left before the answer. */
+export class ClientGoneError extends Error {
+  override readonly name = "ClientGoneError";
+}
+
+/** How requests that got no full answer ended, as metrics and logs name it. */
+export type FailureOutcome = "invalid" | "rejected" | "cancelled" | "error";
+
+/** What the caller is told about an error: the body is OpenAI's, without stacks or paths. */
+export interface ErrorAnswer {
+  readonly status: 400 | 404 | 405 | 413 | 422 | 429 | 499 | 500 | 503;
+  readonly body: { readonly error: { readonly type: string; readonly message: string; readonly param: string | null } };
+  readonly retryAfterSeconds: number | null;
+  readonly outcome: FailureOutcome;
+}
+
+/** The one place that decides what an error means to the caller. */
+export function errorAnswer(error: unknown): ErrorAnswer {
+  const answer = (
+    status: ErrorAnswer["status"],
+    type: string,
+    outcome: FailureOutcome,
+    { message, param = null, retryAfterMs }: { message: string; param?: string | null; retryAfterMs?: number },
+  ): ErrorAnswer => ({
+    status,
+    body: { error: { type, message, param } },
+    retryAfterSeconds: retryAfterMs === undefined ? null : Math.max(1, Math.ceil(retryAfterMs / 1000)),
+    outcome,
+  });
+  if (error instanceof RequestError) {
+    return answer(error.status, error.status === 404 ? "not_found_error" : "invalid_request_error", "invalid", error);
+  }
+  if (error instanceof QueueFullError) return answer(429, "overloaded_error", "rejected", error);
+  if (error instanceof BudgetError) return answer(429, "budget_error", "rejected", error);
+  if (error instanceof StoppingError) return answer(503, "unavailable_error", "rejected", error);
+  // 499 is nginx's code for it; nobody reads the answer, the metrics do.
+  if (error instanceof ClientGoneError) return answer(499, "cancelled_error", "cancelled", error);
+  if (error instanceof StepError) return answer(500, "server_error", "error", error);
+  return answer(500, "server_error", "error", { message: "The service failed to answer" });
+}

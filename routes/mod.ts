@@ -1,0 +1,3 @@
+/** The HTTP side of the service. */
+export { createApp } from "./app.ts";
+export type { Build, ServedModel, Services } from "./services.ts";

@@ -1,0 +1,51 @@
+import type { Registry } from "prom-client";
+import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
+
+/** What the routes say about the model. */
+export interface ServedModel {
+  readonly name: string;
+  readonly family: string;
+  readonly vocabSize: number;
+  readonly eosTokenIds: readonly number[];
+  /** Digest of the weights. */
+  readonly digest: string;
+  /** One per prepared rate, the full model first. */
+  readonly levels: readonly {
+    readonly pruningRate: number;
+    readonly keptParameters: number;
+    readonly bytesPerToken: number;
+    readonly perplexity: number | null;
+  }[];
+}
+
+/** What the routes say about the process. */
+export interface Build {
+  readonly version: string;
+  /** Name and version of what runs the model. */
+  readonly engine: string;
+  /** Whose operators it uses. */
+  readonly kernels: string;
+  readonly threads: number;
+  /** Bytes by use. */
+  readonly memory: Readonly<Record<string, number>>;
+  /** When the process started, in seconds since 1970. */
+  readonly startedSeconds: number;
+}
+
+/** All that the routes work with. */
+export interface Services {
+  readonly engine: Engine;
+  readonly model: ServedModel;
+  /** `null`: only token ids are taken and given. */
+  readonly tokenizer: TextTokenizer | null;
+  readonly build: Build;
+  readonly registry: Registry;
+  readonly metrics: Metrics;
+  /** Takes one line of the log. */
+  readonly log: (line: Readonly<Record<string, unknown>>) => void;
+  /** The engine's clock, in milliseconds. */
+  readonly now: () => number;
+  readonly newId: () => string;
+  /** A seed for requests that bring none: an integer from 0 to 2³² − 1. */
+  readonly newSeed: () => number;
+}

@@ -1,0 +1,83 @@
+import type { Hono } from "hono";
+import type { Registry } from "prom-client";
+import type { EngineOptions } from "../../engine/mod.ts";
+import { toyEngine } from "../../engine/testing/toy_engine.ts";
+import { TOY_VOCABULARY } from "../../engine/testing/toy_runner.ts";
+import { toyTokenizer } from "../../engine/testing/toy_tokenizer.ts";
+import { createApp } from "../app.ts";
+import type { RecordedEnv } from "../request_record.ts";
+import type { Services } from "../services.ts";
+
+export type LogLine = Readonly<Record<string, unknown>>;
+
+/** The service over a toy model. */
+export function toyApp(
+  engineOptions: Partial<EngineOptions> = {},
+  services: Partial<Services> = {},
+): {
+  app: Hono<RecordedEnv>;
+  clock: { ms: number };
+  gauges: () => Promise<Record<string, number>>;
+  registry: Registry;
+  logged: LogLine[];
+  engine: Services["engine"];
+} {
+  const { engine, clock, gauges, registry, metrics } = toyEngine(engineOptions);
+  const logged: LogLine[] = [];
+  let ids = 0;
+  const app = createApp({
+    engine,
+    model: {
+      name: "toy",
+      family: "llama",
+      vocabSize: TOY_VOCABULARY,
+      eosTokenIds: [0],
+      digest: "0123",
+      levels: [0, 0.15, 0.35].map((pruningRate) => ({
+        pruningRate,
+        keptParameters: 1000 * (1 - pruningRate),
+        bytesPerToken: 500 * (1 - pruningRate),
+        perplexity: null,
+      })),
+    },
+    tokenizer: toyTokenizer,
+    build: {
+      version: "0.0.0",
+      engine: "toy 1.0",
+      kernels: "stock",
+      threads: 1,
+      memory: { weights: 1000 },
+      startedSeconds: 1_700_000_000,
+    },
+    registry,
+    metrics,
+    log: (line) => void logged.push(line),
+    now: () => clock.ms,
+    newId: () => `id-${ids++}`,
+    newSeed: () => 1,
+    ...services,
+  });
+  return { app, clock, gauges, registry, logged, engine };
+}
+
+/** Sends a body to `/generate`, as it is if it is text. */
+export function post(app: Hono<RecordedEnv>, body: unknown, init: RequestInit = {}): Promise<Response> {
+  return Promise.resolve(
+    app.request("/generate", { method: "POST", body: typeof body === "string" ? body : JSON.stringify(body), ...init }),
+  );
+}
+
+/** Events of a body, as they come. */
+export async function* readEvents(
+  { body }: Response,
+  // deno-lint-ignore no-explicit-any -- tests look into what they expect
+): AsyncGenerator<{ event: string; data: any }, void> {
+  let text = "";
+  for await (const piece of body!.pipeThrough(new TextDecoderStream())) {
+    text += piece;
+    for (let end; (end = text.indexOf("\n\n")) >= 0; text = text.slice(end + 2)) {
+      const [event, data] = text.slice(0, end).split("\n");
+      yield { event: event!.replace("event: ", ""), data: JSON.parse(data!.replace("data: ", "")) };
+    }
+  }
+}
