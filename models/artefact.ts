@@ -64,7 +64,7 @@ export async function openArtefact(folder: string): Promise<Artefact> {
   const pairs = new Map(
     plan.layers.flat().map((block, index) => {
       const stored = manifest.layers.flat()[index]!;
-      return [block.name, stored.kind === "attention" ? stored.pairs.flat() : []];
+      return [block.name, stored.kind === "attention" ? stored.pairs : []];
     }),
   );
   return {
@@ -81,7 +81,12 @@ export async function openArtefact(folder: string): Promise<Artefact> {
     tokenizer: await readTokenizer(folder, manifest),
     digest: manifest.files[WEIGHTS_FILE]!.sha256,
     weights: ({ accuracy = 4 } = {}) =>
-      int4Weights({ blockSize, locate, pairsOf: (block) => pairs.get(block.name)!, accuracy }),
+      int4Weights({
+        blockSize,
+        locate,
+        pairsOf: ({ name, widths }) => pairs.get(name)!.flatMap((head) => head.slice(0, widths[0]! / 2)),
+        accuracy,
+      }),
     locate,
   };
 }

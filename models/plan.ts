@@ -76,6 +76,21 @@ export function planModel(
   };
 }
 
+/** One level as a plan of its own: the same stored chunks, nothing left to choose. */
+export function planAtLevel(plan: ModelPlan, level: number): ModelPlan {
+  return {
+    ...plan,
+    levels: 1,
+    layers: plan.layers.map((blocks) =>
+      blocks.map((block) => ({
+        ...block,
+        widths: [block.widths[level]!],
+        chunks: block.chunks.filter((chunk) => level <= chunk.level).map((chunk) => ({ ...chunk, level: 0 })),
+      }))
+    ),
+  };
+}
+
 /** A matrix as it is stored and multiplied: `y = x · Wᵀ (+ bias)`, W `[outFeatures, inFeatures]`. */
 export interface Matrix {
   readonly name: string;

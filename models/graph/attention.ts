@@ -8,8 +8,8 @@ import { rmsNorm } from "./norm.ts";
 /** Softmax attention itself: what stands between the rotated heads and the output projection. */
 export interface AttentionCore {
   /**
-   * @param packed `[rows, heads, K]`: query, key and value heads of every row, rotated.
-   * @returns `[rows, H, K]`; zero in the components that a row's level does not keep.
+   * @param packed `[rows, heads, widest]`: query, key and value heads of every row, rotated.
+   * @returns `[rows, H, widest]`; zero in the components that a row's level does not keep.
    */
   attend(graph: GraphBuilder, packed: Value, block: AttentionPlan): Value;
 }
@@ -25,7 +25,7 @@ export interface AttentionCore {
  */
 export function attention(graph: GraphBuilder, x: Value, block: AttentionPlan, context: BlockContext): Value {
   const { config, weights, gates, rotary, core, tap } = context;
-  const { numAttentionHeads, numKeyValueHeads, headDim, hiddenSize } = config;
+  const { numAttentionHeads, numKeyValueHeads, hiddenSize } = config;
   const normed = rmsNorm(graph, x, weights.vector(graph, `${block.name}.norm`, hiddenSize), config.rmsNormEps);
   tap?.(`${block.name}.input`, normed);
 
@@ -40,13 +40,14 @@ export function attention(graph: GraphBuilder, x: Value, block: AttentionPlan, c
     graph.op("Reshape", [gates.restore(graph, value, chunk.level), graph.integers([-1, heads, chunkWidth(chunk)])])
   );
   const packed = joined.length === 1 ? joined[0]! : graph.op("Concat", joined, { attributes: { axis: 2 } });
-  const pairs = weights.pairs(graph, block, [numKeyValueHeads, headDim / 2]);
-  const rotated = rotary.rotate(graph, packed, pairs);
+  const pairs = weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
+  const rotated = rotary.rotate(graph, packed, pairs, block.widths[0]!);
   tap?.(`${block.name}.heads`, rotated);
 
   const attended = core.attend(graph, rotated, block);
   const pieces = block.chunks.map((chunk, index) => {
-    const components = gates.takeComponents(graph, attended, chunk.level, chunk.start, chunk.end);
+    const whole = block.chunks.length === 1;
+    const components = whole ? attended : gates.takeComponents(graph, attended, chunk.level, chunk.start, chunk.end);
     const width = numAttentionHeads * chunkWidth(chunk);
     return { value: graph.op("Reshape", [components, graph.integers([-1, width])]), chunk, index };
   });

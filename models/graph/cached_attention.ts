@@ -43,7 +43,7 @@ export function cacheNames(
  * the result is dropped.
  */
 export function cachedAttention(graph: GraphBuilder, config: ModelConfig, lanes: LaneInputs): AttentionCore {
-  const { numAttentionHeads, numKeyValueHeads, headDim } = config;
+  const { numAttentionHeads, numKeyValueHeads } = config;
   const split = (value: Value) =>
     lanes.count === 1 ? [value] : graph.ops("Split", [value], lanes.count, {
       attributes: { axis: 0, num_outputs: lanes.count },
@@ -72,11 +72,12 @@ export function cachedAttention(graph: GraphBuilder, config: ModelConfig, lanes:
 
   return {
     attend(graph, packed, block) {
+      const widest = block.widths[0]!;
       const widthTable = graph.integers(block.widths);
       const elastic = new Set(block.widths).size > 1;
       const attended = rows.map((_, lane) => {
         const { start, used, surplus } = spans[lane]!;
-        const width = elastic ? graph.op("Gather", [widthTable, levels[lane]!]) : graph.integers([headDim]);
+        const width = elastic ? graph.op("Gather", [widthTable, levels[lane]!]) : graph.integers([widest]);
         const mine = lanes.count === 1 && !elastic ? packed : graph.op("Slice", [
           packed,
           concat(start, zero),
@@ -106,7 +107,7 @@ export function cachedAttention(graph: GraphBuilder, config: ModelConfig, lanes:
           ], { attributes: { axis: 0 } }),
         ]);
         if (lanes.count === 1 && !elastic) return perHead;
-        const missing = graph.op("Sub", [graph.integers([headDim]), width]);
+        const missing = graph.op("Sub", [graph.integers([widest]), width]);
         return graph.op("Pad", [perHead, concat(graph.integers([0, 0, 0]), surplus, zero, missing)]);
       });
       return attended.length === 1 ? attended[0]! : graph.op("Concat", attended, { attributes: { axis: 0 } });

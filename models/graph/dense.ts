@@ -23,8 +23,13 @@ export function denseBlockGraph(
   const graph = new GraphBuilder();
   const hidden = graph.input("hidden", ElementType.float32, ["rows", plan.config.hiddenSize]);
   const rotary: Rotary = {
-    rotate: (graph, packed, pairs) =>
-      rotaryOf(graph, plan.config, graph.input("positions", ElementType.int64, ["rows"])).rotate(graph, packed, pairs),
+    rotate: (graph, packed, pairs, width) =>
+      rotaryOf(graph, plan.config, graph.input("positions", ElementType.int64, ["rows"])).rotate(
+        graph,
+        packed,
+        pairs,
+        width,
+      ),
   };
   const output = residualBlock(graph, hidden, block, {
     config: plan.config,

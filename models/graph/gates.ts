@@ -22,7 +22,8 @@ export const ungated: Gates = {
   lastLevel: 0,
   take: (_graph, x) => x,
   restore: (_graph, y) => y,
-  takeComponents: (_graph, x) => x,
+  takeComponents: (graph, x, _level, start, end) =>
+    graph.op("Slice", [x, graph.integers([start]), graph.integers([end]), graph.integers([2])]),
 };
 
 /**

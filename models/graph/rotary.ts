@@ -5,10 +5,10 @@ import { ropeFrequencies } from "../rope.ts";
 /** Rotates the query and key heads of a packed row and leaves its value heads as they are. */
 export interface Rotary {
   /**
-   * @param packed `[rows, heads, K]`, heads as in `qkvMatrix`, members of a pair side by side.
-   * @param pairs int64 `[G, K/2]`: which original pair, hence which frequency, stands at each place of a head.
+   * @param packed `[rows, heads, width]`, heads as in `qkvMatrix`, members of a pair side by side.
+   * @param pairs int64 `[G, width / 2]`: which original pair, hence which frequency, stands at each place of a head.
    */
-  rotate(graph: GraphBuilder, packed: Value, pairs: Value): Value;
+  rotate(graph: GraphBuilder, packed: Value, pairs: Value, width: number): Value;
 }
 
 /**
@@ -49,18 +49,18 @@ export function rotaryOf(graph: GraphBuilder, config: ModelConfig, positions: Va
   ]);
 
   return {
-    rotate(graph, packed, order) {
+    rotate(graph, packed, order, width) {
       const table = (values: Value) =>
         graph.op("Reshape", [
           graph.op("Gather", [values, graph.op("Reshape", [order, graph.integers([-1])])], { attributes: { axis: 1 } }),
-          graph.integers([-1, pairs]),
+          graph.integers([-1, width / 2]),
         ]);
-      const flat = graph.op("Reshape", [packed, graph.integers([-1, 1, headDim])]);
+      const flat = graph.op("Reshape", [packed, graph.integers([-1, 1, width])]);
       const rotated = graph.op("RotaryEmbedding", [flat, lines, table(cosines), table(sines)], {
         domain: MICROSOFT,
         attributes: { interleaved: 1 },
       });
-      return graph.op("Reshape", [rotated, graph.integers([-1, heads, headDim])]);
+      return graph.op("Reshape", [rotated, graph.integers([-1, heads, width])]);
     },
   };
 }

@@ -9,7 +9,7 @@ export interface Weights {
   embed(graph: GraphBuilder, tokens: Value, embedding: Matrix): Value;
   /** A float32 vector that is stored as it is: a norm's weight. */
   vector(graph: GraphBuilder, name: string, length: number): Value;
-  /** Original pair at each place of every key/value head, int64 `[G, K/2]`. */
+  /** Original pair at each place of every key/value head, int64 `[G, widest / 2]`. */
   pairs(graph: GraphBuilder, block: AttentionPlan, shape: readonly [number, number]): Value;
 }
 
@@ -33,7 +33,7 @@ export function int4Weights(
   { blockSize, locate, pairsOf, accuracy = INT8_ACTIVATIONS }: {
     blockSize: number;
     locate: TensorLocator;
-    /** The rotary pairs of a block, G rows of K/2. */
+    /** The rotary pairs of a block, G rows of half its widest width. */
     pairsOf: (block: AttentionPlan) => readonly number[];
     accuracy?: 0 | 4;
   },

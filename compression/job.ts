@@ -1,0 +1,88 @@
+import { createHash } from "node:crypto";
+import type { Checkpoint } from "../models/checkpoint.ts";
+import type { BlockSize } from "../models/int4.ts";
+import { variantSize } from "../models/sizes.ts";
+import type { CalibrationData } from "./calibration.ts";
+import type { Recipe } from "./recipe.ts";
+import { uniformPlan } from "./report.ts";
+
+/** What is to be compressed, how, and where to. */
+export interface Job {
+  readonly checkpoint: Checkpoint;
+  /** The artefact's folder; it must not exist yet, or be empty. */
+  readonly out: string;
+  /** The artefact's name in answers and lists. */
+  readonly name: string;
+  readonly calibration: CalibrationData;
+  readonly blockSize: BlockSize;
+  readonly recipe: Recipe;
+  readonly seed: number;
+  readonly threads: number;
+}
+
+/** A digest of everything that the result depends on: a run that was cut off is only resumed by the same job. */
+export async function jobDigest({ checkpoint, calibration, blockSize, recipe, seed }: Job): Promise<string> {
+  const hash = createHash("sha256");
+  hash.update(JSON.stringify([await checkpoint.digest(), blockSize, recipe, seed]));
+  for (const window of [...calibration.windows, ...calibration.heldOut]) hash.update(window);
+  return hash.digest("hex");
+}
+
+/**
+ * Checks the whole job before its first long step.
+ *
+ * @param supportsHadamard Whether there is a Hadamard matrix of an order.
+ * @param memory Bytes that are free.
+ * @throws {RangeError} Naming everything that is in the way.
+ */
+export async function checkJob(
+  { checkpoint, out, blockSize, recipe, calibration }: Job,
+  { supportsHadamard, memory }: { supportsHadamard: (order: number) => boolean; memory: number },
+): Promise<void> {
+  const { config } = checkpoint.description;
+  const problems: string[] = [];
+  if (config.hiddenSize % blockSize !== 0) {
+    problems.push(`hidden_size ${config.hiddenSize} is no multiple of the block size ${blockSize}`);
+  }
+  if (config.headDim % 8 !== 0) problems.push(`head_dim ${config.headDim} is no multiple of 8`);
+  if (recipe.hadamard && !supportsHadamard(config.hiddenSize)) {
+    problems.push(`there is no Hadamard matrix of order ${config.hiddenSize} for the recipe's rotation`);
+  }
+  const largest = [...calibration.windows, ...calibration.heldOut].reduce(
+    (max, window) => Math.max(max, ...window),
+    0,
+  );
+  if (largest >= config.vocabSize) {
+    problems.push(`the calibration text has token ${largest}, the model knows ${config.vocabSize}`);
+  }
+  const needed = memoryNeeded(checkpoint, calibration);
+  if (needed > memory) {
+    problems.push(`it needs about ${gigabytes(needed)} of memory, ${gigabytes(memory)} are free`);
+  }
+  const entries = await Array.fromAsync(Deno.readDir(out)).catch((error) => {
+    if (error instanceof Deno.errors.NotFound) return [];
+    throw error;
+  });
+  if (entries.length > 0) problems.push(`${out} exists and is not empty`);
+  if (problems.length > 0) {
+    throw new RangeError(`Cannot compress ${checkpoint.path}:\n  ${problems.join("\n  ")}`);
+  }
+}
+
+/** Bytes at the worst moment, roughly: activations twice, a block with its statistics, the embedding twice. */
+export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationData): number {
+  const { hiddenSize, intermediateSize, vocabSize } = checkpoint.description.config;
+  const activations = 4 * windows.length * windows[0]!.length * hiddenSize;
+  const statistics = 4 * intermediateSize ** 2 + 3 * 8 * intermediateSize ** 2;
+  const block = 4 * 3 * hiddenSize * intermediateSize;
+  return 2 * activations + statistics + 4 * block + 4 * 4 * vocabSize * hiddenSize;
+}
+
+/** Bytes that the artefact will take, roughly. */
+export function diskNeeded(checkpoint: Checkpoint, blockSize: BlockSize): number {
+  return variantSize(uniformPlan(checkpoint.description.config, blockSize), 0, blockSize).bytes;
+}
+
+function gigabytes(bytes: number): string {
+  return `${(bytes / 1e9).toFixed(1)} GB`;
+}

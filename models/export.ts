@@ -1,0 +1,65 @@
+import { basename, join } from "node:path";
+import { encodeModel, type Initializer, type Model } from "../onnx/mod.ts";
+import type { Artefact } from "./artefact.ts";
+import { decoderGraph } from "./graph/decoder.ts";
+import { planAtLevel } from "./plan.ts";
+import { RangeFile } from "./range_file.ts";
+
+/** Tensors start at multiples of this in the data file, as in the artefact. */
+const ALIGNMENT = 64;
+
+/**
+ * Writes an artefact as an ONNX model of stock operators, for any ONNX Runtime: `out` itself and its weights in
+ * `out.data` beside it.
+ *
+ * One lane: a run takes the next tokens of one sequence. See `decoderGraph` for the inputs.
+ *
+ * @param level Exports this level alone; without it the graph is elastic, and its input `lane_levels` chooses.
+ */
+export async function exportOnnx(artefact: Artefact, out: string, { level }: { level?: number } = {}): Promise<void> {
+  const plan = level === undefined ? artefact.plan : planAtLevel(artefact.plan, level);
+  const levels = level === undefined ? artefact.levels : [artefact.levels[level]!];
+  const model = decoderGraph(plan, artefact.weights(), {
+    lanes: 1,
+    metadata: { pruning_rates: levels.map(({ pruningRate }) => pruningRate).join(",") },
+  });
+  const data = `${out}.data`;
+  const moved = await copyRanges(artefact.folder, model, data);
+  await Deno.writeFile(out, encodeModel({ ...model, initializers: moved }));
+}
+
+/** Copies what the model's file ranges name into one file, each range once. */
+async function copyRanges(folder: string, { initializers }: Model, data: string): Promise<Initializer[]> {
+  using target = await Deno.open(data, { write: true, create: true, truncate: true });
+  const writer = target.writable.getWriter();
+  const sources = new Map<string, RangeFile>();
+  const places = new Map<string, number>();
+  let end = 0;
+  try {
+    const moved: Initializer[] = [];
+    for (const initializer of initializers) {
+      if (initializer.data instanceof Uint8Array) {
+        moved.push(initializer);
+        continue;
+      }
+      const { file, offset, length } = initializer.data;
+      const key = `${file} ${offset}`;
+      let place = places.get(key);
+      if (place === undefined) {
+        let source = sources.get(file);
+        if (source === undefined) sources.set(file, source = await RangeFile.open(join(folder, file)));
+        place = end;
+        places.set(key, place);
+        await writer.write(await source.read(offset, length));
+        const gap = (ALIGNMENT - length % ALIGNMENT) % ALIGNMENT;
+        await writer.write(new Uint8Array(gap));
+        end += length + gap;
+      }
+      moved.push({ ...initializer, data: { file: basename(data), offset: place, length } });
+    }
+    return moved;
+  } finally {
+    await writer.close();
+    for (const source of sources.values()) source.close();
+  }
+}
