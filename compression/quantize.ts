@@ -1,0 +1,70 @@
+import type { LinearAlgebra } from "../kernels/matrix.ts";
+import { groupEndsOf, type Int4Codes, reconstruct } from "../models/int4.ts";
+import { gptq } from "./gptq.ts";
+import { type Hessian, outputEnergy } from "./hessian.ts";
+import { nearest } from "./nearest.ts";
+
+/** One matrix to be quantized, its columns in the order in which they are stored. */
+export interface QuantizationJob {
+  /** `[outFeatures, inFeatures]` */
+  readonly weight: Float32Array<ArrayBuffer>;
+  readonly outFeatures: number;
+  readonly inFeatures: number;
+  /** First column of each group that shares a scale; see `groupStartsOf`. */
+  readonly groupStarts: readonly number[];
+  /** Of the inputs, in the order of the columns. */
+  readonly hessian: Hessian;
+  /** Choose scales that make the error small where inputs are large, instead of ones that cover the greatest weight. */
+  readonly scaleSearch: boolean;
+}
+
+const METHODS = {
+  gptq,
+  // deno-lint-ignore require-await -- one signature for both
+  nearest: async (_algebra: LinearAlgebra, job: QuantizationJob) => nearest(job),
+} satisfies Record<string, (algebra: LinearAlgebra, job: QuantizationJob) => Promise<Int4Codes>>;
+
+export type QuantizationMethod = keyof typeof METHODS;
+
+export interface QuantizedMatrix {
+  readonly int4: Int4Codes;
+  /** What it stands for, `[outFeatures, inFeatures]`. */
+  readonly reconstruction: Float32Array<ArrayBuffer>;
+  /** Squared error of the outputs over their squared size, on the calibration inputs: `tr(ΔHΔᵀ) / tr(WHWᵀ)`. */
+  readonly relativeError: number;
+}
+
+/**
+ * Quantizes a matrix to int4. Rows do not influence each other, so matrices with the same input may be stacked.
+ *
+ * @throws {RangeError} If shapes do not fit, a weight is not finite, or a scale is beyond float16.
+ */
+export async function quantize(
+  algebra: LinearAlgebra,
+  method: QuantizationMethod,
+  job: QuantizationJob,
+): Promise<QuantizedMatrix> {
+  checkJob(job);
+  const { weight, hessian } = job;
+  const int4 = await METHODS[method](algebra, job);
+  const reconstruction = reconstruct(int4);
+  const difference = weight.slice();
+  for (let i = 0; i < weight.length; i++) difference[i]! -= reconstruction[i]!;
+  const size = await outputEnergy(algebra, weight, hessian);
+  const error = await outputEnergy(algebra, difference, hessian);
+  return { int4, reconstruction, relativeError: size === 0 ? 0 : error / size };
+}
+
+function checkJob({ weight, outFeatures, inFeatures, groupStarts, hessian }: QuantizationJob): void {
+  const problems: string[] = [];
+  if (weight.length !== outFeatures * inFeatures) problems.push(`it has ${weight.length} elements`);
+  if (hessian.inFeatures !== inFeatures) problems.push(`its Hessian is of order ${hessian.inFeatures}`);
+  const wrong = weight.findIndex((value) => !Number.isFinite(value));
+  if (wrong !== -1) {
+    problems.push(`row ${Math.floor(wrong / inFeatures)}, column ${wrong % inFeatures} is ${weight[wrong]}`);
+  }
+  if (problems.length > 0) {
+    throw new RangeError(`Cannot quantize a matrix [${outFeatures}, ${inFeatures}]: ${problems.join("; ")}`);
+  }
+  groupEndsOf(groupStarts, inFeatures);
+}
