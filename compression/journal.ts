@@ -9,6 +9,8 @@ const BlockOrder = z.discriminatedUnion("kind", [
     pairScores: z.array(z.array(z.number())),
     /** `VᵀV` per key/value head, `[G][K · K]`; the rotation is made from it again. */
     valueGrams: z.array(z.array(z.number())),
+    /** Energies of the value components after it, per key/value head. */
+    valueEnergies: z.array(z.array(z.number())),
   }),
   z.strictObject({
     kind: z.literal("gatedMlp"),

@@ -1,14 +1,8 @@
-import { readAttention, readGatedMlp } from "../models/block_tensors.ts";
+import { type BlockTensors, readBlock } from "../models/block_tensors.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import type { Block, ModelConfig } from "../models/description.ts";
-import type { AttentionTensors, GatedMlpTensors } from "../models/layout.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
-
-/** A block's tensors as compression sees them, with the weight of its norm. */
-export type PreparedBlock =
-  | { readonly kind: "attention"; readonly norm: Floats; readonly tensors: AttentionTensors }
-  | { readonly kind: "gatedMlp"; readonly norm: Floats; readonly tensors: GatedMlpTensors };
 
 /** An orthogonal map of the residual axis, applied in place to every row of `[rows, D]`. */
 export type RowRotation = (rows: Floats) => void;
@@ -16,7 +10,7 @@ export type RowRotation = (rows: Floats) => void;
 /** A checkpoint, read block by block; with a rotation, the same function on a rotated residual stream. */
 export interface PreparedModel {
   readonly config: ModelConfig;
-  readBlock(block: Block): Promise<PreparedBlock>;
+  readBlock(block: Block): Promise<BlockTensors>;
   /** `[V, D]` */
   readEmbedding(): Promise<Floats>;
   readFinalNorm(): Promise<Floats>;
@@ -31,17 +25,7 @@ export function prepareModel(checkpoint: Checkpoint): PreparedModel {
   const { description } = checkpoint;
   return {
     config: description.config,
-    async readBlock(block) {
-      const norm = await checkpoint.read(block.norm);
-      switch (block.kind) {
-        case "attention":
-          return { kind: "attention", norm, tensors: await readAttention(checkpoint, block) };
-        case "gatedMlp":
-          return { kind: "gatedMlp", norm, tensors: await readGatedMlp(checkpoint, block) };
-        default:
-          return block satisfies never;
-      }
-    },
+    readBlock: (block) => readBlock(checkpoint, block),
     readEmbedding: () => checkpoint.read(description.embedding),
     readFinalNorm: () => checkpoint.read(description.finalNorm),
     readHead: async () => description.head === null ? null : await checkpoint.read(description.head),

@@ -21,6 +21,8 @@ export interface Report {
     readonly bytesPerToken: number;
     readonly perplexity: number | null;
   }[];
+  /** Embedding, head, and what stands between them. */
+  readonly outer: readonly MatrixError[];
   readonly layers: readonly {
     readonly block: string;
     readonly influence: number;

@@ -1,33 +1,64 @@
 import type { Checkpoint } from "./checkpoint.ts";
-import type { AttentionBlock, Block, GatedMlpBlock, ModelDescription } from "./description.ts";
-import type { AttentionTensors, GatedMlpTensors } from "./layout.ts";
+import type { BlockWeights } from "./dense_block.ts";
+import type { Block, ModelConfig, ModelDescription } from "./description.ts";
+import { type AttentionTensors, type GatedMlpTensors, originalPairs, packAttention, packGatedMlp } from "./layout.ts";
 import { type BlockSpec, type ModelPlan, planModel } from "./plan.ts";
 
-type Reads = Pick<Checkpoint, "read">;
+type Floats = Float32Array<ArrayBuffer>;
 
-/** Reads what an attention block is made of. */
-export async function readAttention(checkpoint: Reads, block: AttentionBlock): Promise<AttentionTensors> {
-  const bias = async (name: string | undefined, key: string) =>
-    name === undefined ? {} : { [key]: await checkpoint.read(name) };
-  return {
-    query: await checkpoint.read(block.query.weight),
-    key: await checkpoint.read(block.key.weight),
-    value: await checkpoint.read(block.value.weight),
-    output: await checkpoint.read(block.output.weight),
-    ...await bias(block.query.bias, "queryBias"),
-    ...await bias(block.key.bias, "keyBias"),
-    ...await bias(block.value.bias, "valueBias"),
-    ...await bias(block.output.bias, "outputBias"),
-  };
+/** A block's tensors with the weight of its norm, in the checkpoint's order. */
+export type BlockTensors =
+  | { readonly kind: "attention"; readonly norm: Floats; readonly tensors: AttentionTensors }
+  | { readonly kind: "gatedMlp"; readonly norm: Floats; readonly tensors: GatedMlpTensors };
+
+/** Reads what a block is made of. */
+export async function readBlock(checkpoint: Pick<Checkpoint, "read">, block: Block): Promise<BlockTensors> {
+  const read = (name: string) => checkpoint.read(name);
+  const bias = async (name: string | undefined, key: string) => name === undefined ? {} : { [key]: await read(name) };
+  const norm = await read(block.norm);
+  switch (block.kind) {
+    case "attention":
+      return {
+        kind: "attention",
+        norm,
+        tensors: {
+          query: await read(block.query.weight),
+          key: await read(block.key.weight),
+          value: await read(block.value.weight),
+          output: await read(block.output.weight),
+          ...await bias(block.query.bias, "queryBias"),
+          ...await bias(block.key.bias, "keyBias"),
+          ...await bias(block.value.bias, "valueBias"),
+          ...await bias(block.output.bias, "outputBias"),
+        },
+      };
+    case "gatedMlp":
+      return {
+        kind: "gatedMlp",
+        norm,
+        tensors: {
+          gate: await read(block.gate.weight),
+          up: await read(block.up.weight),
+          down: await read(block.down.weight),
+        },
+      };
+    default:
+      return block satisfies never;
+  }
 }
 
-/** Reads what an MLP is made of. */
-export async function readGatedMlp(checkpoint: Reads, block: GatedMlpBlock): Promise<GatedMlpTensors> {
-  return {
-    gate: await checkpoint.read(block.gate.weight),
-    up: await checkpoint.read(block.up.weight),
-    down: await checkpoint.read(block.down.weight),
-  };
+/** A block as the checkpoint orders it, packed for the graphs. */
+export function packOriginal(config: ModelConfig, { kind, norm, tensors }: BlockTensors): BlockWeights {
+  switch (kind) {
+    case "attention":
+      return { kind, norm, ...packAttention(config, tensors, originalPairs(config)) };
+    case "gatedMlp": {
+      const channels = Array.from({ length: config.intermediateSize }, (_, channel) => channel);
+      return { kind, norm, ...packGatedMlp(config, tensors, channels) };
+    }
+    default:
+      return kind satisfies never;
+  }
 }
 
 /** What a block's plan needs to know, at the given widths per level. */

@@ -1,9 +1,8 @@
 import type { Runtime } from "../onnx/mod.ts";
-import { densePlan, readAttention, readGatedMlp } from "./block_tensors.ts";
+import { densePlan, packOriginal, readBlock } from "./block_tensors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { type BlockWeights, DenseBlock, DenseHead } from "./dense_block.ts";
+import { DenseBlock, DenseHead } from "./dense_block.ts";
 import type { Block } from "./description.ts";
-import { originalPairs, packAttention, packGatedMlp } from "./layout.ts";
 
 /** Told after each piece of work, `done` of `total`. */
 export type Progress = (done: number, total: number) => void;
@@ -42,7 +41,7 @@ export async function denseLogits(
         dense = await DenseBlock.open(runtime, { plan, block: plan.layers.flat()[index]!, threads });
         open.set(block.kind, dense);
       }
-      dense.setWeights(await readPacked(checkpoint, block));
+      dense.setWeights(packOriginal(description.config, await readBlock(checkpoint, block)));
       for (const sequence of hidden) await dense.run(sequence);
       progress?.(index + 1, total);
     }
@@ -57,24 +56,6 @@ export async function denseLogits(
   });
   for (const [index, sequence] of sequences.entries()) receive(await head.run(hidden[index]!), sequence);
   progress?.(total, total);
-}
-
-/** A block of a checkpoint, nothing reordered. */
-async function readPacked(checkpoint: Checkpoint, block: Block): Promise<BlockWeights> {
-  const { config } = checkpoint.description;
-  const norm = await checkpoint.read(block.norm);
-  switch (block.kind) {
-    case "attention": {
-      const tensors = await readAttention(checkpoint, block);
-      return { kind: "attention", norm, ...packAttention(config, tensors, originalPairs(config)) };
-    }
-    case "gatedMlp": {
-      const channels = Array.from({ length: config.intermediateSize }, (_, channel) => channel);
-      return { kind: "gatedMlp", norm, ...packGatedMlp(config, await readGatedMlp(checkpoint, block), channels) };
-    }
-    default:
-      return block satisfies never;
-  }
 }
 
 /** Rows of the embedding: `[T]` → `[T, D]`. */

@@ -1,0 +1,45 @@
+import { DenseBlock, type Statistic } from "../models/dense_block.ts";
+import type { Block } from "../models/description.ts";
+import type { BlockPlan, ModelPlan } from "../models/plan.ts";
+import type { Runtime } from "../onnx/mod.ts";
+
+/** One session for each kind of block, opened when the first of its kind comes and kept for all others. */
+export class BlockSessions implements Disposable {
+  readonly #runtime: Runtime;
+  readonly #plan: ModelPlan;
+  readonly #threads: number;
+  readonly #statisticOf: (block: Block) => Statistic | undefined;
+  readonly #open = new Map<Block["kind"], DenseBlock>();
+
+  /** @param statisticOf What the sessions of a kind add up. */
+  constructor(
+    runtime: Runtime,
+    plan: ModelPlan,
+    threads: number,
+    statisticOf: (block: Block) => Statistic | undefined,
+  ) {
+    this.#runtime = runtime;
+    this.#plan = plan;
+    this.#threads = threads;
+    this.#statisticOf = statisticOf;
+  }
+
+  async open(block: Block, blockPlan: BlockPlan): Promise<DenseBlock> {
+    let session = this.#open.get(block.kind);
+    if (session === undefined) {
+      const statistic = this.#statisticOf(block);
+      session = await DenseBlock.open(this.#runtime, {
+        plan: this.#plan,
+        block: blockPlan,
+        threads: this.#threads,
+        ...(statistic && { statistic }),
+      });
+      this.#open.set(block.kind, session);
+    }
+    return session;
+  }
+
+  [Symbol.dispose](): void {
+    for (const session of this.#open.values()) session.close();
+  }
+}

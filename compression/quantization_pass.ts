@@ -1,0 +1,346 @@
+import type { LinearAlgebra } from "../kernels/matrix.ts";
+import { matrix } from "../kernels/matrix.ts";
+import type { BlockTensors } from "../models/block_tensors.ts";
+import type { DenseBlock } from "../models/dense_block.ts";
+import { type BlockSize, groupStartsOf, type Int4Codes, packInt4 } from "../models/int4.ts";
+import { packAttention, packGatedMlp, takeColumns, takeRows } from "../models/layout.ts";
+import {
+  type AttentionPlan,
+  type BlockPlan,
+  downMatrix,
+  embeddingMatrix,
+  type GatedMlpPlan,
+  gateUpMatrix,
+  headMatrix,
+  headRotationMatrix,
+  type Matrix,
+  type ModelPlan,
+  outputMatrix,
+  qkvMatrix,
+} from "../models/plan.ts";
+import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
+import { factorHessian, type Hessian } from "./hessian.ts";
+import type { HiddenStates } from "./hidden_states.ts";
+import type { PreparedModel } from "./prepared_model.ts";
+import { quantize, type QuantizedMatrix } from "./quantize.ts";
+import type { Recipe } from "./recipe.ts";
+import type { MatrixError } from "./report.ts";
+import { inverseOrder, permuteSymmetric, storedGateUpRows, storedOutputColumns, storedQkvRows } from "./segments.ts";
+
+type Floats = Float32Array<ArrayBuffer>;
+
+export interface Quantization {
+  readonly algebra: LinearAlgebra;
+  readonly plan: ModelPlan;
+  readonly blockSize: BlockSize;
+  readonly recipe: Pick<Recipe, "quantizer" | "scaleSearch">;
+  readonly writer: SafetensorsWriter;
+}
+
+/** The order of a block's axes, as the statistics gave it. */
+export type SortedBlock =
+  | { readonly kind: "attention"; readonly pairs: readonly (readonly number[])[] }
+  | { readonly kind: "gatedMlp"; readonly channels: readonly number[] };
+
+/**
+ * Quantizes one block and sends the activations through what it became, so that the next block is calibrated on what it
+ * will really read (uniql.md §6.3).
+ *
+ * @param block Its tensors, values already rotated.
+ * @param dense A session that adds up `hessianStatistics`.
+ * @param hidden What enters the block; what leaves the quantized one afterwards.
+ */
+export async function quantizeBlock(
+  quantization: Quantization,
+  { plan, block, order, dense, hidden }: {
+    plan: BlockPlan;
+    block: BlockTensors;
+    order: SortedBlock;
+    dense: DenseBlock;
+    hidden: HiddenStates;
+  },
+): Promise<MatrixError[]> {
+  const { writer } = quantization;
+  await writer.write(`${plan.name}.norm`, block.norm);
+  dense.resetStatistics();
+  const collect = async (weights: Parameters<DenseBlock["setWeights"]>[0]) => {
+    dense.setWeights(weights);
+    for (const window of hidden.windows) await dense.run(window.slice());
+  };
+  const { config } = quantization.plan;
+  const errors: MatrixError[] = [];
+  if (plan.kind === "attention" && block.kind === "attention" && order.kind === "attention") {
+    const packed = packAttention(config, block.tensors, order.pairs);
+    const weights = { kind: "attention" as const, norm: block.norm, pairs: order.pairs };
+    await collect({ ...weights, ...packed });
+    const qkv = await quantizeQkv(quantization, plan, packed.qkv, packed.qkvBias, dense.statistics.get("input.gram")!);
+    const output = await quantizeOutput(
+      quantization,
+      plan,
+      packed.output,
+      packed.outputBias,
+      dense.statistics.get("attended.0.gram")!,
+    );
+    errors.push(errorOf(`${plan.name}.qkv`, qkv.error), errorOf(`${plan.name}.output`, output.error));
+    dense.setWeights({ ...weights, ...packed, qkv: qkv.reconstruction, output: output.reconstruction });
+  } else if (plan.kind === "gatedMlp" && block.kind === "gatedMlp" && order.kind === "gatedMlp") {
+    const packed = packGatedMlp(config, block.tensors, order.channels);
+    const weights = { kind: "gatedMlp" as const, norm: block.norm };
+    await collect({ ...weights, ...packed });
+    const gateUp = await quantizeGateUp(quantization, plan, packed.gateUp, dense.statistics.get("input.gram")!);
+    const down = await quantizeDown(quantization, plan, packed.down, dense.statistics.get("hidden.0.gram")!);
+    errors.push(errorOf(`${plan.name}.gate_up`, gateUp.error), errorOf(`${plan.name}.down`, down.error));
+    dense.setWeights({ ...weights, gateUp: gateUp.reconstruction, down: down.reconstruction });
+  } else {
+    throw new TypeError(`Cannot quantize ${plan.name}: plan, tensors and order are of different kinds`);
+  }
+  for (const window of hidden.windows) await dense.run(window);
+  return errors;
+}
+
+/**
+ * Quantizes embedding, head and what stands between them, and returns the embedding as it will be read.
+ *
+ * @param headGram `XᵀX` of what leaves the last norm, `[D, D]`.
+ */
+export async function quantizeOuter(
+  quantization: Quantization,
+  model: PreparedModel,
+  headGram: Floats,
+  progress: (share: number) => void,
+): Promise<{ embedding: Floats; errors: MatrixError[] }> {
+  const { algebra, plan, writer } = quantization;
+  const { config } = plan;
+  const { hiddenSize: D } = config;
+  const errors: MatrixError[] = [];
+  await writer.write("final_norm", await model.readFinalNorm());
+
+  let headInputs = headGram;
+  const rotation = await model.readHeadRotation();
+  if (rotation !== null) {
+    const { reconstruction, error } = await quantizeWhole(
+      quantization,
+      headRotationMatrix(config),
+      rotation,
+      await factorHessian(algebra, headGram, D),
+    );
+    errors.push(errorOf("head_rotation", error));
+    // What the head reads is R·x, with R as quantized.
+    const half = new Float32Array(D * D);
+    headInputs = new Float32Array(D * D);
+    await algebra.multiply(matrix(reconstruction, D, D), matrix(headGram, D, D), matrix(half, D, D));
+    await algebra.multiply(matrix(half, D, D), matrix(reconstruction, D, D), matrix(headInputs, D, D), {
+      transposeB: true,
+    });
+  }
+  const hessian = await factorHessian(algebra, headInputs, D);
+  const embedding = await model.readEmbedding();
+  if (config.tieWordEmbeddings) {
+    const tied = await quantizeWhole(quantization, embeddingMatrix(config), embedding, hessian, progress);
+    errors.push(errorOf("embedding", tied.error));
+    return { embedding: tied.reconstruction, errors };
+  }
+  // A looked-up row is not multiplied by anything: every column weighs the same.
+  const identity = new Float32Array(D * D);
+  for (let i = 0; i < D; i++) identity[i * D + i] = 1;
+  const rows = await quantizeWhole(
+    { ...quantization, recipe: { ...quantization.recipe, quantizer: "nearest" } },
+    embeddingMatrix(config),
+    embedding,
+    await factorHessian(algebra, identity, D),
+    (share) => progress(share / 2),
+  );
+  const head = await quantizeWhole(
+    quantization,
+    headMatrix(config),
+    (await model.readHead())!,
+    hessian,
+    (share) => progress((1 + share) / 2),
+  );
+  errors.push(errorOf("embedding", rows.error), errorOf("head", head.error));
+  return { embedding: rows.reconstruction, errors };
+}
+
+interface Quantized {
+  /** In the order that was given. */
+  readonly reconstruction: Floats;
+  /** See `QuantizedMatrix.relativeError`. */
+  readonly error: number;
+}
+
+/** Rows of a tall matrix that are quantized at once, to bound the memory of their working copies. */
+const ROWS_AT_ONCE = 8192;
+
+/** A matrix that no rate cuts. */
+async function quantizeWhole(
+  quantization: Quantization,
+  { name, outFeatures, inFeatures }: Matrix,
+  weight: Floats,
+  hessian: Hessian,
+  progress?: (share: number) => void,
+): Promise<Quantized> {
+  const { blockSize, writer } = quantization;
+  const blocks = Math.ceil(inFeatures / blockSize);
+  const codes = new Uint8Array(outFeatures * blocks * blockSize / 2);
+  const scales = new Uint16Array(outFeatures * blocks);
+  const reconstruction = new Float32Array(weight.length);
+  let error = 0;
+  for (let row = 0; row < outFeatures; row += ROWS_AT_ONCE) {
+    const rows = Math.min(ROWS_AT_ONCE, outFeatures - row);
+    const part = await quantizeColumns(
+      quantization,
+      weight.slice(row * inFeatures, (row + rows) * inFeatures),
+      hessian,
+      [inFeatures],
+    );
+    const packed = packInt4(part.int4, { blockSize });
+    codes.set(packed.codes, row * blocks * blockSize / 2);
+    scales.set(packed.scales, row * blocks);
+    reconstruction.set(part.reconstruction, row * inFeatures);
+    error += part.relativeError * rows / outFeatures;
+    progress?.((row + rows) / outFeatures);
+  }
+  await writer.write(`${name}.codes`, codes);
+  await writer.write(`${name}.scales`, scales);
+  return { reconstruction, error };
+}
+
+async function quantizeQkv(
+  quantization: Quantization,
+  block: AttentionPlan,
+  weight: Floats,
+  bias: Floats | null,
+  gram: Floats,
+): Promise<Quantized> {
+  const { config } = quantization.plan;
+  const rows = storedQkvRows(config, block);
+  const stored = block.chunks.map((_, chunk) => qkvMatrix(config, block, chunk));
+  const result = await quantizeRows(quantization, weight, gram, rows, stored);
+  if (bias !== null) {
+    let start = 0;
+    const ordered = takeRows(bias, 1, rows);
+    for (const { name, outFeatures } of stored) {
+      await quantization.writer.write(`${name}.bias`, ordered.slice(start, start += outFeatures));
+    }
+  }
+  return result;
+}
+
+function quantizeGateUp(
+  quantization: Quantization,
+  block: GatedMlpPlan,
+  weight: Floats,
+  gram: Floats,
+): Promise<Quantized> {
+  const { config } = quantization.plan;
+  const stored = block.chunks.map((_, chunk) => gateUpMatrix(config, block, chunk));
+  return quantizeRows(quantization, weight, gram, storedGateUpRows(config, block), stored);
+}
+
+async function quantizeOutput(
+  quantization: Quantization,
+  block: AttentionPlan,
+  weight: Floats,
+  bias: Floats | null,
+  gram: Floats,
+): Promise<Quantized> {
+  const { config } = quantization.plan;
+  const stored = block.chunks.map((_, chunk) => outputMatrix(config, block, chunk));
+  if (bias !== null) await quantization.writer.write(`${stored[0]!.name}.bias`, bias);
+  return await quantizeSegments(quantization, weight, gram, storedOutputColumns(config, block), stored);
+}
+
+function quantizeDown(
+  quantization: Quantization,
+  block: GatedMlpPlan,
+  weight: Floats,
+  gram: Floats,
+): Promise<Quantized> {
+  const { config } = quantization.plan;
+  const channels = Array.from({ length: config.intermediateSize }, (_, channel) => channel);
+  const stored = block.chunks.map((_, chunk) => downMatrix(config, block, chunk));
+  return quantizeSegments(quantization, weight, gram, channels, stored);
+}
+
+/** A matrix whose rows are cut: rows do not influence each other, so it is quantized whole and stored in pieces. */
+async function quantizeRows(
+  quantization: Quantization,
+  weight: Floats,
+  gram: Floats,
+  order: readonly number[],
+  stored: readonly Matrix[],
+): Promise<Quantized> {
+  const { algebra, blockSize, writer } = quantization;
+  const { inFeatures } = stored[0]!;
+  const hessian = await factorHessian(algebra, gram, inFeatures);
+  const { int4, reconstruction, relativeError } = await quantizeColumns(
+    quantization,
+    takeRows(weight, inFeatures, order),
+    hessian,
+    [inFeatures],
+  );
+  let start = 0;
+  for (const { name, outFeatures } of stored) {
+    await write(writer, name, int4, { blockSize, rows: { start, end: start += outFeatures } });
+  }
+  return { reconstruction: takeRows(reconstruction, inFeatures, inverseOrder(order)), error: relativeError };
+}
+
+/**
+ * A matrix whose columns are cut. Important columns come first, so GPTQ moves the error of what every rate keeps into
+ * what narrower rates drop, and never the other way round (uniql.md §6.3); groups end where segments do.
+ */
+async function quantizeSegments(
+  quantization: Quantization,
+  weight: Floats,
+  gram: Floats,
+  order: readonly number[],
+  stored: readonly Matrix[],
+): Promise<Quantized> {
+  const { algebra, blockSize, writer } = quantization;
+  const columns = order.length;
+  const hessian = await factorHessian(algebra, permuteSymmetric(gram, order), columns);
+  const { int4, reconstruction, relativeError } = await quantizeColumns(
+    quantization,
+    takeColumns(weight, columns, order),
+    hessian,
+    stored.map(({ inFeatures }) => inFeatures),
+  );
+  let start = 0;
+  for (const { name, inFeatures } of stored) {
+    await write(writer, name, int4, { blockSize, columns: { start, end: start += inFeatures } });
+  }
+  return { reconstruction: takeColumns(reconstruction, columns, inverseOrder(order)), error: relativeError };
+}
+
+function quantizeColumns(
+  { algebra, blockSize, recipe }: Quantization,
+  weight: Floats,
+  hessian: Hessian,
+  segments: readonly number[],
+): Promise<QuantizedMatrix> {
+  const { inFeatures } = hessian;
+  return quantize(algebra, recipe.quantizer, {
+    weight,
+    outFeatures: weight.length / inFeatures,
+    inFeatures,
+    groupStarts: groupStartsOf(segments, blockSize),
+    hessian,
+    scaleSearch: recipe.scaleSearch,
+  });
+}
+
+async function write(
+  writer: SafetensorsWriter,
+  name: string,
+  int4: Int4Codes,
+  part: Parameters<typeof packInt4>[1],
+): Promise<void> {
+  const { codes, scales } = packInt4(int4, part);
+  await writer.write(`${name}.codes`, codes);
+  await writer.write(`${name}.scales`, scales);
+}
+
+function errorOf(matrix: string, relativeError: number): MatrixError {
+  return { matrix, relativeError: Math.sqrt(relativeError) };
+}
