@@ -91,6 +91,11 @@ export async function openArtefact(folder: string): Promise<Artefact> {
   };
 }
 
+/** Whether a path is a folder with a manifest, whatever that says. */
+export async function isArtefact(path: string): Promise<boolean> {
+  return (await Deno.stat(join(path, MANIFEST_FILE)).catch(() => null)) !== null;
+}
+
 /** SHA-256 of a file in hexadecimal, read piece by piece. */
 export async function fileDigest(path: string): Promise<string> {
   const hash = createHash("sha256");

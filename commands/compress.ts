@@ -1,0 +1,77 @@
+/** `deno task compress`: a checkpoint becomes an artefact. */
+
+import { basename } from "node:path";
+import { z } from "zod";
+import { calibrationData } from "../compression/calibration.ts";
+import { compress } from "../compression/compress.ts";
+import { supportsHadamard } from "../compression/hadamard.ts";
+import { checkJob, type Job } from "../compression/job.ts";
+import { parseRecipe } from "../compression/recipe.ts";
+import { formatReport } from "../compression/report.ts";
+import { openCheckpoint } from "../models/checkpoint.ts";
+import type { BlockSize } from "../models/int4.ts";
+import { Tokenizer } from "../models/tokenizer.ts";
+import { openRuntime } from "../onnx/mod.ts";
+import { parseFlags } from "./flags.ts";
+import { physicalCores } from "./physical_cores.ts";
+import { progressBar } from "./progress_bar.ts";
+import { runCommand } from "./run_command.ts";
+
+const Flags = z.strictObject({
+  model: z.string().describe("Checkpoint: a Hugging Face folder or a GGUF file"),
+  out: z.string().describe("Folder of the artefact; must not exist"),
+  calibration: z.string().optional().describe("Text to calibrate with; its last tenth is for measuring"),
+  samples: z.int().min(1).max(100_000).default(64).describe("Windows of calibration text"),
+  sequenceLength: z.int().min(8).max(32_768).default(512).describe("Tokens of a window"),
+  blockSize: z.enum(["32", "64", "128"]).default("32").describe("Weights that share a scale"),
+  recipe: z.string().optional().describe("JSON file that changes how it is done; see the README"),
+  seed: z.int().min(0).max(2 ** 31 - 1).default(0).describe("Of the calibration windows and of random orders"),
+  name: z.string().optional().describe("Name of the model in answers; the artefact's folder if not given"),
+  threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
+});
+
+/** Plays of Shakespeare: enough to try things out. Text like that the model will be used for calibrates better. */
+const DEFAULT_TEXT = new URL("../artifacts/calibration.txt", import.meta.url);
+
+/** How much work an interruption may cost. */
+const SAVE_EVERY_MS = 20_000;
+
+await runCommand(async () => {
+  const flags = parseFlags(Flags, Deno.args, {
+    name: "deno task compress",
+    summary: "Compresses a checkpoint into one artefact that runs at every pruning rate from 0 to 35 %.",
+  });
+  const recipe = parseRecipe(flags.recipe === undefined ? {} : JSON.parse(await Deno.readTextFile(flags.recipe)));
+  using checkpoint = await openCheckpoint(flags.model);
+  if (checkpoint.tokenizer === null) throw new RangeError(`Cannot compress ${flags.model}: it has no tokenizer`);
+  const text = await Deno.readTextFile(flags.calibration ?? DEFAULT_TEXT);
+  const tokens = new Tokenizer(checkpoint.tokenizer).encode(text, { addSpecialTokens: false });
+  const job: Job = {
+    checkpoint,
+    out: flags.out.replace(/\/+$/, ""),
+    name: flags.name ?? basename(flags.out),
+    calibration: calibrationData(tokens, { samples: flags.samples, length: flags.sequenceLength, seed: flags.seed }),
+    blockSize: Number(flags.blockSize) as BlockSize,
+    recipe,
+    seed: flags.seed,
+    threads: flags.threads,
+  };
+  await checkJob(job, { supportsHadamard, memory: Deno.systemMemoryInfo().available });
+
+  const stop = new AbortController();
+  const interrupt = () => stop.abort(new RangeError("Stopped. The same command goes on where this one was."));
+  Deno.addSignalListener("SIGINT", interrupt);
+  Deno.addSignalListener("SIGTERM", interrupt);
+  using bar = progressBar("compress");
+  const report = await compress(job, {
+    runtime: openRuntime(),
+    progress: (share, label) => bar.update(share, label),
+    now: () => performance.now(),
+    saveEveryMs: SAVE_EVERY_MS,
+    signal: stop.signal,
+  });
+  bar[Symbol.dispose]();
+  console.log(formatReport(report));
+  console.log(`\n${job.out} is ready, after ${Math.round(report.seconds)} s.`);
+  Deno.exit(0); // the signal listeners would keep the process
+});

@@ -1,0 +1,88 @@
+/** `deno task evaluate`: perplexity of a checkpoint or an artefact. */
+
+import { z } from "zod";
+import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
+import { openCheckpoint } from "../models/checkpoint.ts";
+import { openDecoder } from "../models/decoder.ts";
+import { densePerplexity, elasticPerplexity, type Perplexity, windowsOf } from "../models/perplexity.ts";
+import { Tokenizer } from "../models/tokenizer.ts";
+import type { TokenizerFiles } from "../models/tokenizer_files.ts";
+import { openRuntime } from "../onnx/mod.ts";
+import { parseFlags } from "./flags.ts";
+import { physicalCores } from "./physical_cores.ts";
+import { levelOf } from "./level_of.ts";
+import { progressBar } from "./progress_bar.ts";
+import { runCommand } from "./run_command.ts";
+
+const Flags = z.strictObject({
+  model: z.string().describe("Checkpoint or artefact"),
+  text: z.string().describe("Text file to predict"),
+  rate: z.number().min(0).max(1).optional().describe("Pruning rate of an artefact (default 0)"),
+  allRates: z.boolean().default(false).describe("Every prepared pruning rate"),
+  sequenceLength: z.int().min(2).max(32_768).default(512).describe("Tokens of a window; the first is context only"),
+  maxTokens: z.int().min(2).optional().describe("Take at most so many tokens of the text"),
+  json: z.boolean().default(false).describe("Prints JSON"),
+  threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
+});
+
+/** Rows of a step; more take more memory for logits and are no faster. */
+const ROWS = 256;
+
+await runCommand(async () => {
+  const flags = parseFlags(Flags, Deno.args, {
+    name: "deno task evaluate",
+    summary: "Measures perplexity per token over consecutive windows of a text. A checkpoint is evaluated in float32.",
+  });
+  const text = await Deno.readTextFile(flags.text);
+  const windows = (tokenizer: TokenizerFiles | null) => {
+    if (tokenizer === null) throw new RangeError(`Cannot evaluate ${flags.model} on a text: it has no tokenizer`);
+    return windowsOf(new Tokenizer(tokenizer).encode(text, { addSpecialTokens: false }), {
+      length: flags.sequenceLength,
+      ...(flags.maxTokens !== undefined && { maxTokens: flags.maxTokens }),
+    });
+  };
+  const results: ({ rate: number } & Perplexity)[] = [];
+  using bar = progressBar("evaluate");
+  if (await isArtefact(flags.model)) {
+    const artefact = await openArtefact(flags.model);
+    const levels = flags.allRates
+      ? artefact.levels.map((_, level) => level)
+      : [levelOf(artefact.levels, flags.rate ?? 0)];
+    results.push(...await evaluateArtefact(artefact, levels, windows(artefact.tokenizer)));
+  } else {
+    if (flags.allRates || (flags.rate ?? 0) !== 0) {
+      throw new RangeError(`Cannot evaluate ${flags.model} at a pruning rate: it is a dense checkpoint`);
+    }
+    using checkpoint = await openCheckpoint(flags.model);
+    const progress = (done: number, total: number) => bar.update(done / total, "layers");
+    const options = { threads: flags.threads, progress };
+    const perplexity = await densePerplexity(openRuntime(), checkpoint, windows(checkpoint.tokenizer), options);
+    results.push({ rate: 0, ...perplexity });
+  }
+  bar[Symbol.dispose]();
+  if (flags.json) console.log(JSON.stringify(results));
+  else {for (const { rate, perplexity, tokens } of results) {
+      console.log(`rate ${rate.toFixed(2)}  perplexity ${perplexity.toFixed(4)}  over ${tokens} tokens`);
+    }}
+
+  async function evaluateArtefact(artefact: Artefact, levels: readonly number[], cut: readonly Int32Array[]) {
+    using decoder = await openDecoder(openRuntime(), {
+      plan: artefact.plan,
+      weights: artefact.weights(),
+      folder: artefact.folder,
+      lanes: 1,
+      maxTokens: flags.sequenceLength,
+      maxRows: Math.min(flags.sequenceLength, ROWS),
+      threads: flags.threads,
+    });
+    const found: ({ rate: number } & Perplexity)[] = [];
+    for (const [index, level] of levels.entries()) {
+      const perplexity = await elasticPerplexity(decoder, level, cut, {
+        progress: (done, total) =>
+          bar.update((index + done / total) / levels.length, `rate ${artefact.levels[level]!.pruningRate}`),
+      });
+      found.push({ rate: artefact.levels[level]!.pruningRate, ...perplexity });
+    }
+    return found;
+  }
+});

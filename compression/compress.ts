@@ -1,0 +1,380 @@
+import { join } from "node:path";
+import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
+import type { LinearAlgebra } from "../kernels/matrix.ts";
+import { matrix } from "../kernels/matrix.ts";
+import { openArtefact } from "../models/artefact.ts";
+import { finishArtefact, type ManifestDraft, openWeightsFile } from "../models/artefact_writer.ts";
+import { densePlan, packOriginal } from "../models/block_tensors.ts";
+import { openDecoder } from "../models/decoder.ts";
+import { elasticPerplexity } from "../models/perplexity.ts";
+import type { ModelPlan } from "../models/plan.ts";
+import { planOf } from "../models/artefact.ts";
+import { variantSize } from "../models/sizes.ts";
+import { PRUNING_RATES } from "../models/widths.ts";
+import type { Runtime } from "../onnx/mod.ts";
+import { orderBlock, orderValues } from "./block_order.ts";
+import { HiddenStates, influenceOf } from "./hidden_states.ts";
+import { type Job, jobDigest } from "./job.ts";
+import { hiddenFile, type Journal, readJournal, writeJournal } from "./journal.ts";
+import { hadamardRotation } from "./hadamard.ts";
+import { BlockSessions } from "./block_sessions.ts";
+import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
+import { type Quantization, quantizeBlock, quantizeOuter, type SortedBlock } from "./quantization_pass.ts";
+import { memorySaving, publishedMemory, type Report } from "./report.ts";
+import { hessianStatistics, orderStatistics } from "./statistics.ts";
+import { blockWidths } from "./block_widths.ts";
+
+/** Tokens over which the λ of uniql.md §3.3 is meant. */
+const RIDGE_TOKENS = 2048;
+
+export interface CompressContext {
+  readonly runtime: Runtime;
+  /** Told how far the work is: in shares of the whole, 0 to 1, and what is being done. */
+  readonly progress: (share: number, label: string) => void;
+  /** Milliseconds of a monotonic clock. */
+  readonly now: () => number;
+  /** An interrupted run loses at most about so much work. */
+  readonly saveEveryMs: number;
+  readonly signal?: AbortSignal;
+}
+
+/**
+ * Compresses a checkpoint into one artefact (architecture §4): statistics of the unmodified network, layer by layer;
+ * orders and rotations; layer rates; quantization, layer by layer on what the quantized layers before emit; and the
+ * perplexity of every level on held-out text.
+ *
+ * Everything is written below `out.partial`, which becomes `out` at the very end. A run that was cut off leaves no
+ * artefact, and the same job started again goes on at its last saved layer.
+ *
+ * @param job Already checked with `checkJob`.
+ */
+export async function compress(job: Job, context: CompressContext): Promise<Report> {
+  const started = context.now();
+  const algebra = openLinearAlgebra({ threads: job.threads });
+  const folder = `${job.out}.partial`;
+  await Deno.mkdir(folder, { recursive: true });
+  const checkpointDigest = await job.checkpoint.digest();
+  const digest = jobDigest(job, checkpointDigest);
+  const found = await readJournal(folder, digest);
+  const journal: Journal = found ?? {
+    job: digest,
+    phase: "statistics",
+    layers: 0,
+    orders: [],
+    influence: [],
+    headGram: null,
+    written: [],
+    errors: [],
+    seconds: 0,
+  };
+  const earlier = journal.seconds;
+  const seconds = () => earlier + (context.now() - started) / 1000;
+  const run = new Run({ job, context, algebra, folder, journal, seconds, checkpointDigest });
+  const report = await run.run();
+  await Deno.rename(folder, job.out);
+  return report;
+}
+
+/** Shares of the whole work, measured on SmolLM2-135M with 64 windows of 512 tokens. */
+const SHARES = { statistics: 0.25, outer: 0.05, quantization: 0.6, perplexity: 0.1 };
+
+class Run {
+  readonly #job: Job;
+  readonly #context: CompressContext;
+  readonly #algebra: LinearAlgebra;
+  readonly #folder: string;
+  readonly #seconds: () => number;
+  readonly #checkpointDigest: string;
+  readonly #model: PreparedModel;
+  readonly #dense: ModelPlan;
+  #journal: Journal;
+  #lastSave: number;
+
+  constructor({ job, context, algebra, folder, journal, seconds, checkpointDigest }: {
+    job: Job;
+    context: CompressContext;
+    algebra: LinearAlgebra;
+    folder: string;
+    journal: Journal;
+    seconds: () => number;
+    checkpointDigest: string;
+  }) {
+    this.#job = job;
+    this.#context = context;
+    this.#algebra = algebra;
+    this.#folder = folder;
+    this.#journal = journal;
+    this.#seconds = seconds;
+    this.#checkpointDigest = checkpointDigest;
+    this.#lastSave = context.now();
+    const plain = prepareModel(job.checkpoint);
+    this.#model = job.recipe.hadamard ? rotateResidual(plain, hadamardRotation(plain.config.hiddenSize)) : plain;
+    this.#dense = densePlan(job.checkpoint.description);
+  }
+
+  async run(): Promise<Report> {
+    if (this.#journal.phase === "statistics") await this.#collectStatistics();
+    const draft = await this.#quantize();
+    const manifest = await finishArtefact(this.#folder, draft, this.#job.checkpoint.tokenizer);
+    const perplexities = await this.#measure();
+    const levels = manifest.levels.map((level, i) => ({ ...level, perplexity: perplexities[i]! }));
+    await finishArtefact(this.#folder, { ...draft, levels }, this.#job.checkpoint.tokenizer);
+    const plan = planOf(manifest);
+    const report = this.#report({ ...draft, levels }, plan);
+    await Deno.writeTextFile(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
+    for await (const { name } of Deno.readDir(this.#folder)) {
+      if (name === "journal.json" || name.startsWith("hidden.")) await Deno.remove(join(this.#folder, name));
+    }
+    return report;
+  }
+
+  /** First pass: orders, block influence and the head's Gram matrix, all from the unmodified network. */
+  async #collectStatistics(): Promise<void> {
+    const { checkpoint, calibration, recipe } = this.#job;
+    const { description } = checkpoint;
+    const { hiddenSize } = description.config;
+    const hidden = await this.#resumeHidden(async () =>
+      HiddenStates.embed(await this.#model.readEmbedding(), calibration.windows, hiddenSize)
+    );
+    using sessions = new BlockSessions(this.#context.runtime, this.#dense, this.#job.threads, (block) =>
+      // Only ridge leverage reads the MLP's Gram matrix, and it is the costly one.
+      block.kind === "gatedMlp" && recipe.order !== "importance" ? undefined : orderStatistics(description.config));
+    for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
+      const before = hidden.copy();
+      const orders: Journal["orders"][number] = [];
+      for (const [index, block] of description.layers[layer]!.entries()) {
+        this.#step("statistics", (layer + index / description.layers[layer]!.length) / description.layers.length);
+        const prepared = await this.#model.readBlock(block);
+        const dense = await sessions.open(block, this.#dense.layers[layer]![index]!);
+        dense.setWeights(packOriginal(description.config, prepared));
+        dense.resetStatistics();
+        for (const window of hidden.windows) await dense.run(window);
+        orders.push(
+          await orderBlock(this.#algebra, prepared, dense.statistics, {
+            config: description.config,
+            order: recipe.order,
+            // Statistics are summed over all tokens; λ is meant for sums over one window of the paper's length.
+            ridge: recipe.ridgeLambda * this.#tokens() / RIDGE_TOKENS,
+            seed: this.#job.seed + 1000 * layer + index,
+          }),
+        );
+      }
+      this.#journal.orders[layer] = orders;
+      this.#journal.influence[layer] = influenceOf(before, hidden, hiddenSize, recipe.influenceTokens);
+      this.#journal.layers = layer + 1;
+      await this.#save(hidden);
+    }
+    this.#journal.headGram = [...await this.#gramOfHeadInputs(hidden)];
+    this.#journal.phase = "quantization";
+    this.#journal.layers = 0;
+  }
+
+  /** Second pass: writes the weights' file and returns the manifest that belongs to it. */
+  async #quantize(): Promise<ManifestDraft> {
+    const { checkpoint, calibration, blockSize, recipe } = this.#job;
+    const { description } = checkpoint;
+    const draft = this.#draft();
+    const plan = planOf({ ...draft, format: "espalier", version: 1, files: {} });
+    const resumed = this.#journal.layers > 0;
+    using writer = await openWeightsFile(this.#folder, draft, resumed ? this.#journal.written : undefined);
+    const quantization: Quantization = { algebra: this.#algebra, plan, blockSize, recipe, writer };
+    const hidden = await this.#resumeHidden(async () => {
+      const headGram = Float32Array.from(this.#journal.headGram!);
+      const { embedding, errors } = await quantizeOuter(
+        quantization,
+        this.#model,
+        headGram,
+        (share) => this.#step("outer", share),
+      );
+      this.#journal.errors = [[errors]];
+      return HiddenStates.embed(embedding, calibration.windows, description.config.hiddenSize);
+    });
+    using sessions = new BlockSessions(
+      this.#context.runtime,
+      this.#dense,
+      this.#job.threads,
+      () => hessianStatistics(description.config),
+    );
+    const written = (names: ReadonlySet<string>) => [...writer.layout.places.keys()].filter((name) => !names.has(name));
+    for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
+      const errors: Journal["errors"][number] = [];
+      for (const [index, block] of description.layers[layer]!.entries()) {
+        this.#step("quantization", (layer + index / description.layers[layer]!.length) / description.layers.length);
+        const order = this.#journal.orders[layer]![index]!;
+        const prepared = await orderValues(
+          this.#algebra,
+          await this.#model.readBlock(block),
+          order,
+          { config: description.config, order: recipe.order, seed: this.#job.seed + 1000 * layer + index },
+        );
+        errors.push(
+          await quantizeBlock(quantization, {
+            plan: plan.layers[layer]![index]!,
+            block: prepared,
+            order: order as SortedBlock,
+            dense: await sessions.open(block, this.#dense.layers[layer]![index]!),
+            hidden,
+          }),
+        );
+      }
+      this.#journal.errors[layer + 1] = errors;
+      this.#journal.layers = layer + 1;
+      if (this.#saveIsDue()) {
+        await writer.sync();
+        this.#journal.written = written(writer.missing);
+        await this.#save(hidden);
+      }
+    }
+    await writer.finish();
+    return draft;
+  }
+
+  /** Perplexity of every level on text that calibration never saw. */
+  async #measure(): Promise<number[]> {
+    const { calibration, threads } = this.#job;
+    const artefact = await openArtefact(this.#folder);
+    const length = calibration.heldOut[0]!.length;
+    using decoder = await openDecoder(this.#context.runtime, {
+      plan: artefact.plan,
+      weights: artefact.weights(),
+      folder: this.#folder,
+      lanes: 1,
+      maxTokens: length,
+      maxRows: Math.min(length, 256),
+      threads,
+    });
+    const perplexities: number[] = [];
+    for (let level = 0; level < artefact.levels.length; level++) {
+      const { perplexity } = await elasticPerplexity(decoder, level, calibration.heldOut, {
+        progress: (done, total) => this.#step("perplexity", (level + done / total) / artefact.levels.length),
+      });
+      perplexities.push(perplexity);
+    }
+    return perplexities;
+  }
+
+  #draft(): ManifestDraft {
+    const { checkpoint, name, blockSize, recipe, seed, calibration } = this.#job;
+    const { description } = checkpoint;
+    const { config } = description;
+    const { orders, influence } = this.#journal;
+    const widths = blockWidths(config, description.layers, influence, { recipe, blockSize, rates: PRUNING_RATES });
+    return {
+      name,
+      config: { ...config, eosTokenIds: [...config.eosTokenIds] },
+      quantization: { bits: 4, blockSize },
+      rotatedResidual: recipe.hadamard,
+      levels: PRUNING_RATES.map((pruningRate) => ({ pruningRate, perplexity: null })),
+      layers: description.layers.map((blocks, layer) =>
+        blocks.map((block, index) => {
+          const order = orders[layer]![index]!;
+          if (block.kind === "attention" && order.kind === "attention") {
+            return {
+              kind: "attention" as const,
+              widths: widths[layer]![index]!,
+              queryKeyBias: block.query.bias !== undefined || block.key.bias !== undefined,
+              outputBias: block.output.bias !== undefined || block.value.bias !== undefined,
+              pairs: order.pairs,
+              pairScores: order.pairScores,
+              valueEnergies: order.valueEnergies,
+            };
+          }
+          if (block.kind === "gatedMlp" && order.kind === "gatedMlp") {
+            const { channels, channelScores } = order;
+            return { kind: "gatedMlp" as const, widths: widths[layer]![index]!, channels, channelScores };
+          }
+          throw new TypeError(`Cannot describe block ${index} of layer ${layer}: it has an order of another kind`);
+        })
+      ),
+      blockInfluence: influence.map((score) => [score]),
+      provenance: {
+        architecture: String(checkpoint.rawConfig["architectures"] ?? config.family),
+        checkpointSha256: this.#checkpointDigest,
+        recipe: { ...recipe },
+        seed,
+        calibration: { windows: calibration.windows.length, tokens: calibration.windows[0]!.length },
+        linearAlgebra: this.#algebra.name,
+        onnxRuntime: this.#context.runtime.version,
+      },
+    };
+  }
+
+  #report(draft: ManifestDraft, plan: ModelPlan): Report {
+    const { blockSize, name } = this.#job;
+    const [[outer], ...layers] = this.#journal.errors as [Journal["errors"][number], ...Journal["errors"]];
+    return {
+      model: name,
+      levels: draft.levels.map(({ pruningRate, perplexity }, level) => {
+        const { parameters, bytes, bytesPerToken } = variantSize(plan, level, blockSize);
+        return { pruningRate, keptParameters: parameters, bytes, bytesPerToken, perplexity };
+      }),
+      outer: outer!,
+      layers: plan.layers.flatMap((blocks, layer) =>
+        blocks.map((block, index) => ({
+          block: block.name,
+          influence: this.#journal.influence[layer]!,
+          widths: block.widths,
+          errors: layers[layer]![index]!,
+        }))
+      ),
+      memory: [memorySaving(name, plan, blockSize), ...publishedMemory(["llama-3.1-8b", "qwen2.5-7b"])],
+      seconds: this.#seconds(),
+    };
+  }
+
+  /** Rows after the last norm, multiplied with themselves. */
+  async #gramOfHeadInputs(hidden: HiddenStates): Promise<Float32Array<ArrayBuffer>> {
+    const { hiddenSize: D, rmsNormEps } = this.#model.config;
+    const norm = await this.#model.readFinalNorm();
+    const gram = new Float32Array(D * D);
+    for (const window of hidden.windows) {
+      const normed = window.slice();
+      for (let start = 0; start < normed.length; start += D) {
+        let squares = 0;
+        for (let i = start; i < start + D; i++) squares += normed[i]! * normed[i]!;
+        const scale = 1 / Math.sqrt(squares / D + rmsNormEps);
+        for (let i = 0; i < D; i++) normed[start + i]! *= scale * norm[i]!;
+      }
+      await this.#algebra.gram(matrix(normed, normed.length / D, D), matrix(gram, D, D), { beta: 1 });
+    }
+    return gram;
+  }
+
+  #tokens(): number {
+    const { windows } = this.#job.calibration;
+    return windows.length * windows[0]!.length;
+  }
+
+  #step(phase: keyof typeof SHARES, share: number): void {
+    this.#context.signal?.throwIfAborted();
+    let before = 0;
+    for (const [name, part] of Object.entries(SHARES)) {
+      if (name === phase) break;
+      before += part;
+    }
+    this.#context.progress(before + SHARES[phase] * share, phase);
+  }
+
+  #resumeHidden(start: () => Promise<HiddenStates>): Promise<HiddenStates> {
+    if (this.#journal.layers === 0) return start();
+    return HiddenStates.load(hiddenFile(this.#folder, this.#journal), this.#job.calibration.windows.length);
+  }
+
+  #saveIsDue(): boolean {
+    return this.#context.now() - this.#lastSave >= this.#context.saveEveryMs;
+  }
+
+  /** Saves the state after a layer, if it is time: first the activations, then the journal that names them. */
+  async #save(hidden: HiddenStates): Promise<void> {
+    if (!this.#saveIsDue()) return;
+    const current = hiddenFile(this.#folder, this.#journal);
+    await hidden.save(current);
+    this.#journal.seconds = this.#seconds();
+    await writeJournal(this.#folder, this.#journal);
+    for await (const { name } of Deno.readDir(this.#folder)) {
+      const path = join(this.#folder, name);
+      if (name.startsWith("hidden.") && path !== current) await Deno.remove(path);
+    }
+    this.#lastSave = this.#context.now();
+  }
+}
