@@ -1,0 +1,156 @@
+import { describe, it } from "@std/testing/bdd";
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { openCheckpoint } from "../../models/checkpoint.ts";
+import { Tokenizer } from "../../models/tokenizer.ts";
+import { ElementType, openRuntime } from "../../onnx/mod.ts";
+import { constantWeights, packedParameters } from "./checkpoint_weights.ts";
+import { writeLlamaCheckpoint } from "./llama_checkpoint.ts";
+import { LockstepDecoder } from "./lockstep_decoder.ts";
+import { logitsModel } from "./loss.ts";
+import { TINY, tinyLlama } from "./test_support/tiny_llama.ts";
+import { trainTokenizer } from "./train_tokenizer.ts";
+
+const tokenizer = trainTokenizer(["once upon a time, once again"], 260);
+
+describe("writeLlamaCheckpoint()", () => {
+  it("writes what opens as the same model", async () => {
+    const { plan, layout, weights } = tinyLlama();
+    const folder = await Deno.makeTempDir();
+    try {
+      await writeLlamaCheckpoint(folder, { plan, layout, weights, tokenizer, provenance: { seed: "5" } });
+      using checkpoint = await openCheckpoint(folder);
+      deepEqual(checkpoint.description.config, TINY);
+      equal(new Tokenizer(checkpoint.tokenizer!).vocabSize, 260);
+
+      const packed = await packedParameters(checkpoint, plan);
+      deepEqual([...packed.keys()].sort(), [...layout.places.keys()].sort());
+      for (const [name, data] of packed) deepEqual(data, layout.view(weights, name), name);
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+
+  it("writes halves where training has neighbouring pairs: a plain rotate-half Llama gives the same logits", async () => {
+    const { plan, layout, weights } = tinyLlama();
+    const length = 5;
+    const ids = [0, 7, 31, 7, 12];
+    const runtime = openRuntime();
+    using session = await runtime.openSession({ model: logitsModel(plan, { sequences: 1, length }), threads: 1 });
+    const logits = new Float32Array(length * TINY.vocabSize);
+    const binding = session.bind()
+      .input("tokens", runtime.tensor(ElementType.int64, [length], BigInt64Array.from(ids, BigInt)))
+      .output("logits", runtime.tensor(ElementType.float32, [length, TINY.vocabSize], logits));
+    for (const [name, tensor] of layout.tensors(runtime, weights)) binding.input(name, tensor);
+    await binding.run();
+
+    const folder = await Deno.makeTempDir();
+    try {
+      await writeLlamaCheckpoint(folder, { plan, layout, weights, tokenizer, provenance: {} });
+      using checkpoint = await openCheckpoint(folder);
+      const tensors = new Map<string, Float32Array>();
+      for (const name of checkpoint.tensors.keys()) tensors.set(name, await checkpoint.read(name));
+      const expected = plainLlama(tensors, ids);
+      logits.forEach((logit, i) => ok(Math.abs(logit - expected[i]!) < 1e-4, `${i}: ${logit}, ${expected[i]}`));
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+});
+
+describe("LockstepDecoder", () => {
+  it("gives each of its sequences the logits of the training graph", async () => {
+    const { plan, layout, weights } = tinyLlama();
+    const sequences = [[0, 7, 31, 7, 12], [0, 1, 2, 3, 39]];
+    const length = 5;
+    const runtime = openRuntime();
+    using session = await runtime.openSession({ model: logitsModel(plan, { sequences: 2, length }), threads: 1 });
+    const logits = new Float32Array(2 * length * TINY.vocabSize);
+    const binding = session.bind()
+      .input("tokens", runtime.tensor(ElementType.int64, [2 * length], BigInt64Array.from(sequences.flat(), BigInt)))
+      .output("logits", runtime.tensor(ElementType.float32, [2 * length, TINY.vocabSize], logits));
+    for (const [name, tensor] of layout.tensors(runtime, weights)) binding.input(name, tensor);
+    await binding.run();
+
+    const parameters = new Map([...layout.places.keys()].map((name) => [name, layout.view(weights, name)]));
+    using decoder = await LockstepDecoder.open(runtime, {
+      plan,
+      weights: constantWeights(parameters, plan),
+      sequences: 2,
+      capacity: 8,
+      threads: 1,
+    });
+    for (let position = 0; position < length; position++) {
+      sequences.forEach((ids, i) => decoder.tokens[i] = BigInt(ids[position]!));
+      await decoder.step(position);
+      for (let i = 0; i < 2; i++) {
+        for (let id = 0; id < TINY.vocabSize; id++) {
+          const expected = logits[(i * length + position) * TINY.vocabSize + id]!;
+          ok(Math.abs(decoder.logits[i * TINY.vocabSize + id]! - expected) < 1e-4);
+        }
+      }
+    }
+  });
+});
+
+/** Llama as its checkpoints are meant, in float64 and loops: logits `[tokens, V]`. */
+function plainLlama(tensors: ReadonlyMap<string, Float32Array>, ids: readonly number[]): number[] {
+  const { numAttentionHeads: H, numKeyValueHeads: G, headDim: K, numHiddenLayers, rmsNormEps, rope } = TINY;
+  const tensor = (name: string) => tensors.get(name)!;
+  const linear = (x: readonly number[], name: string) => {
+    const weight = tensor(name);
+    return Array.from(
+      { length: weight.length / x.length },
+      (_, row) => x.reduce((sum, value, i) => sum + value * weight[row * x.length + i]!, 0),
+    );
+  };
+  const norm = (x: readonly number[], name: string) => {
+    const root = Math.sqrt(x.reduce((sum, value) => sum + value * value, 0) / x.length + rmsNormEps);
+    return x.map((value, i) => value / root * tensor(name)[i]!);
+  };
+  const head = (x: readonly number[], index: number) => x.slice(index * K, (index + 1) * K);
+  const rotate = (x: readonly number[], position: number) =>
+    x.map((value, i) => {
+      const angle = position * rope.theta ** (-2 * (i % (K / 2)) / K);
+      const partner = i < K / 2 ? -x[i + K / 2]! : x[i - K / 2]!;
+      return value * Math.cos(angle) + partner * Math.sin(angle);
+    });
+  const add = (a: readonly number[], b: readonly number[]) => a.map((value, i) => value + b[i]!);
+
+  let hidden = ids.map((id) => rowOf(tensor("model.embed_tokens.weight"), id));
+  for (let layer = 0; layer < numHiddenLayers; layer++) {
+    const prefix = `model.layers.${layer}`;
+    const normed = hidden.map((x) => norm(x, `${prefix}.input_layernorm.weight`));
+    const [queries, keys, values] = ["q", "k", "v"].map((name) =>
+      normed.map((x) => linear(x, `${prefix}.self_attn.${name}_proj.weight`))
+    );
+    hidden = hidden.map((x, t) => {
+      const attended = Array.from({ length: H }, (_, h) => {
+        const group = Math.floor(h / (H / G));
+        const query = rotate(head(queries![t]!, h), t);
+        const scores = ids.slice(0, t + 1).map((_, s) => {
+          const key = rotate(head(keys![s]!, group), s);
+          return Math.exp(query.reduce((sum, value, i) => sum + value * key[i]!, 0) / Math.sqrt(K));
+        });
+        const total = scores.reduce((a, b) => a + b);
+        return Array.from(
+          { length: K },
+          (_, i) => scores.reduce((sum, score, s) => sum + score / total * head(values![s]!, group)[i]!, 0),
+        );
+      }).flat();
+      return add(x, linear(attended, `${prefix}.self_attn.o_proj.weight`));
+    });
+    hidden = hidden.map((x) => {
+      const normed = norm(x, `${prefix}.post_attention_layernorm.weight`);
+      const up = linear(normed, `${prefix}.mlp.up_proj.weight`);
+      const gated = linear(normed, `${prefix}.mlp.gate_proj.weight`).map((gate, i) =>
+        gate / (1 + Math.exp(-gate)) * up[i]!
+      );
+      return add(x, linear(gated, `${prefix}.mlp.down_proj.weight`));
+    });
+  }
+  return hidden.flatMap((x) => linear(norm(x, "model.norm.weight"), "model.embed_tokens.weight"));
+
+  function rowOf(matrix: Float32Array, row: number): number[] {
+    return [...matrix.subarray(row * TINY.hiddenSize, (row + 1) * TINY.hiddenSize)];
+  }
+}

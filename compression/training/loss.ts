@@ -1,0 +1,89 @@
+import { languageModelHead } from "../../models/graph/decoder.ts";
+import { residualBlock } from "../../models/graph/block.ts";
+import { ungated } from "../../models/graph/gates.ts";
+import { rotaryOf } from "../../models/graph/rotary.ts";
+import { softmaxAttention } from "../../models/graph/softmax_attention.ts";
+import { floatWeights } from "../../models/graph/weights.ts";
+import { originalPairs } from "../../models/layout.ts";
+import { embeddingMatrix, type ModelPlan } from "../../models/plan.ts";
+import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mod.ts";
+import { gradients } from "../../onnx/gradient/gradients.ts";
+import { trainedParameters } from "./parameters.ts";
+
+/** The rows of one run: whole sequences, one after the other. Fixed, so that the runtime folds shapes away. */
+export interface BatchShape {
+  readonly sequences: number;
+  /** Tokens of each sequence. */
+  readonly length: number;
+}
+
+/**
+ * The mean next-token loss of a batch.
+ *
+ * Inputs: `tokens` and `targets` int64 `[sequences · length]`, and every parameter by its name. Output: `loss` float32
+ * `[]`, in nats per token.
+ */
+export function evaluationModel(plan: ModelPlan, shape: BatchShape): Model {
+  return lossGraph(plan, shape).graph.build();
+}
+
+/** As `evaluationModel`, with an output `gradient.NAME` for every parameter, in its shape. */
+export function trainingModel(plan: ModelPlan, shape: BatchShape): Model {
+  const { graph, loss } = lossGraph(plan, shape);
+  const parameters = trainedParameters(plan);
+  gradients(graph, loss, parameters.map(({ name }) => name as Value)).forEach((gradient, i) => {
+    const { name, shape } = parameters[i]!;
+    graph.output(`gradient.${name}`, gradient, ElementType.float32, shape);
+  });
+  return graph.build();
+}
+
+/** The logits `[sequences · length, V]` of `tokens`, for tests and samples. */
+export function logitsModel(plan: ModelPlan, shape: BatchShape): Model {
+  const graph = new GraphBuilder();
+  graph.output("logits", logitsOf(graph, plan, shape), ElementType.float32);
+  return graph.build();
+}
+
+function lossGraph(plan: ModelPlan, shape: BatchShape): { graph: GraphBuilder; loss: Value } {
+  const graph = new GraphBuilder();
+  const logits = logitsOf(graph, plan, shape);
+  const targets = graph.input("targets", ElementType.int64, [shape.sequences * shape.length]);
+  const loss = crossEntropy(graph, logits, targets);
+  graph.output("loss", loss, ElementType.float32, []);
+  return { graph, loss };
+}
+
+function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: BatchShape): Value {
+  const { config } = plan;
+  const tokens = graph.input("tokens", ElementType.int64, [sequences * length]);
+  const positions = graph.integers(Array.from({ length: sequences * length }, (_, row) => row % length));
+  const pairs = originalPairs(config).flat();
+  const weights = {
+    ...floatWeights(),
+    pairs: () => graph.integers(pairs, [config.numKeyValueHeads, config.headDim / 2]),
+  };
+  const context = {
+    config,
+    weights,
+    gates: ungated,
+    rotary: rotaryOf(graph, config, positions),
+    core: softmaxAttention(graph, config, length),
+  };
+  let hidden = weights.embed(graph, tokens, embeddingMatrix(config));
+  for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
+  return languageModelHead(graph, hidden, plan, weights);
+}
+
+/**
+ * Mean over the rows of −log softmax(logits)[target].
+ *
+ * @param logits `[rows, V]`
+ * @param targets int64 `[rows]`
+ */
+export function crossEntropy(graph: GraphBuilder, logits: Value, targets: Value): Value {
+  const logProbabilities = graph.op("LogSoftmax", [logits], { attributes: { axis: -1 } });
+  const column = graph.op("Unsqueeze", [targets, graph.integers([1])]);
+  const ofTargets = graph.op("GatherElements", [logProbabilities, column], { attributes: { axis: 1 } });
+  return graph.op("Neg", [graph.op("ReduceMean", [ofTargets], { attributes: { keepdims: 0 } })]);
+}
