@@ -1,5 +1,6 @@
 import { type LinearAlgebra, matrix } from "../kernels/matrix.ts";
 import { groupEndsOf, type Int4Codes, int4Scale, ROUNDER, ZERO_POINT } from "../models/int4.ts";
+import type { Hessian } from "./hessian.ts";
 import type { QuantizationJob } from "./quantize.ts";
 import { searchScale } from "./scale_search.ts";
 
@@ -80,7 +81,7 @@ interface GroupColumns {
   readonly scales: Doubles;
 }
 
-function groupColumns({ inverseFactor, gram, inFeatures }: QuantizationJob["hessian"], start: number, count: number) {
+function groupColumns({ inverseFactor, gram, inFeatures }: Hessian, start: number, count: number) {
   const factor = new Float64Array(count * count);
   const importance = new Float64Array(count);
   for (let i = 0; i < count; i++) {
