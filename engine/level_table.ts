@@ -41,9 +41,10 @@ export interface MeasureOptions {
   readonly prefillChunk: number;
   /** Milliseconds. */
   readonly now: () => number;
-  /** Aim for all measurements together; each is made once at least. */
+  /** Time after which no other round begins; there is one at least. */
   readonly budgetMs: number;
-  readonly onLevel?: (level: number, costs: LevelCosts) => void;
+  /** Called when a level has been measured for the first time. */
+  readonly onLevel?: (level: number) => void;
 }
 
 /** Rows of the small chunk. */
@@ -52,54 +53,69 @@ const SMALL_CHUNK = 16;
 /** Decode steps are short, so each measurement takes the mean of several. */
 const STEPS = 4;
 
-const MOST_REPEATS = 5;
+const MOST_ROUNDS = 15;
 
-/** Runs steps at every level and notes their median times. No sequence may be running. */
+/**
+ * Runs steps at every level and notes their median times. No sequence may be running.
+ *
+ * All levels are measured in turn, round by round, so that what else the machine does hits all of them alike. A larger
+ * rate does a part of the work of a smaller one; where it was measured slower, that is noise, and both get their mean.
+ */
 export async function measureLevels(runner: StepRunner, options: MeasureOptions): Promise<LevelTable> {
   const { levels, now, budgetMs, onLevel } = options;
   const full = Math.min(options.prefillChunk, runner.maxTokens);
   const sizes = full > SMALL_CHUNK ? [SMALL_CHUNK, full] : [full];
+  const steps = Math.min(STEPS, runner.maxTokens);
 
-  const chunk = async (level: number, rows: number) => {
+  /** Mean time of steps with so many rows each, on a sequence of their own. */
+  const timed = async (level: number, rows: number, steps: number) => {
     const sequence = runner.openSequence(level);
     try {
+      const tokens = new Int32Array(rows);
       const start = now();
-      await runner.step([{ sequence, tokens: new Int32Array(rows), logits: "last" }]);
-      return now() - start;
-    } finally {
-      sequence.close();
-    }
-  };
-  const decode = async (level: number) => {
-    const sequence = runner.openSequence(level);
-    try {
-      const steps = Math.min(STEPS, runner.maxTokens);
-      const start = now();
-      for (let i = 0; i < steps; i++) await runner.step([{ sequence, tokens: [0], logits: "last" }]);
+      for (let i = 0; i < steps; i++) await runner.step([{ sequence, tokens, logits: "last" }]);
       return (now() - start) / steps;
     } finally {
       sequence.close();
     }
   };
-  const shareMs = budgetMs / (levels * (1 + sizes.length));
-  const repeated = async (measure: () => Promise<number>) => {
-    const times: number[] = [];
-    const end = now() + shareMs;
-    do times.push(await measure()); while (times.length < MOST_REPEATS && now() < end);
-    return median(times);
-  };
 
   // The first steps read the weights from disk and grow the runtime's memory.
-  await chunk(0, full);
-  await decode(0);
-  const table: LevelCosts[] = [];
-  for (let level = 0; level < levels; level++) {
-    const chunks = [];
-    for (const rows of sizes) chunks.push({ rows, ms: await repeated(() => chunk(level, rows)) });
-    table.push({ stepMs: await repeated(() => decode(level)), chunks });
-    onLevel?.(level, table[level]!);
+  await timed(0, full, 1);
+  await timed(0, 1, steps);
+  const times = Array.from(
+    { length: levels },
+    () => ({ step: [] as number[], chunks: sizes.map(() => [] as number[]) }),
+  );
+  const end = now() + budgetMs;
+  for (let round = 0; round === 0 || (round < MOST_ROUNDS && now() < end); round++) {
+    for (const [level, { step, chunks }] of times.entries()) {
+      for (const [index, rows] of sizes.entries()) chunks[index]!.push(await timed(level, rows, 1));
+      step.push(await timed(level, 1, steps));
+      if (round === 0) onLevel?.(level);
+    }
   }
-  return table;
+  const stepMs = neverRising(times.map(({ step }) => median(step)));
+  const chunkMs = sizes.map((_, index) => neverRising(times.map(({ chunks }) => median(chunks[index]!))));
+  return stepMs.map((ms, level) => ({
+    stepMs: ms,
+    chunks: sizes.map((rows, index) => ({ rows, ms: chunkMs[index]![level]! })),
+  }));
+}
+
+/** The nearest values, in the sum of squares, that never rise: neighbours that do are given their mean. */
+export function neverRising(values: readonly number[]): number[] {
+  const pools: { mean: number; count: number }[] = [];
+  for (const value of values) {
+    let pool = { mean: value, count: 1 };
+    for (let last = pools.at(-1); last !== undefined && last.mean < pool.mean; last = pools.at(-1)) {
+      const count = last.count + pool.count;
+      pool = { mean: (last.mean * last.count + pool.mean * pool.count) / count, count };
+      pools.pop();
+    }
+    pools.push(pool);
+  }
+  return pools.flatMap(({ mean, count }) => Array.from({ length: count }, () => mean));
 }
 
 function median(values: readonly number[]): number {

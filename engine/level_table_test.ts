@@ -1,6 +1,6 @@
 import { deepEqual, equal } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { chunkMs, measureLevels, prefillMs, requestMs } from "./level_table.ts";
+import { chunkMs, measureLevels, neverRising, prefillMs, requestMs } from "./level_table.ts";
 import { ToyRunner } from "./testing/toy_runner.ts";
 
 const COSTS = { stepMs: 10, chunks: [{ rows: 11, ms: 20 }, { rows: 21, ms: 50 }] };
@@ -48,8 +48,24 @@ describe("measureLevels()", () => {
     equal(table[1]!.stepMs, 7.25);
   });
 
+  it("gives levels their mean where a narrower one was slower", async () => {
+    let clock = 0;
+    const runner = new ToyRunner({ onStep: ([entry]) => void (clock += [8, 4, 6][entry!.sequence.level]!) });
+    const table = await measureLevels(runner, { levels: 3, prefillChunk: 8, now: () => clock, budgetMs: 0 });
+    deepEqual(table.map(({ stepMs }) => stepMs), [8, 5, 5]);
+  });
+
   it("keeps to the tokens that a sequence can hold", async () => {
     const { table } = await measured({ maxTokens: 3 }, 32, 0);
     deepEqual(table[0], { stepMs: 8.25, chunks: [{ rows: 3, ms: 8.75 }] });
+  });
+});
+
+describe("neverRising()", () => {
+  it("leaves what never rises, and pools what does", () => {
+    deepEqual(neverRising([5, 5, 3]), [5, 5, 3]);
+    deepEqual(neverRising([1, 2, 3]), [2, 2, 2]);
+    deepEqual(neverRising([9, 2, 4, 6, 1]), [9, 4, 4, 4, 1]);
+    deepEqual(neverRising([3, 4, 8]), [5, 5, 5]);
   });
 });

@@ -3,9 +3,9 @@ export { Engine, type EngineOptions } from "./engine.ts";
 export { BudgetError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 export type { FinishReason, GenerationEnd, GenerationRequest, GenerationStart, Timings } from "./generation.ts";
 export { type LevelCosts, type LevelTable, measureLevels } from "./level_table.ts";
-export { createMetrics, type Metrics } from "./metrics.ts";
+export { createMetrics, type Metrics, registerProcessMetrics } from "./metrics.ts";
 export type { Budget, RateChoice } from "./rate_choice.ts";
-export type { Logprobs, SamplingOptions, TokenLogprob } from "./sampler.ts";
+export { type Logprobs, Sampler, SamplerScratch, type SamplingOptions, type TokenLogprob } from "./sampler.ts";
 export type { StepRunner } from "./step_runner.ts";
 export {
   generateText,

@@ -1,5 +1,6 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
+import { registerProcessMetrics } from "../engine/mod.ts";
 import { Gate } from "../engine/testing/toy_engine.ts";
 import { ToyRunner } from "../engine/testing/toy_runner.ts";
 import { post, toyApp } from "./testing/toy_app.ts";
@@ -75,6 +76,14 @@ describe("createApp()", () => {
       match(openText, /^espalier_e2e_request_latency_seconds_bucket\{le="1\.0"\} 1$/m);
       ok(openText.endsWith("\n# EOF\n") && !openText.includes("\n\n"));
     }
+  });
+
+  it("gives metrics of the process", async () => {
+    const { app, registry } = toyApp();
+    registerProcessMetrics(registry, 1_700_000_000);
+    const text = await (await app.request("/metrics")).text();
+    match(text, /^process_start_time_seconds 1700000000$/m);
+    match(text, /^process_resident_memory_bytes [1-9]\d+$/m);
   });
 
   it("answers unknown paths and methods in the shape of all errors", async () => {

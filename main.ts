@@ -1,0 +1,170 @@
+import { Registry } from "prom-client";
+import { z } from "zod";
+import { parseFlags } from "./commands/flags.ts";
+import { physicalCores } from "./commands/physical_cores.ts";
+import project from "./deno.json" with { type: "json" };
+import { createMetrics, Engine, measureLevels, registerProcessMetrics } from "./engine/mod.ts";
+import { type Artefact, openArtefact } from "./models/artefact.ts";
+import { type Decoder, openDecoder } from "./models/decoder.ts";
+import { Tokenizer } from "./models/tokenizer.ts";
+import { openRuntime } from "./onnx/mod.ts";
+import { type Build, createApp, listen } from "./routes/mod.ts";
+
+const Settings = z.strictObject({
+  host: z.string().min(1).default("127.0.0.1").describe("Address to listen on"),
+  port: z.int().min(0).max(65535).default(8080).describe("Port to listen on; 0 takes a free one"),
+  model: z.string().min(1).default("artifacts/demo").describe("Folder of the artefact"),
+  threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
+  slots: z.int().min(1).max(64).default(4).describe("Requests that run at once"),
+  maxContext: z.int().min(2).max(1 << 20).default(2048)
+    .describe("Tokens of prompt and answer together; no more than the model was made for"),
+  prefillChunk: z.int().min(1).max(4096).default(128).describe("Prompt tokens that one step takes"),
+  maxWaiting: z.int().min(0).max(100_000).default(64).describe("Requests that can wait for a slot"),
+  drainSeconds: z.number().min(0).max(3600).default(10).describe("Time for running requests when asked to stop"),
+});
+type Settings = z.output<typeof Settings>;
+
+/** Time for measuring the levels; what a large model takes beyond it is needed. */
+const MEASURE_MS = 1500;
+
+/** Time that open connections get after the last answer. */
+const CLOSE_MS = 1000;
+
+const now = () => performance.now();
+const say = (line: string) => console.error(line);
+const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
+
+async function serve(settings: Settings): Promise<void> {
+  Deno.listen({ hostname: settings.host, port: settings.port }).close(); // better now than after loading
+  const artefact = await openArtefact(settings.model);
+  const { config } = artefact.plan;
+  const maxTokens = Math.min(settings.maxContext, config.maxPositionEmbeddings);
+  const runtime = openRuntime();
+  const decoder = await openDecoder(runtime, {
+    plan: artefact.plan,
+    weights: artefact.weights(),
+    folder: artefact.folder,
+    lanes: settings.slots,
+    maxTokens,
+    maxRows: settings.prefillChunk + settings.slots,
+    threads: settings.threads,
+  });
+  const build: Build = {
+    version: project.version,
+    engine: `ONNX Runtime ${runtime.version}`,
+    kernels: "stock",
+    threads: settings.threads,
+    memory: memoryPlan(artefact, decoder, settings.slots),
+    startedSeconds: Math.floor(Date.now() / 1000),
+  };
+  describe(artefact, build, { maxTokens, slots: settings.slots });
+
+  const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
+  const table = await measureLevels(decoder, {
+    levels: pruningRates.length,
+    prefillChunk: settings.prefillChunk,
+    now,
+    budgetMs: MEASURE_MS,
+    onLevel: (level) => say(`  measured at rate ${pruningRates[level]}`),
+  });
+  for (const [level, { stepMs, chunks }] of table.entries()) {
+    const prefill = chunks.map(({ rows, ms }) => `${rows} prompt tokens ${ms.toFixed(1)} ms`).join(", ");
+    say(`rate ${pruningRates[level]}: a token ${stepMs.toFixed(2)} ms, ${prefill}`);
+  }
+
+  const registry = new Registry();
+  const metrics = createMetrics(registry);
+  registerProcessMetrics(registry, build.startedSeconds);
+  metrics.buildInfo.set({ version: build.version, engine: build.engine, kernels: build.kernels }, 1);
+  for (const [kind, bytes] of Object.entries(build.memory)) metrics.modelBytes.set({ kind }, bytes);
+
+  const { prefillChunk, maxWaiting } = settings;
+  const engine = new Engine({ runner: decoder, pruningRates, table, prefillChunk, maxWaiting, metrics, now });
+  const app = createApp({
+    engine,
+    model: {
+      name: artefact.name,
+      family: config.family,
+      vocabSize: config.vocabSize,
+      eosTokenIds: config.eosTokenIds,
+      digest: artefact.digest,
+      levels: artefact.levels,
+    },
+    tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
+    build,
+    registry,
+    metrics,
+    log: (line) => console.log(JSON.stringify({ time: new Date().toISOString(), ...line })),
+    now,
+    newId: () => crypto.randomUUID(),
+    newSeed: () => crypto.getRandomValues(new Uint32Array(1))[0]!,
+  });
+  const server = await listen((request) => app.fetch(request), { hostname: settings.host, port: settings.port });
+  say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
+  stopOnSignals(async () => {
+    say(`Stopping: running requests have ${settings.drainSeconds} s`);
+    if (!await within(settings.drainSeconds * 1000, engine.stop())) await within(CLOSE_MS, engine.abort());
+    await within(CLOSE_MS, server.close());
+  });
+}
+
+/** Bytes by use. Caches take theirs as their tokens come. */
+function memoryPlan(artefact: Artefact, decoder: Decoder, slots: number): Record<string, number> {
+  return {
+    weights: artefact.weightBytes,
+    kv_cache: slots * decoder.maxTokens * decoder.cacheBytesPerToken(0),
+    logits: slots * artefact.plan.config.vocabSize * Float32Array.BYTES_PER_ELEMENT,
+  };
+}
+
+function describe(artefact: Artefact, build: Build, { maxTokens, slots }: { maxTokens: number; slots: number }): void {
+  const { config } = artefact.plan;
+  const [weights, cache] = [build.memory["weights"]!, build.memory["kv_cache"]!];
+  const levels = artefact.levels.map(({ pruningRate, keptParameters }) =>
+    `${pruningRate} (${(keptParameters / 1e6).toFixed(1)} M)`
+  );
+  say(`espalier ${build.version}`);
+  say(`model ${artefact.name}: ${config.family}, ${config.numHiddenLayers} layers, vocabulary ${config.vocabSize}`);
+  say(`pruning rates (parameters): ${levels.join(", ")}`);
+  say(`${build.engine}, stock operators (no kernels of our own), ${build.threads} threads`);
+  say(
+    `memory: weights ${mebibytes(weights)} mapped, caches up to ${mebibytes(cache)} (${slots} x ${maxTokens} tokens)`,
+  );
+}
+
+/** Runs `stop` on the first SIGINT or SIGTERM and exits with 0 after it; the second signal exits at once. */
+function stopOnSignals(stop: () => Promise<void>): void {
+  let stopping = false;
+  const onSignal = async () => {
+    if (stopping) Deno.exit(1);
+    stopping = true;
+    await stop();
+    Deno.exit(0);
+  };
+  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, onSignal);
+}
+
+/** Whether a promise settles in time. */
+async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
+  let timer: ReturnType<typeof setTimeout> | undefined;
+  const late = new Promise<boolean>((resolve) => timer = setTimeout(() => resolve(false), ms));
+  try {
+    return await Promise.race([promise.then(() => true), late]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
+if (import.meta.main) {
+  const chosen = parseFlags(Settings, Deno.args, {
+    name: "espalier",
+    summary: "Serves one compressed language model at the pruning rate that each request needs.",
+    env: (name) => Deno.env.get(name),
+  });
+  try {
+    await serve(chosen);
+  } catch (error) {
+    say(`Cannot start on ${chosen.host}:${chosen.port}: ${error instanceof Error ? error.message : error}`);
+    Deno.exit(1);
+  }
+}

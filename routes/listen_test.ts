@@ -1,0 +1,122 @@
+import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { Gate } from "../engine/testing/toy_engine.ts";
+import { ToyRunner } from "../engine/testing/toy_runner.ts";
+import { type HttpServer, listen } from "./listen.ts";
+import { type LogLine, toyApp } from "./testing/toy_app.ts";
+
+const hostname = "127.0.0.1";
+const GREEDY = { prompt: "abc", max_new_tokens: 3, temperature: 0 };
+const body = (value: unknown) => ({ method: "POST", body: JSON.stringify(value) });
+
+/** A service over a toy model whose steps wait at a gate; `logged` gives the next line of its log. */
+async function toyServer(): Promise<
+  { server: HttpServer; url: string; runner: ToyRunner; gate: Gate; logged: () => Promise<LogLine> }
+> {
+  const gate = new Gate();
+  const runner = new ToyRunner({ slots: 1, onStep: () => gate.pass() });
+  let next = Promise.withResolvers<LogLine>();
+  const { app } = toyApp({ runner }, { log: (line) => next.resolve(line) });
+  const server = await listen((request) => app.fetch(request), { hostname, port: 0 });
+  const logged = async () => {
+    const line = await next.promise;
+    next = Promise.withResolvers();
+    return line;
+  };
+  return { server, url: `http://${hostname}:${server.port}`, runner, gate, logged };
+}
+
+/** Sends a request to `/generate` over a bare connection, the body in a packet of its own. */
+async function connect(server: HttpServer, value: unknown): Promise<Deno.TcpConn> {
+  const connection = await Deno.connect({ hostname, port: server.port });
+  const text = JSON.stringify(value).padEnd(2000);
+  const write = (part: string) => connection.write(new TextEncoder().encode(part));
+  await write(`POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: ${text.length}\r\n\r\n`);
+  await write(text);
+  return connection;
+}
+
+describe("listen()", () => {
+  it("serves whole answers and streams", async () => {
+    const { server, url, gate } = await toyServer();
+    for (const stream of [false, true]) {
+      const answer = fetch(`${url}/generate`, body({ ...GREEDY, stream })).then((response) => response.text());
+      for (let step = 0; step < 3; step++) {
+        await gate.reached;
+        gate.open();
+      }
+      match(await answer, /"finish_reason":"length"/);
+    }
+    const head = await fetch(`${url}/livez`, { method: "HEAD" });
+    deepEqual([head.status, await head.text()], [200, ""]);
+    await server.close();
+  });
+
+  for (const stream of [false, true]) {
+    for (const steps of [0, 2]) {
+      it(`notices that a client leaves ${steps} steps into a ${stream ? "streamed" : "whole"} answer`, async () => {
+        const { server, runner, gate, logged } = await toyServer();
+        const connection = await connect(server, { ...GREEDY, max_new_tokens: 50, stream });
+        for (let step = 0; step < steps; step++) {
+          await gate.reached;
+          gate.open();
+        }
+        await gate.reached;
+        connection.close();
+        equal((await logged())["outcome"], "cancelled");
+        gate.open();
+        await server.close();
+        equal(runner.freeSlots, 1);
+        equal(runner.steps.length, steps + 1);
+      });
+    }
+  }
+
+  it("notices that a client leaves while it waits for a slot", async () => {
+    const { server, gate, logged, url } = await toyServer();
+    const first = fetch(`${url}/generate`, body({ ...GREEDY, max_new_tokens: 1 }));
+    await gate.reached;
+    const connection = await connect(server, GREEDY);
+    while (!(await (await fetch(`${url}/metrics`)).text()).includes("espalier_requests_waiting 1")) continue;
+    connection.close();
+    const { outcome, pruning_rate } = await logged();
+    deepEqual([outcome, pruning_rate], ["cancelled", null]);
+    gate.open();
+    equal((await (await first).json()).finish_reason, "length");
+    await server.close();
+  });
+
+  it("notices that a body breaks off", async () => {
+    const { server, logged } = await toyServer();
+    const connection = await Deno.connect({ hostname, port: server.port });
+    await connection.write(
+      new TextEncoder().encode(`POST /generate HTTP/1.1\r\nHost: x\r\nContent-Length: 90\r\n\r\n{`),
+    );
+    connection.close();
+    equal((await logged())["outcome"], "cancelled");
+    await server.close();
+  });
+
+  it("answers to a body that is too long, and takes no more of it", async () => {
+    const { server, url } = await toyServer();
+    const response = await fetch(`${url}/generate`, { method: "POST", body: " ".repeat((1 << 20) + 1) });
+    equal(response.status, 413);
+    match((await response.json()).error.message, /limit is 1048576 bytes/);
+    await server.close();
+  });
+
+  it("refuses what is no request for a handler", async () => {
+    const { server, url } = await toyServer();
+    const connection = await Deno.connect({ hostname, port: server.port });
+    await connection.write(new TextEncoder().encode("TRACE / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
+    match(await new Response(connection.readable).text(), /^HTTP\/1.1 400 /);
+    equal((await fetch(`${url}/livez`)).status, 200);
+    await server.close();
+  });
+
+  it("fails on an address that is taken", async () => {
+    const { server } = await toyServer();
+    await rejects(listen(() => new Response(), { hostname, port: server.port }), /in use/i);
+    await server.close();
+  });
+});
