@@ -5,7 +5,7 @@ import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
 import { matrix } from "../kernels/matrix.ts";
 import { type GatedMlpTensors, packGatedMlp } from "../models/layout.ts";
-import { mlpMagnitudeOrder, ridgeLeverageOrder } from "./mlp_order.ts";
+import { mlpMagnitudeOrder, ridgeLeverageOrder } from "./ridge_leverage.ts";
 
 const algebra = openLinearAlgebra({ backend: "plain" });
 const hiddenSize = 12;
