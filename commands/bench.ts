@@ -1,0 +1,213 @@
+/** `deno task bench`: what decoding and prefill cost at each rate, against what memory allows. */
+
+import { join } from "node:path";
+import { z } from "zod";
+import { ReadLoop } from "../kernels/read_bandwidth.ts";
+import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
+import { type Decoder, openDecoder, type Sequence } from "../models/decoder.ts";
+import type { BlockSize } from "../models/int4.ts";
+import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
+import { writeRandomArtefact } from "../models/random_artefact.ts";
+import { openRuntime } from "../onnx/mod.ts";
+import { table } from "../compression/report.ts";
+import { parseFlags } from "./flags.ts";
+import { physicalCores } from "./physical_cores.ts";
+import { progressBar } from "./progress_bar.ts";
+import { runCommand } from "./run_command.ts";
+
+/** Shapes small enough to be made and run here; the others are for size reports. */
+const SHAPES = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"] as const satisfies readonly ShapeName[];
+
+const Flags = z.strictObject({
+  model: z.string().default("artifacts/demo").describe("Artefact"),
+  shape: z.enum(SHAPES).optional().describe("Random weights in this model's dimensions instead"),
+  blockSize: z.enum(["32", "64", "128"]).default("32").describe("Weights that share a scale, for --shape"),
+  rounds: z.int().min(1).max(1000).default(11).describe("Times that everything is run in turn; medians are printed"),
+  context: z.int().min(1).max(100_000).default(64).describe("Tokens before the decoded ones"),
+  prefillTokens: z.int().min(1).max(100_000).default(256).describe("Tokens of the prefill"),
+  slots: z.int().min(4).max(64).default(4).describe("Slots of the session, as the service opens it"),
+  threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
+  json: z.boolean().default(false).describe("Prints JSON"),
+});
+type Flags = z.output<typeof Flags>;
+
+/** Sequences of the batch that is compared with one alone. */
+const BATCH = 4;
+
+/** Decode steps of a measurement; the first ones after a change of sequence warm it up. */
+const [WARM_UP, STEPS] = [2, 4];
+
+interface Subject {
+  readonly artefact: Artefact;
+  readonly decoder: Decoder;
+}
+
+/** Milliseconds of everything measured, one entry a round. */
+interface Samples {
+  readonly readLoop: number[];
+  readonly plain: number[];
+  readonly decode: number[][];
+  readonly batch: number[];
+  readonly prefill: number[][];
+}
+
+await runCommand(async () => {
+  const flags = parseFlags(Flags, Deno.args, {
+    name: "deno task bench",
+    summary: "Measures decode and prefill at each rate, in turn with a loop that reads memory. Ratios are the result.",
+  });
+  const folders = flags.shape === undefined
+    ? { elastic: flags.model, plain: null }
+    : await randomArtefacts(flags.shape, Number(flags.blockSize) as BlockSize);
+  const elastic = await open(folders.elastic, flags);
+  const plain = folders.plain === null ? null : await open(folders.plain, flags);
+  const samples = await measure(elastic, plain, flags);
+  const result = summarize(elastic, samples, flags);
+  console.log(flags.json ? JSON.stringify(result, null, 2) : format(result));
+  elastic.decoder.close();
+  plain?.decoder.close();
+});
+
+/** The elastic artefact of a shape and the same model uncut, made once and kept. */
+async function randomArtefacts(shape: ShapeName, blockSize: BlockSize): Promise<{ elastic: string; plain: string }> {
+  const make = async (kind: string, options: { pruningRates?: readonly number[] }) => {
+    const folder = join("cache", "bench", `${shape}-${blockSize}-${kind}`);
+    if (!await isArtefact(folder)) {
+      console.error(`Making ${folder}`);
+      await writeRandomArtefact(folder, { config: KNOWN_SHAPES[shape], blockSize, seed: 1, name: shape, ...options });
+    }
+    return folder;
+  };
+  return { elastic: await make("elastic", {}), plain: await make("plain", { pruningRates: [0] }) };
+}
+
+async function open(folder: string, { slots, threads, context, prefillTokens }: Flags): Promise<Subject> {
+  const artefact = await openArtefact(folder);
+  const decoder = await openDecoder(openRuntime(), {
+    plan: artefact.plan,
+    weights: artefact.weights(),
+    folder,
+    lanes: slots,
+    maxTokens: Math.max(context + WARM_UP + STEPS, prefillTokens),
+    maxRows: Math.max(prefillTokens, context, slots),
+    threads,
+  });
+  return { artefact, decoder };
+}
+
+/** Runs everything in turn, round after round, so that a slow moment of the machine falls on all alike. */
+async function measure(elastic: Subject, plain: Subject | null, flags: Flags): Promise<Samples> {
+  const levels = elastic.artefact.levels.map((_, level) => level);
+  const samples: Samples = {
+    readLoop: [],
+    plain: [],
+    decode: levels.map(() => []),
+    batch: [],
+    prefill: levels.map(() => []),
+  };
+  using readLoop = new ReadLoop(flags.threads);
+  using bar = progressBar("bench");
+  for (let round = 0; round < flags.rounds; round++) {
+    samples.readLoop.push(await readLoop.measure());
+    if (plain !== null) samples.plain.push(await decodeMs(plain.decoder, [0], flags.context));
+    for (const level of levels) {
+      samples.decode[level]!.push(await decodeMs(elastic.decoder, [level], flags.context));
+      bar.update((round + level / levels.length) / flags.rounds, `decode at level ${level}`);
+    }
+    samples.batch.push(await decodeMs(elastic.decoder, Array(BATCH).fill(0), flags.context));
+    // A prefill is long and needs no round of its own every time.
+    if (round % 4 === 0) {
+      for (const level of levels) samples.prefill[level]!.push(await prefillMs(elastic.decoder, level, flags));
+    }
+  }
+  return samples;
+}
+
+/** Mean time of a decode step of so many sequences together, one at each of the given levels. */
+async function decodeMs(decoder: Decoder, levels: readonly number[], context: number): Promise<number> {
+  const sequences: Sequence[] = levels.map((level) => decoder.openSequence(level));
+  try {
+    for (const sequence of sequences) {
+      await decoder.step([{ sequence, tokens: new Int32Array(context).fill(1), logits: "none" }]);
+    }
+    const step = () => decoder.step(sequences.map((sequence) => ({ sequence, tokens: [1], logits: "last" as const })));
+    for (let i = 0; i < WARM_UP; i++) await step();
+    const start = performance.now();
+    for (let i = 0; i < STEPS; i++) await step();
+    return (performance.now() - start) / STEPS;
+  } finally {
+    for (const sequence of sequences) sequence.close();
+  }
+}
+
+async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Flags): Promise<number> {
+  const sequence = decoder.openSequence(level);
+  try {
+    const start = performance.now();
+    await decoder.step([{ sequence, tokens: new Int32Array(prefillTokens).fill(1), logits: "last" }]);
+    return performance.now() - start;
+  } finally {
+    sequence.close();
+  }
+}
+
+function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
+  const read = median(samples.readLoop);
+  const whole = median(samples.decode[0]!);
+  const wholeBytes = artefact.levels[0]!.bytesPerToken;
+  const perRound = (of: readonly number[], by: readonly number[]) => median(of.map((value, i) => value / by[i]!));
+  return {
+    model: flags.shape ?? artefact.name,
+    threads: flags.threads,
+    blockSize: artefact.blockSize,
+    rounds: flags.rounds,
+    readLoopGBps: read / 1e9,
+    elasticToPlain: samples.plain.length === 0 ? null : perRound(samples.decode[0]!, samples.plain),
+    batchSpeedup: BATCH / perRound(samples.batch, samples.decode[0]!),
+    levels: artefact.levels.map(({ pruningRate, bytesPerToken }, level) => {
+      const ms = median(samples.decode[level]!);
+      return {
+        pruningRate,
+        decodeMs: ms,
+        tokensPerSecond: 1000 / ms,
+        bytesPerToken,
+        gigabytesPerSecond: bytesPerToken / ms / 1e6,
+        /** Per round, so that both see the same moment of the machine. */
+        shareOfReadLoop: median(
+          samples.decode[level]!.map((sample, i) => bytesPerToken / (sample / 1000) / samples.readLoop[i]!),
+        ),
+        toPrediction: perRound(samples.decode[level]!, samples.decode[0]!) / (bytesPerToken / wholeBytes),
+        prefillTokensPerSecond: flags.prefillTokens / (median(samples.prefill[level]!) / 1000),
+      };
+    }),
+    wholeMs: whole,
+  };
+}
+
+function format(result: ReturnType<typeof summarize>): string {
+  const rows = result.levels.map((level) => [
+    `${Math.round(level.pruningRate * 100)} %`,
+    level.decodeMs.toFixed(2),
+    level.tokensPerSecond.toFixed(1),
+    (level.bytesPerToken / 1e6).toFixed(1),
+    level.gigabytesPerSecond.toFixed(1),
+    `${Math.round(level.shareOfReadLoop * 100)} %`,
+    level.toPrediction.toFixed(3),
+    level.prefillTokensPerSecond.toFixed(0),
+  ]);
+  const head = ["rate", "ms/token", "tokens/s", "MB/token", "GB/s", "of read loop", "to bytes", "prefill tokens/s"];
+  return [
+    `${result.model}, ${result.threads} threads, blocks of ${result.blockSize}, medians of ${result.rounds} rounds`,
+    table(head, rows),
+    `read loop ${result.readLoopGBps.toFixed(1)} GB/s`,
+    `"to bytes": time against what the share of rate 0's bytes predicts`,
+    ...(result.elasticToPlain === null ? [] : [
+      `elastic graph at rate 0 against a plain one: ${result.elasticToPlain.toFixed(3)} × the time`,
+    ]),
+    `${BATCH} sequences together: ${result.batchSpeedup.toFixed(2)} × the tokens/s of one`,
+  ].join("\n");
+}
+
+function median(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
+}
