@@ -1,12 +1,14 @@
 import { describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { openCheckpoint } from "../../models/checkpoint.ts";
+import { openDecoder } from "../../models/decoder.ts";
+import type { ModelPlan } from "../../models/plan.ts";
 import { Tokenizer } from "../../models/tokenizer.ts";
 import { ElementType, openRuntime } from "../../onnx/mod.ts";
 import { constantWeights, packedParameters } from "./checkpoint_weights.ts";
 import { writeLlamaCheckpoint } from "./llama_checkpoint.ts";
-import { LockstepDecoder } from "./lockstep_decoder.ts";
 import { logitsModel } from "./loss.ts";
+import type { ParameterLayout } from "./parameters.ts";
 import { TINY, tinyLlama } from "./test_support/tiny_llama.ts";
 import { trainTokenizer } from "./train_tokenizer.ts";
 
@@ -32,65 +34,76 @@ describe("writeLlamaCheckpoint()", () => {
 
   it("writes halves where training has neighbouring pairs: a plain rotate-half Llama gives the same logits", async () => {
     const { plan, layout, weights } = tinyLlama();
-    const length = 5;
     const ids = [0, 7, 31, 7, 12];
-    const runtime = openRuntime();
-    using session = await runtime.openSession({ model: logitsModel(plan, { sequences: 1, length }), threads: 1 });
-    const logits = new Float32Array(length * TINY.vocabSize);
-    const binding = session.bind()
-      .input("tokens", runtime.tensor(ElementType.int64, [length], BigInt64Array.from(ids, BigInt)))
-      .output("logits", runtime.tensor(ElementType.float32, [length, TINY.vocabSize], logits));
-    for (const [name, tensor] of layout.tensors(runtime, weights)) binding.input(name, tensor);
-    await binding.run();
-
+    const [logits] = await trainingLogits([ids], plan, layout, weights);
     const folder = await Deno.makeTempDir();
     try {
       await writeLlamaCheckpoint(folder, { plan, layout, weights, tokenizer, provenance: {} });
       using checkpoint = await openCheckpoint(folder);
       const tensors = new Map<string, Float32Array>();
       for (const name of checkpoint.tensors.keys()) tensors.set(name, await checkpoint.read(name));
-      const expected = plainLlama(tensors, ids);
-      logits.forEach((logit, i) => ok(Math.abs(logit - expected[i]!) < 1e-4, `${i}: ${logit}, ${expected[i]}`));
+      isNear(logits!, plainLlama(tensors, ids));
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
   });
 });
 
-describe("LockstepDecoder", () => {
-  it("gives each of its sequences the logits of the training graph", async () => {
+describe("constantWeights()", () => {
+  it("decodes token by token what the training graph computes at once", async () => {
     const { plan, layout, weights } = tinyLlama();
     const sequences = [[0, 7, 31, 7, 12], [0, 1, 2, 3, 39]];
-    const length = 5;
-    const runtime = openRuntime();
-    using session = await runtime.openSession({ model: logitsModel(plan, { sequences: 2, length }), threads: 1 });
-    const logits = new Float32Array(2 * length * TINY.vocabSize);
-    const binding = session.bind()
-      .input("tokens", runtime.tensor(ElementType.int64, [2 * length], BigInt64Array.from(sequences.flat(), BigInt)))
-      .output("logits", runtime.tensor(ElementType.float32, [2 * length, TINY.vocabSize], logits));
-    for (const [name, tensor] of layout.tensors(runtime, weights)) binding.input(name, tensor);
-    await binding.run();
-
-    const parameters = new Map([...layout.places.keys()].map((name) => [name, layout.view(weights, name)]));
-    using decoder = await LockstepDecoder.open(runtime, {
+    const expected = await trainingLogits(sequences, plan, layout, weights);
+    const parameters = new Map(layout.places.keys().map((name) => [name, layout.view(weights, name)]));
+    using decoder = await openDecoder(openRuntime(), {
       plan,
       weights: constantWeights(parameters, plan),
-      sequences: 2,
-      capacity: 8,
+      folder: ".",
+      lanes: 2,
+      maxTokens: 8,
+      maxRows: 2,
       threads: 1,
     });
-    for (let position = 0; position < length; position++) {
-      sequences.forEach((ids, i) => decoder.tokens[i] = BigInt(ids[position]!));
-      await decoder.step(position);
-      for (let i = 0; i < 2; i++) {
-        for (let id = 0; id < TINY.vocabSize; id++) {
-          const expected = logits[(i * length + position) * TINY.vocabSize + id]!;
-          ok(Math.abs(decoder.logits[i * TINY.vocabSize + id]! - expected) < 1e-4);
-        }
-      }
+    const open = sequences.map((ids) => ({ ids, sequence: decoder.openSequence(0) }));
+    for (let position = 0; position < 5; position++) {
+      const logits = await decoder.step(
+        open.map(({ ids, sequence }) => ({ sequence, tokens: [ids[position]!], logits: "last" })),
+      );
+      logits.forEach((own, i) =>
+        isNear(own, expected[i]!.subarray(position * TINY.vocabSize, (position + 1) * TINY.vocabSize))
+      );
     }
   });
 });
+
+/** Logits `[tokens, V]` of sequences of equal length, by the graph that is trained. */
+async function trainingLogits(
+  sequences: readonly (readonly number[])[],
+  plan: ModelPlan,
+  layout: ParameterLayout,
+  weights: Float32Array<ArrayBuffer>,
+): Promise<Float32Array[]> {
+  const runtime = openRuntime();
+  const shape = { sequences: sequences.length, length: sequences[0]!.length };
+  const rows = shape.sequences * shape.length;
+  using session = await runtime.openSession({ model: logitsModel(plan, shape), threads: 1 });
+  const logits = new Float32Array(rows * TINY.vocabSize);
+  const binding = session.bind()
+    .input("tokens", runtime.tensor(ElementType.int64, [rows], BigInt64Array.from(sequences.flat(), BigInt)))
+    .output("logits", runtime.tensor(ElementType.float32, [rows, TINY.vocabSize], logits));
+  for (const [name, tensor] of layout.tensors(runtime, weights)) binding.input(name, tensor);
+  await binding.run();
+  const size = shape.length * TINY.vocabSize;
+  return sequences.map((_, i) => logits.subarray(i * size, (i + 1) * size));
+}
+
+/** Both are float32 sums of up to 48 products; logits are near 10. */
+function isNear(found: ArrayLike<number>, expected: ArrayLike<number>): void {
+  equal(found.length, expected.length);
+  for (let i = 0; i < found.length; i++) {
+    ok(Math.abs(found[i]! - expected[i]!) < 1e-4, `${i}: ${found[i]}, expected ${expected[i]}`);
+  }
+}
 
 /** Llama as its checkpoints are meant, in float64 and loops: logits `[tokens, V]`. */
 function plainLlama(tensors: ReadonlyMap<string, Float32Array>, ids: readonly number[]): number[] {

@@ -38,6 +38,7 @@ export function gradients(graph: GraphBuilder, loss: Value, wrt: readonly Value[
     const rule = RULES.get(operator);
     if (rule === undefined) {
       withoutRule.add(operator);
+      for (const input of node.inputs) contributions.set(input, [loss]); // to find what else is missing behind it
       continue;
     }
     const flows = rule({
