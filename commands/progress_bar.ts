@@ -9,6 +9,7 @@ export interface ProgressBar extends Disposable {
   update(share: number, label: string): void;
 }
 
+/** Opens a bar, or starts lines, under a title. */
 export function progressBar(title: string): ProgressBar {
   return Deno.stderr.isTerminal() ? terminalBar(title) : logLines(title);
 }

@@ -17,8 +17,6 @@ export const Recipe = z.strictObject({
   quantizer: z.enum(["gptq", "nearest"]).default("gptq"),
   /** Shrinks a block's scale where that lowers its weighted error. */
   scaleSearch: z.boolean().default(true),
-  /** Share of the mean diagonal that GPTQ adds to its Hessian. */
-  dampening: z.number().positive().max(1).default(0.01),
 });
 
 export type Recipe = z.infer<typeof Recipe>;

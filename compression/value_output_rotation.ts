@@ -1,6 +1,6 @@
 import { type Floats, type LinearAlgebra, matrix, type ProductOptions } from "../kernels/matrix.ts";
 import type { ModelConfig } from "../models/description.ts";
-import type { AttentionTensors } from "../models/layout.ts";
+import { type AttentionTensors, foldValueBias } from "../models/layout.ts";
 import { descendingOrder, randomOrder } from "./importance_order.ts";
 
 type Doubles = Float64Array<ArrayBuffer>;
@@ -141,7 +141,7 @@ export async function changeValueBases(
       for (let row = 0; row < D; row++) output.set(rotated.subarray(row * K, (row + 1) * K), (row * H + head) * K);
     }
   }
-  return { ...withoutValueBias(tensors, shape), value, output };
+  return { ...foldValueBias(shape, tensors), value, output };
 }
 
 /**
@@ -165,7 +165,7 @@ export function permuteValues(
       }
     })
   );
-  return { ...withoutValueBias(tensors, shape), value, output };
+  return { ...foldValueBias(shape, tensors), value, output };
 }
 
 /** Value channels of each key/value head by the product of the lengths of their weights in and out: a control. */
@@ -191,22 +191,6 @@ export function valueRandomOrder(
   random: () => number,
 ): number[][] {
   return Array.from({ length: numKeyValueHeads }, () => randomOrder(headDim, random));
-}
-
-/** `b_o + Σ_heads W_o,head · b_v,group(head)`, with the projections as they were. */
-function withoutValueBias(
-  { valueBias, ...tensors }: AttentionTensors,
-  { hiddenSize: D, numAttentionHeads: H, numKeyValueHeads: G, headDim: K }: HeadShape,
-): AttentionTensors {
-  if (valueBias === undefined) return tensors;
-  const bias = Float64Array.from(tensors.outputBias ?? new Float32Array(D));
-  for (let row = 0; row < D; row++) {
-    for (let column = 0; column < H * K; column++) {
-      const group = Math.floor(column / K / (H / G));
-      bias[row]! += tensors.output[row * H * K + column]! * valueBias[group * K + column % K]!;
-    }
-  }
-  return { ...tensors, outputBias: Float32Array.from(bias) };
 }
 
 /** One head's columns of `[D, H·K]` as `[D, K]`. */

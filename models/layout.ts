@@ -88,15 +88,23 @@ export function packAttention(
   }
   for (let head = 0; head < G; head++) rotary(tensors.key, tensors.keyBias, head, head, H + head);
   qkv.set(tensors.value, (H + G) * K * D);
-  return { qkv, qkvBias, output: tensors.output, outputBias: outputBias(config, tensors) };
+  const { output, outputBias } = foldValueBias(config, tensors);
+  return { qkv, qkvBias, output, outputBias: outputBias ?? null };
 }
 
-/** `b_o + Σ_heads W_o,head · b_v,group(head)`, or null if there is neither. */
-function outputBias(
-  { hiddenSize: D, numAttentionHeads: H, numKeyValueHeads: G, headDim: K }: ModelConfig,
-  { output, outputBias, valueBias }: AttentionTensors,
-): Floats | null {
-  if (valueBias === undefined) return outputBias ?? null;
+/**
+ * The same function with the bias of the values moved into the output's: `b_o + Σ_heads W_o,head · b_v,group(head)`.
+ * It must not be cut with the values (uniql.md §3.5).
+ */
+export function foldValueBias(
+  { hiddenSize: D, numAttentionHeads: H, numKeyValueHeads: G, headDim: K }: Pick<
+    ModelConfig,
+    "hiddenSize" | "numAttentionHeads" | "numKeyValueHeads" | "headDim"
+  >,
+  { valueBias, ...tensors }: AttentionTensors,
+): AttentionTensors {
+  if (valueBias === undefined) return tensors;
+  const { output, outputBias } = tensors;
   const bias = Float64Array.from(outputBias ?? new Float32Array(D));
   for (let row = 0; row < D; row++) {
     for (let head = 0; head < H; head++) {
@@ -104,7 +112,7 @@ function outputBias(
       for (let i = 0; i < K; i++) bias[row]! += output[row * H * K + head * K + i]! * valueBias[group * K + i]!;
     }
   }
-  return Float32Array.from(bias);
+  return { ...tensors, outputBias: Float32Array.from(bias) };
 }
 
 /** Packs an MLP, its channels in the given order. */

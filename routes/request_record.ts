@@ -67,6 +67,7 @@ export function recorded(services: Services): MiddlewareHandler<RecordedEnv> {
   };
 }
 
+/** Timings under their wire names, in tenths of a millisecond. */
 export function timingsJson({ timings }: GenerationEnd): Record<string, number> {
   return {
     queue: tenths(timings.queueMs),

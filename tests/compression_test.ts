@@ -174,7 +174,7 @@ describe("checkJob()", () => {
 describe("parseRecipe()", () => {
   it("names unknown fields and wrong values", () => {
     deepEqual(parseRecipe({}).order, "importance");
-    for (const wrong of [{ ordr: "random" }, { order: "best" }, { dampening: 0 }]) {
+    for (const wrong of [{ ordr: "random" }, { order: "best" }, { ridgeLambda: 0 }]) {
       let message = "";
       try {
         parseRecipe(wrong);
