@@ -38,7 +38,7 @@ export function trainingModel(plan: ModelPlan, shape: BatchShape): Model {
   return graph.build();
 }
 
-/** The logits `[sequences · length, V]` of `tokens`, for tests and samples. */
+/** The logits `[sequences · length, V]` that the loss is of, to hold against those of other graphs. */
 export function logitsModel(plan: ModelPlan, shape: BatchShape): Model {
   const graph = new GraphBuilder();
   graph.output("logits", logitsOf(graph, plan, shape), ElementType.float32);

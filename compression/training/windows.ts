@@ -18,7 +18,7 @@ export function joinStories(stories: readonly (readonly number[])[]): TokenStrea
   return { tokens, starts };
 }
 
-/** One sequence of a batch: each token's target is the token after it. */
+/** Sequences to learn, one after the other: each token's target is the token after it. */
 export interface Batch {
   /** `[sequences · length]` */
   readonly tokens: BigInt64Array<ArrayBuffer>;
@@ -29,6 +29,7 @@ export interface Batch {
  * Fills a batch with windows of a stream: every other one begins where a story does, as a prompt will; the others anywhere.
  *
  * @param random Uniform in [0, 1).
+ * @throws {RangeError} If the stream is shorter than a window and one token.
  */
 export function fillWithRandomWindows(
   { tokens, starts }: TokenStream,
@@ -38,6 +39,9 @@ export function fillWithRandomWindows(
 ): void {
   const last = tokens.length - length - 1;
   const fitting = starts.filter((start) => start <= last);
+  if (fitting.length === 0) {
+    throw new RangeError(`Cannot take windows of ${length} tokens and a target from ${tokens.length}: too few`);
+  }
   for (let at = 0, row = 0; at < batch.tokens.length; at += length, row++) {
     const start = row % 2 === 0 ? fitting[Math.floor(random() * fitting.length)]! : Math.floor(random() * (last + 1));
     fillWindow(tokens, start, length, batch, at);

@@ -1,5 +1,5 @@
 import { describe, it } from "@std/testing/bdd";
-import { deepEqual, equal, ok } from "node:assert/strict";
+import { deepEqual, equal, ok, throws } from "node:assert/strict";
 import { randomFor } from "./random.ts";
 import { fillWindow, fillWithRandomWindows, joinStories } from "./windows.ts";
 
@@ -48,6 +48,13 @@ describe("fillWithRandomWindows()", () => {
       (_, start) => [...STREAM.tokens.slice(start, start + length + 1)].join(),
     );
     deepEqual([...seen].sort(), possible.sort());
+  });
+
+  it("refuses a stream without room for a window", () => {
+    throws(() => fillWithRandomWindows(STREAM, 13, emptyBatch(13), () => 0), {
+      name: "RangeError",
+      message: "Cannot take windows of 13 tokens and a target from 13: too few",
+    });
   });
 
   it("draws the same windows again from the same numbers", () => {
