@@ -2,7 +2,7 @@ import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64";
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { finishArtefact, type ManifestDraft, openWeightsFile } from "./artefact_writer.ts";
 import type { ModelConfig } from "./description.ts";
-import { type Manifest } from "./manifest.ts";
+import type { Manifest } from "./manifest.ts";
 import { blockMatrices, outerMatrices } from "./plan.ts";
 import { planOf } from "./artefact.ts";
 import { storedTensors } from "./stored_tensors.ts";

@@ -10,10 +10,12 @@ import { parseRecipe } from "../compression/recipe.ts";
 import { orderStatistics } from "../compression/statistics.ts";
 import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
-import { densePlan, packOriginal } from "../models/block_tensors.ts";
+import type { BlockOrder } from "../compression/journal.ts";
+import { type BlockTensors, densePlan, packOriginal } from "../models/block_tensors.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
 import { openDecoder } from "../models/decoder.ts";
 import { type BlockWeights, DenseBlock, DenseHead } from "../models/dense_block.ts";
+import type { ModelConfig } from "../models/description.ts";
 import { denseLogits, embed } from "../models/dense_model.ts";
 import { packAttention, packGatedMlp } from "../models/layout.ts";
 import { planAtLevel } from "../models/plan.ts";
@@ -120,7 +122,8 @@ for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWE
       equal(again, 0, "the statistics were made again");
       const resumed = await openArtefact(job.out);
       equal(resumed.digest, whole.digest);
-      deepEqual([...Deno.readDirSync(job.out)].map((entry) => entry.name).filter((n) => /journal|hidden/.test(n)), []);
+      const left = (await Array.fromAsync(Deno.readDir(job.out))).filter((entry) => /journal|hidden/.test(entry.name));
+      deepEqual(left, []);
     });
 
     async function compressed(out: string, recipe: Record<string, unknown>) {
@@ -188,6 +191,16 @@ describe("parseRecipe()", () => {
 
 const context = { runtime, progress: () => {}, now: () => performance.now(), saveEveryMs: 0 };
 
+function sortedWeights(config: ModelConfig, { kind, norm, tensors }: BlockTensors, known: BlockOrder): BlockWeights {
+  if (kind === "attention" && known.kind === "attention") {
+    return { kind, norm, pairs: known.pairs, ...packAttention(config, tensors, known.pairs) };
+  }
+  if (kind === "gatedMlp" && known.kind === "gatedMlp") {
+    return { kind, norm, ...packGatedMlp(config, tensors, known.channels) };
+  }
+  throw new TypeError(`A block of kind ${kind} has an order of kind ${known.kind}`);
+}
+
 /** Logits of the sorted model in float32: orders and rotations applied, nothing quantized. */
 async function sortedLogits(
   checkpoint: Checkpoint,
@@ -215,19 +228,8 @@ async function sortedLogits(
       const options = { config, order, ridge: 0.1, seed: 100 * layer + index };
       const known = await orderBlock(algebra, tensors, dense.statistics, options);
       const ordered = await orderValues(algebra, tensors, known, options);
-      dense.setWeights(sortedWeights());
+      dense.setWeights(sortedWeights(config, ordered, known));
       await dense.run(hidden);
-
-      function sortedWeights(): BlockWeights {
-        if (ordered.kind === "attention" && known.kind === "attention") {
-          const packed = packAttention(config, ordered.tensors, known.pairs);
-          return { kind: "attention", norm: ordered.norm, pairs: known.pairs, ...packed };
-        }
-        if (ordered.kind === "gatedMlp" && known.kind === "gatedMlp") {
-          return { kind: "gatedMlp", norm: ordered.norm, ...packGatedMlp(config, ordered.tensors, known.channels) };
-        }
-        throw new TypeError("kinds differ");
-      }
     }
   }
   // A rotated tied head has a matrix before it; fold it into the head for this comparison.

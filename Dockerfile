@@ -1,0 +1,58 @@
+# Espalier in a container, for amd64 and arm64. The steps before the last stages are those of .ci/run: Deno from npm,
+# the locked packages, the tests.
+#
+#   docker build --tag espalier .
+#   docker build --tag espalier:jetson --target jetson \
+#     --build-arg RUNTIME_IMAGE=<image with CUDA> --build-arg ONNXRUNTIME=<path of its libonnxruntime.so.1> .
+#   docker run --publish 8080:8080 --volume "$PWD/my-artefact:/model:ro" espalier
+
+ARG NODE_IMAGE=node:22-bookworm-slim
+ARG RUNTIME_IMAGE=debian:bookworm-slim
+
+FROM ${NODE_IMAGE} AS dependencies
+RUN npm install --global deno@2.9.6
+WORKDIR /espalier
+COPY deno.json deno.lock ./
+RUN deno install --frozen
+COPY . .
+
+# Not part of the image: docker build --target test .
+FROM dependencies AS test
+RUN deno task test
+
+FROM dependencies AS program
+# Deno's binary without npm around it, and of ONNX Runtime this platform's library alone.
+RUN cp "$(find "$(npm root --global)" -type f -name deno -size +20M -print | head -n 1)" /usr/local/bin/deno-binary \
+  && find node_modules -path '*onnxruntime-node*/bin/napi-v6/*' -type f \
+     ! -path "*/linux/$([ "$(uname -m)" = aarch64 ] && echo arm64 || echo x64)/*" -delete \
+  && rm -rf tests .ci
+
+FROM ${RUNTIME_IMAGE} AS service
+ARG ONNXRUNTIME=""
+COPY --from=program /usr/local/bin/deno-binary /usr/local/bin/deno
+COPY --from=program /espalier /espalier
+RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin espalier
+WORKDIR /espalier
+USER espalier
+ENV DENO_DIR=/tmp/deno \
+  DENO_NO_UPDATE_CHECK=1 \
+  ORT_DISABLE_TELEMETRY=1 \
+  ESPALIER_ONNXRUNTIME=${ONNXRUNTIME} \
+  ESPALIER_HOST=0.0.0.0 \
+  ESPALIER_PORT=8080 \
+  ESPALIER_MODEL=/model
+VOLUME /model
+EXPOSE 8080
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
+  CMD ["deno", "eval", "Deno.exit((await fetch('http://127.0.0.1:8080/readyz')).ok ? 0 : 1)"]
+# FFI cannot be limited to a path: Deno would refuse to read the runtime's memory. Everything else is named.
+ENTRYPOINT ["deno", "run", "--cached-only", "--no-prompt", "--allow-ffi", "--allow-env", "--allow-sys", \
+  "--allow-net=0.0.0.0:8080", "--allow-read=/espalier,/model,/sys/devices/system/cpu", "main.ts"]
+
+# The same with a Jetson's own build of ONNX Runtime: on aarch64 the npm package has no CUDA code.
+FROM service AS jetson
+RUN test -f "${ESPALIER_ONNXRUNTIME}" \
+  || { echo "Set the build argument ONNXRUNTIME to the path of libonnxruntime.so.1 in RUNTIME_IMAGE" >&2; exit 1; }
+
+FROM service
