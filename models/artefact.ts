@@ -14,6 +14,9 @@ export const WEIGHTS_FILE = "weights.safetensors";
 export const TOKENIZER_FILE = "tokenizer.json";
 export const TOKENIZER_CONFIG_FILE = "tokenizer_config.json";
 
+/** ONNX Runtime's attention takes heads of so many components, or of a multiple. */
+const HEAD_MULTIPLE = 8;
+
 /** One prepared pruning rate. */
 export interface ArtefactLevel {
   readonly pruningRate: number;
@@ -45,7 +48,7 @@ export interface Artefact {
 
 /**
  * Opens an artefact and checks all of it before anything is mapped: the manifest and its checksum, every file's size
- * and digest, every tensor's place, type and shape, the order of the rates, the permutations, the scales.
+ * and digest, every tensor's place, type and shape, the order of the rates, the permutations, the scales, norms and biases.
  *
  * @throws {SyntaxError} If the folder is no artefact or a part of it is wrong; the message says what.
  */
@@ -106,17 +109,25 @@ export async function fileDigest(path: string): Promise<string> {
 }
 
 async function readManifest(folder: string): Promise<string> {
+  const path = join(folder, MANIFEST_FILE);
+  const cannot = `Cannot open ${folder} as an artefact`;
+  const info = await Deno.lstat(path).catch(() => null);
+  if (info !== null && !info.isFile) throw new SyntaxError(`${cannot}: ${MANIFEST_FILE} is not a plain file`);
   try {
-    return await Deno.readTextFile(join(folder, MANIFEST_FILE));
+    return await Deno.readTextFile(path);
   } catch (cause) {
-    throw new SyntaxError(`Cannot open ${folder} as an artefact: it has no readable ${MANIFEST_FILE}`, { cause });
+    throw new SyntaxError(`${cannot}: it has no readable ${MANIFEST_FILE}`, { cause });
   }
 }
 
-/** The plan that a manifest stands for. @throws {SyntaxError} If its rates, widths or permutations contradict. */
+/**
+ * The plan that a manifest stands for.
+ *
+ * @throws {SyntaxError} If its config, rates, widths or permutations contradict each other.
+ */
 export function planOf(manifest: Manifest): ModelPlan {
   const { config, layers, levels, rotatedResidual } = manifest;
-  const problems: string[] = [];
+  const problems = configProblems(config);
   if (layers.length !== config.numHiddenLayers) {
     problems.push(`layers: ${layers.length} are listed, the model has ${config.numHiddenLayers}`);
   }
@@ -126,13 +137,23 @@ export function planOf(manifest: Manifest): ModelPlan {
       problems.push(`levels: rate ${pruningRate} comes after ${levels[level - 1]!.pruningRate}`);
     }
   });
-  layers.forEach((blocks, layer) =>
+  layers.forEach((blocks, layer) => {
+    // Tensors are named by layer and kind, so that a second block would read those of the first.
+    const kinds = blocks.map(({ kind }) => kind);
+    if (new Set(kinds).size < kinds.length) {
+      problems.push(`layers.${layer}: a kind of block twice (${kinds.join(", ")})`);
+    }
     blocks.forEach((block, index) => {
       const where = `layers.${layer}.${index}`;
       if (block.widths.length !== levels.length) {
         problems.push(`${where}.widths: ${block.widths.length} for ${levels.length} levels`);
       }
       if (block.kind === "attention") {
+        for (const width of block.widths) {
+          if (width % HEAD_MULTIPLE !== 0) {
+            problems.push(`${where}.widths: ${width} is no multiple of ${HEAD_MULTIPLE}`);
+          }
+        }
         if (block.pairs.length !== config.numKeyValueHeads) {
           problems.push(`${where}.pairs: ${block.pairs.length} heads of ${config.numKeyValueHeads}`);
         }
@@ -142,14 +163,29 @@ export function planOf(manifest: Manifest): ModelPlan {
       } else if (!isPermutation(block.channels, config.intermediateSize)) {
         problems.push(`${where}.channels: no permutation`);
       }
-    })
-  );
+    });
+  });
   if (problems.length > 0) throw new SyntaxError(`Cannot read ${MANIFEST_FILE}:\n  ${problems.join("\n  ")}`);
   try {
     return planModel(config, layers, { headRotation: rotatedResidual && config.tieWordEmbeddings });
   } catch (cause) {
     throw new SyntaxError(`Cannot read ${MANIFEST_FILE}: ${(cause as Error).message}`, { cause });
   }
+}
+
+function configProblems(config: Manifest["config"]): string[] {
+  const { headDim, numAttentionHeads, numKeyValueHeads, vocabSize, bosTokenId, eosTokenIds } = config;
+  const problems: string[] = [];
+  if (headDim % HEAD_MULTIPLE !== 0) problems.push(`config.headDim: ${headDim} is no multiple of ${HEAD_MULTIPLE}`);
+  if (numAttentionHeads % numKeyValueHeads !== 0) {
+    problems.push(`config.numKeyValueHeads: ${numKeyValueHeads} does not divide ${numAttentionHeads} heads`);
+  }
+  const foreign = (field: string, id: number) => {
+    if (id >= vocabSize) problems.push(`config.${field}: ${id} is not in the vocabulary of ${vocabSize}`);
+  };
+  if (bosTokenId !== null) foreign("bosTokenId", bosTokenId);
+  for (const id of eosTokenIds) foreign("eosTokenIds", id);
+  return problems;
 }
 
 function isPermutation(values: readonly number[], length: number): boolean {
@@ -193,8 +229,8 @@ async function checkTensors(
     else if (found.dtype !== dtype || `${found.shape}` !== `${shape}`) {
       problems.push(`"${name}" is ${found.dtype} [${found.shape}], wanted ${dtype} [${shape}]`);
     } else if (found.offset % 64 !== 0) problems.push(`"${name}" starts at byte ${found.offset}, no multiple of 64`);
-    else if (dtype === "F16" && !await scalesAreFinite(file, found)) {
-      problems.push(`"${name}" holds a scale that is not finite`);
+    else if (dtype !== "U8" && !await allFinite(file, found)) {
+      problems.push(`"${name}" holds a number that is not finite`);
     }
   }
   const names = new Set(expected.map(({ name }) => name));
@@ -203,18 +239,31 @@ async function checkTensors(
   return tensors;
 }
 
-/** Float16 with all exponent bits set is infinite or not a number. */
-async function scalesAreFinite(file: RangeFile, { offset, bytes }: SafetensorsTensor): Promise<boolean> {
-  const exponent = 0x7c00;
-  const raw = await file.read(offset, bytes);
-  return new Uint16Array(raw.buffer).every((bits) => (bits & exponent) !== exponent);
+/** A float with all exponent bits set is infinite or not a number. */
+async function allFinite(file: RangeFile, { dtype, offset, bytes }: SafetensorsTensor): Promise<boolean> {
+  const { buffer } = await file.read(offset, bytes);
+  const [bits, exponent] = dtype === "F16" ? [new Uint16Array(buffer), 0x7c00] : [new Int32Array(buffer), 0x7f800000];
+  return bits.every((pattern: number) => (pattern & exponent) !== exponent);
 }
 
 async function readTokenizer(folder: string, { files }: Manifest): Promise<TokenizerFiles | null> {
   if (files[TOKENIZER_FILE] === undefined) return null;
-  const json = async (name: string) => JSON.parse(await Deno.readTextFile(join(folder, name)));
+  const json = async (name: string) => readObject(join(folder, name), await Deno.readTextFile(join(folder, name)));
   return {
     tokenizerJson: await json(TOKENIZER_FILE),
     tokenizerConfig: files[TOKENIZER_CONFIG_FILE] === undefined ? {} : await json(TOKENIZER_CONFIG_FILE),
   };
+}
+
+function readObject(path: string, text: string): Record<string, unknown> {
+  let value: unknown;
+  try {
+    value = JSON.parse(text);
+  } catch (cause) {
+    throw new SyntaxError(`${path} is not JSON (${(cause as Error).message})`, { cause });
+  }
+  if (value === null || typeof value !== "object" || Array.isArray(value)) {
+    throw new SyntaxError(`${path} is not a JSON object`);
+  }
+  return value as Record<string, unknown>;
 }

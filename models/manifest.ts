@@ -12,6 +12,9 @@ const Scaling = z.discriminatedUnion("kind", [
     lowFreqFactor: z.number().positive(),
     highFreqFactor: z.number().positive(),
     originalMaxPositionEmbeddings: Size,
+  }).refine(({ lowFreqFactor, highFreqFactor }) => highFreqFactor > lowFreqFactor, {
+    path: ["highFreqFactor"],
+    error: "must be greater than lowFreqFactor",
   }),
 ]);
 
