@@ -9,19 +9,25 @@ export class BlockSessions implements Disposable {
   readonly #plan: ModelPlan;
   readonly #threads: number;
   readonly #statisticOf: (block: Block) => Statistic | undefined;
+  readonly #withOutput: boolean;
   readonly #open = new Map<Block["kind"], DenseBlock>();
 
-  /** @param statisticOf What the sessions of a kind add up. */
-  constructor(
-    runtime: Runtime,
-    plan: ModelPlan,
-    threads: number,
-    statisticOf: (block: Block) => Statistic | undefined,
-  ) {
+  /**
+   * @param statisticOf What the sessions of a kind add up.
+   * @param withOutput See `DenseBlock.open`.
+   */
+  constructor({ runtime, plan, threads, statisticOf = () => undefined, withOutput = true }: {
+    runtime: Runtime;
+    plan: ModelPlan;
+    threads: number;
+    statisticOf?: (block: Block) => Statistic | undefined;
+    withOutput?: boolean;
+  }) {
     this.#runtime = runtime;
     this.#plan = plan;
     this.#threads = threads;
     this.#statisticOf = statisticOf;
+    this.#withOutput = withOutput;
   }
 
   async open(block: Block, blockPlan: BlockPlan): Promise<DenseBlock> {
@@ -32,6 +38,7 @@ export class BlockSessions implements Disposable {
         plan: this.#plan,
         block: blockPlan,
         threads: this.#threads,
+        withOutput: this.#withOutput,
         ...(statistic && { statistic }),
       });
       this.#open.set(block.kind, session);

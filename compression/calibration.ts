@@ -10,7 +10,7 @@ export interface CalibrationData {
 
 /** The last part of the text is held out, and at most so many windows of it are measured. */
 const HELD_OUT_SHARE = 0.1;
-const MAX_HELD_OUT = 16;
+const MAX_HELD_OUT = 8;
 
 /**
  * Cuts a tokenized text into random windows for calibration, and consecutive ones of its end for the report.

@@ -136,9 +136,12 @@ class Run {
     const hidden = await this.#resumeHidden(async () =>
       HiddenStates.embed(await this.#model.readEmbedding(), calibration.windows, hiddenSize)
     );
-    using sessions = new BlockSessions(this.#context.runtime, this.#dense, this.#job.threads, (block) =>
+    using sessions = new BlockSessions({
+      ...this.#sessions(),
       // Only ridge leverage reads the MLP's Gram matrix, and it is the costly one.
-      block.kind === "gatedMlp" && recipe.order !== "importance" ? undefined : orderStatistics(description.config));
+      statisticOf: ({ kind }) =>
+        kind === "gatedMlp" && recipe.order !== "importance" ? undefined : orderStatistics(description.config),
+    });
     for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
       const before = hidden.copy();
       const orders: Journal["orders"][number] = [];
@@ -189,12 +192,12 @@ class Run {
       this.#journal.errors = [[errors]];
       return HiddenStates.embed(embedding, calibration.windows, description.config.hiddenSize);
     });
-    using sessions = new BlockSessions(
-      this.#context.runtime,
-      this.#dense,
-      this.#job.threads,
-      () => hessianStatistics(description.config),
-    );
+    using collecting = new BlockSessions({
+      ...this.#sessions(),
+      statisticOf: () => hessianStatistics(description.config),
+      withOutput: false,
+    });
+    using running = new BlockSessions(this.#sessions());
     const written = (names: ReadonlySet<string>) => [...writer.layout.places.keys()].filter((name) => !names.has(name));
     for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
       const errors: Journal["errors"][number] = [];
@@ -212,7 +215,8 @@ class Run {
             plan: plan.layers[layer]![index]!,
             block: prepared,
             order: order as SortedBlock,
-            dense: await sessions.open(block, this.#dense.layers[layer]![index]!),
+            collecting: await collecting.open(block, this.#dense.layers[layer]![index]!),
+            running: await running.open(block, this.#dense.layers[layer]![index]!),
             hidden,
           }),
         );
@@ -338,6 +342,10 @@ class Run {
       await this.#algebra.gram(matrix(normed, normed.length / D, D), matrix(gram, D, D), { beta: 1 });
     }
     return gram;
+  }
+
+  #sessions(): { runtime: Runtime; plan: ModelPlan; threads: number } {
+    return { runtime: this.#context.runtime, plan: this.#dense, threads: this.#job.threads };
   }
 
   #tokens(): number {

@@ -1,7 +1,7 @@
 import type { LinearAlgebra } from "../kernels/matrix.ts";
 import { matrix } from "../kernels/matrix.ts";
 import type { BlockTensors } from "../models/block_tensors.ts";
-import type { DenseBlock } from "../models/dense_block.ts";
+import type { BlockWeights, DenseBlock } from "../models/dense_block.ts";
 import { type BlockSize, groupStartsOf, type Int4Codes, packInt4 } from "../models/int4.ts";
 import { packAttention, packGatedMlp, takeColumns, takeRows } from "../models/layout.ts";
 import {
@@ -47,25 +47,27 @@ export type SortedBlock =
  * will really read (uniql.md §6.3).
  *
  * @param block Its tensors, values already rotated.
- * @param dense A session that adds up `hessianStatistics`.
+ * @param collecting A session that adds up `hessianStatistics` and leaves the activations as they are.
+ * @param running A session that does the opposite.
  * @param hidden What enters the block; what leaves the quantized one afterwards.
  */
 export async function quantizeBlock(
   quantization: Quantization,
-  { plan, block, order, dense, hidden }: {
+  { plan, block, order, collecting, running, hidden }: {
     plan: BlockPlan;
     block: BlockTensors;
     order: SortedBlock;
-    dense: DenseBlock;
+    collecting: DenseBlock;
+    running: DenseBlock;
     hidden: HiddenStates;
   },
 ): Promise<MatrixError[]> {
   const { writer } = quantization;
   await writer.write(`${plan.name}.norm`, block.norm);
-  dense.resetStatistics();
-  const collect = async (weights: Parameters<DenseBlock["setWeights"]>[0]) => {
-    dense.setWeights(weights);
-    for (const window of hidden.windows) await dense.run(window.slice());
+  collecting.resetStatistics();
+  const collect = async (weights: BlockWeights) => {
+    collecting.setWeights(weights);
+    for (const window of hidden.windows) await collecting.run(window);
   };
   const { config } = quantization.plan;
   const errors: MatrixError[] = [];
@@ -73,28 +75,34 @@ export async function quantizeBlock(
     const packed = packAttention(config, block.tensors, order.pairs);
     const weights = { kind: "attention" as const, norm: block.norm, pairs: order.pairs };
     await collect({ ...weights, ...packed });
-    const qkv = await quantizeQkv(quantization, plan, packed.qkv, packed.qkvBias, dense.statistics.get("input.gram")!);
+    const qkv = await quantizeQkv(
+      quantization,
+      plan,
+      packed.qkv,
+      packed.qkvBias,
+      collecting.statistics.get("input.gram")!,
+    );
     const output = await quantizeOutput(
       quantization,
       plan,
       packed.output,
       packed.outputBias,
-      dense.statistics.get("attended.0.gram")!,
+      collecting.statistics.get("attended.0.gram")!,
     );
     errors.push(errorOf(`${plan.name}.qkv`, qkv.error), errorOf(`${plan.name}.output`, output.error));
-    dense.setWeights({ ...weights, ...packed, qkv: qkv.reconstruction, output: output.reconstruction });
+    running.setWeights({ ...weights, ...packed, qkv: qkv.reconstruction, output: output.reconstruction });
   } else if (plan.kind === "gatedMlp" && block.kind === "gatedMlp" && order.kind === "gatedMlp") {
     const packed = packGatedMlp(config, block.tensors, order.channels);
     const weights = { kind: "gatedMlp" as const, norm: block.norm };
     await collect({ ...weights, ...packed });
-    const gateUp = await quantizeGateUp(quantization, plan, packed.gateUp, dense.statistics.get("input.gram")!);
-    const down = await quantizeDown(quantization, plan, packed.down, dense.statistics.get("hidden.0.gram")!);
+    const gateUp = await quantizeGateUp(quantization, plan, packed.gateUp, collecting.statistics.get("input.gram")!);
+    const down = await quantizeDown(quantization, plan, packed.down, collecting.statistics.get("hidden.0.gram")!);
     errors.push(errorOf(`${plan.name}.gate_up`, gateUp.error), errorOf(`${plan.name}.down`, down.error));
-    dense.setWeights({ ...weights, gateUp: gateUp.reconstruction, down: down.reconstruction });
+    running.setWeights({ ...weights, gateUp: gateUp.reconstruction, down: down.reconstruction });
   } else {
     throw new TypeError(`Cannot quantize ${plan.name}: plan, tensors and order are of different kinds`);
   }
-  for (const window of hidden.windows) await dense.run(window);
+  for (const window of hidden.windows) await running.run(window);
   return errors;
 }
 

@@ -57,20 +57,28 @@ export class DenseBlock {
   /**
    * @param block Any block of the wanted kind; its biases must be those of all that `run` will be given.
    * @param statistic Adds up what a method wants to know about activations.
+   * @param withOutput False for sessions that are asked for statistics alone: `run` then leaves its argument as it is.
    */
   static async open(
     runtime: Runtime,
-    { plan, block, threads, statistic }: { plan: ModelPlan; block: BlockPlan; threads: number; statistic?: Statistic },
+    { plan, block, threads, statistic, withOutput = true }: {
+      plan: ModelPlan;
+      block: BlockPlan;
+      threads: number;
+      statistic?: Statistic;
+      withOutput?: boolean;
+    },
   ): Promise<DenseBlock> {
     const named = { ...block, name: "block", chunks: [{ start: 0, end: block.widths[0]!, level: 0 }] };
     const shapes = new Map<string, readonly number[]>();
-    const model = denseBlockGraph(plan, named, (graph, activation, value) => {
+    const taps = (graph: GraphBuilder, activation: string, value: Value) => {
       for (const { name, shape, increment } of statistic?.(graph, activation.replace(/^block\./, ""), value) ?? []) {
         shapes.set(name, shape);
         const before = graph.input(`${name}.before`, ElementType.float32, shape);
         graph.output(name, graph.op("Add", [before, increment]), ElementType.float32, shape);
       }
-    });
+    };
+    const model = denseBlockGraph(plan, named, { taps, withOutput });
     return new DenseBlock(runtime, await runtime.openSession({ model, threads }), plan, named, shapes);
   }
 
@@ -113,13 +121,14 @@ export class DenseBlock {
     const { hiddenSize } = this.#plan.config;
     const rows = hidden.length / hiddenSize;
     using input = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], hidden);
-    using output = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], new Float32Array(hidden.length));
-    this.#binding.input("hidden", input).output("output", output);
+    this.#binding.input("hidden", input);
     if (this.#block.kind === "attention") {
       const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row));
       this.#binding.input("positions", this.#runtime.tensor(ElementType.int64, [rows], positions));
     }
-    await this.#binding.run();
+    if (!this.#session.outputNames.includes("output")) return await this.#binding.run();
+    using output = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], new Float32Array(hidden.length));
+    await this.#binding.output("output", output).run();
     hidden.set(output.data);
   }
 

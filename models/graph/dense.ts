@@ -14,11 +14,15 @@ import { floatWeights } from "./weights.ts";
  * `[rows]`. Output: `output` `[rows, D]` and whatever `taps` adds.
  *
  * @param taps Adds outputs from the activations that it is shown.
+ * @param withOutput Without it the taps' outputs are all there is, and what only the block's own needs is not computed.
  */
 export function denseBlockGraph(
   plan: ModelPlan,
   block: BlockPlan,
-  taps?: (graph: GraphBuilder, name: string, value: Value) => void,
+  { taps, withOutput = true }: {
+    taps?: (graph: GraphBuilder, name: string, value: Value) => void;
+    withOutput?: boolean;
+  } = {},
 ): Model {
   const graph = new GraphBuilder();
   const hidden = graph.input("hidden", ElementType.float32, ["rows", plan.config.hiddenSize]);
@@ -39,7 +43,7 @@ export function denseBlockGraph(
     core: causalAttention(plan.config),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),
   });
-  graph.output("output", output, ElementType.float32);
+  if (withOutput) graph.output("output", output, ElementType.float32);
   return graph.build();
 }
 
