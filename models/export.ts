@@ -12,7 +12,8 @@ const ALIGNMENT = 64;
  * Writes an artefact as an ONNX model of stock operators, for any ONNX Runtime: `out` itself and its weights in
  * `out.data` beside it.
  *
- * One lane: a run takes the next tokens of one sequence. See `decoderGraph` for the inputs.
+ * One lane: a run takes the next tokens of one sequence. See `decoderGraph` for the inputs. The model's metadata has
+ * the rates by level, and for every attention block the width of its caches by level.
  *
  * @param level Exports this level alone; without it the graph is elastic, and its input `lane_levels` chooses.
  */
@@ -21,7 +22,15 @@ export async function exportOnnx(artefact: Artefact, out: string, { level }: { l
   const levels = level === undefined ? artefact.levels : [artefact.levels[level]!];
   const model = decoderGraph(plan, artefact.weights(), {
     lanes: 1,
-    metadata: { pruning_rates: levels.map(({ pruningRate }) => pruningRate).join(",") },
+    metadata: {
+      pruning_rates: levels.map(({ pruningRate }) => pruningRate).join(","),
+      // A cache is as wide as its level's heads.
+      ...Object.fromEntries(
+        plan.layers.flat().filter(({ kind }) => kind === "attention").map((
+          block,
+        ) => [block.name, block.widths.join(",")]),
+      ),
+    },
   });
   const data = `${out}.data`;
   const moved = await copyRanges(artefact.folder, model, data);

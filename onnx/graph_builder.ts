@@ -110,13 +110,14 @@ export class GraphBuilder {
     return this.#nodes;
   }
 
-  /** The finished model, for `encodeModel`. */
+  /** The finished model, for `encodeModel`; constants that no node came to read are left out. */
   build(metadata: Readonly<Record<string, string>> = {}): Model {
+    const read = new Set(this.#nodes.flatMap(({ inputs }) => inputs));
     return {
       nodes: this.#nodes,
       inputs: this.#inputs,
       outputs: this.#outputs,
-      initializers: [...this.#initializers.values()],
+      initializers: [...this.#initializers.values()].filter(({ name }) => read.has(name as Value)),
       // Operator set 23 is the newest whose operators the runtime's CPU kernels cover completely.
       opsets: { "": 23, [MICROSOFT]: 1 },
       metadata,
