@@ -1,6 +1,7 @@
 /** `deno task compress`: a checkpoint becomes an artefact. */
 
-import { basename } from "node:path";
+import { statfs } from "node:fs/promises";
+import { basename, dirname, resolve } from "node:path";
 import { z } from "zod";
 import { calibrationData } from "../compression/calibration.ts";
 import { compress } from "../compression/compress.ts";
@@ -36,6 +37,12 @@ const DEFAULT_TEXT = new URL("../artifacts/calibration.txt", import.meta.url);
 /** How much work an interruption may cost. */
 const SAVE_EVERY_MS = 20_000;
 
+/** The nearest folder above that exists. */
+async function existing(folder: string): Promise<string> {
+  const found = await Deno.stat(folder).catch(() => null);
+  return found === null ? await existing(dirname(folder)) : folder;
+}
+
 await runCommand(async () => {
   const flags = parseFlags(Flags, Deno.args, {
     name: "deno task compress",
@@ -56,7 +63,8 @@ await runCommand(async () => {
     seed: flags.seed,
     threads: flags.threads,
   };
-  await checkJob(job, { supportsHadamard, memory: Deno.systemMemoryInfo().available });
+  const { bavail, bsize } = await statfs(await existing(dirname(resolve(job.out))));
+  await checkJob(job, { supportsHadamard, memory: Deno.systemMemoryInfo().available, disk: bavail * bsize });
 
   const stop = new AbortController();
   const interrupt = () => stop.abort(new RangeError("Stopped. The same command goes on where this one was."));

@@ -33,11 +33,16 @@ export function jobDigest({ calibration, blockSize, recipe, seed }: Job, checkpo
  *
  * @param supportsHadamard Whether there is a Hadamard matrix of an order.
  * @param memory Bytes that are free.
+ * @param disk Bytes that are free where the artefact goes.
  * @throws {RangeError} Naming everything that is in the way.
  */
 export async function checkJob(
   { checkpoint, out, blockSize, recipe, calibration }: Job,
-  { supportsHadamard, memory }: { supportsHadamard: (order: number) => boolean; memory: number },
+  { supportsHadamard, memory, disk }: {
+    supportsHadamard: (order: number) => boolean;
+    memory: number;
+    disk: number;
+  },
 ): Promise<void> {
   const { config } = checkpoint.description;
   const problems: string[] = [];
@@ -59,6 +64,10 @@ export async function checkJob(
   if (needed > memory) {
     problems.push(`it needs about ${gigabytes(needed)} of memory, ${gigabytes(memory)} are free`);
   }
+  const stored = diskNeeded(checkpoint, calibration, blockSize);
+  if (stored > disk) {
+    problems.push(`it needs about ${gigabytes(stored)} of disk, ${gigabytes(disk)} are free`);
+  }
   const entries = await Array.fromAsync(Deno.readDir(out)).catch((error) => {
     if (error instanceof Deno.errors.NotFound) return [];
     throw error;
@@ -78,9 +87,11 @@ export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationDat
   return 2 * activations + statistics + 4 * block + 4 * 4 * vocabSize * hiddenSize;
 }
 
-/** Bytes that the artefact will take, roughly. */
-export function diskNeeded(checkpoint: Checkpoint, blockSize: BlockSize): number {
-  return variantSize(uniformPlan(checkpoint.description.config, blockSize), 0, blockSize).bytes;
+/** Bytes that the artefact and what a stopped run keeps will take, roughly. */
+export function diskNeeded(checkpoint: Checkpoint, { windows }: CalibrationData, blockSize: BlockSize): number {
+  const { config } = checkpoint.description;
+  const activations = 4 * windows.length * windows[0]!.length * config.hiddenSize;
+  return variantSize(uniformPlan(config, blockSize), 0, blockSize).bytes + 2 * activations;
 }
 
 function gigabytes(bytes: number): string {

@@ -162,8 +162,8 @@ describe("checkJob()", () => {
         seed: 0,
         threads: 1,
       };
-      await rejects(checkJob(job, { supportsHadamard, memory: 1000 }), (error: Error) => {
-        for (const part of ["hidden_size 64", "head_dim 12", "token 200", "GB are free", "not empty"]) {
+      await rejects(checkJob(job, { supportsHadamard, memory: 1000, disk: 1000 }), (error: Error) => {
+        for (const part of ["hidden_size 64", "head_dim 12", "token 200", "of memory", "of disk", "not empty"]) {
           ok(error.message.includes(part), `${part} is not in: ${error.message}`);
         }
         return true;
