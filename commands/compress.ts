@@ -48,7 +48,7 @@ await runCommand(async () => {
     name: "deno task compress",
     summary: "Compresses a checkpoint into one artefact that runs at every pruning rate from 0 to 35 %.",
   });
-  const recipe = parseRecipe(flags.recipe === undefined ? {} : JSON.parse(await Deno.readTextFile(flags.recipe)));
+  const recipe = parseRecipe(flags.recipe === undefined ? {} : await readJson(flags.recipe));
   using checkpoint = await openCheckpoint(flags.model);
   if (checkpoint.tokenizer === null) throw new RangeError(`Cannot compress ${flags.model}: it has no tokenizer`);
   const text = await Deno.readTextFile(flags.calibration ?? DEFAULT_TEXT);
@@ -83,3 +83,12 @@ await runCommand(async () => {
   console.log(`\n${job.out} is ready, after ${Math.round(report.seconds)} s.`);
   Deno.exit(0); // the signal listeners would keep the process
 });
+
+async function readJson(path: string): Promise<unknown> {
+  const text = await Deno.readTextFile(path);
+  try {
+    return JSON.parse(text);
+  } catch (cause) {
+    throw new SyntaxError(`Cannot read ${path}: it is not JSON (${(cause as Error).message})`, { cause });
+  }
+}

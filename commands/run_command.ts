@@ -1,3 +1,12 @@
+/** What a path that someone gave can be at fault with; these messages name it. */
+const PATH_ERRORS = [
+  Deno.errors.NotFound,
+  Deno.errors.NotADirectory,
+  Deno.errors.IsADirectory,
+  Deno.errors.AlreadyExists,
+  Deno.errors.PermissionDenied,
+];
+
 /**
  * Runs a command to its end: errors of the user's making are told in a line on stderr, and the process ends with 1.
  * Anything else is a defect of ours and keeps its stack.
@@ -7,8 +16,8 @@ export async function runCommand(command: () => Promise<void>): Promise<void> {
     await command();
   } catch (error) {
     const expected = error instanceof SyntaxError || error instanceof RangeError ||
-      error instanceof Deno.errors.NotFound;
-    console.error(expected ? error.message : error);
+      PATH_ERRORS.some((kind) => error instanceof kind);
+    console.error(expected ? (error as Error).message : error);
     Deno.exit(1);
   }
 }

@@ -1,6 +1,7 @@
 import { createHash } from "node:crypto";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import type { BlockSize } from "../models/int4.ts";
+import { Manifest } from "../models/manifest.ts";
 import { variantSize } from "../models/sizes.ts";
 import type { CalibrationData } from "./calibration.ts";
 import type { Recipe } from "./recipe.ts";
@@ -37,7 +38,7 @@ export function jobDigest({ calibration, blockSize, recipe, seed }: Job, checkpo
  * @throws {RangeError} Naming everything that is in the way.
  */
 export async function checkJob(
-  { checkpoint, out, blockSize, recipe, calibration }: Job,
+  { checkpoint, out, name, blockSize, recipe, calibration }: Job,
   { supportsHadamard, memory, disk }: {
     supportsHadamard: (order: number) => boolean;
     memory: number;
@@ -46,6 +47,9 @@ export async function checkJob(
 ): Promise<void> {
   const { config } = checkpoint.description;
   const problems: string[] = [];
+  if (!Manifest.shape.name.safeParse(name).success) {
+    problems.push(`the name "${name}" is not 1 to 64 letters, digits, dots, dashes and underscores`);
+  }
   if (config.hiddenSize % blockSize !== 0) {
     problems.push(`hidden_size ${config.hiddenSize} is no multiple of the block size ${blockSize}`);
   }
