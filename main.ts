@@ -5,7 +5,7 @@ import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
 import { createMetrics, Engine, measureLevels, registerProcessMetrics } from "./engine/mod.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
-import { type Decoder, openDecoder } from "./models/decoder.ts";
+import { cacheBytesPerToken, openDecoder } from "./models/decoder.ts";
 import { Tokenizer } from "./models/tokenizer.ts";
 import { openRuntime } from "./onnx/mod.ts";
 import { type Build, createApp, listen } from "./routes/mod.ts";
@@ -39,6 +39,8 @@ async function serve(settings: Settings): Promise<void> {
   const artefact = await openArtefact(settings.model);
   const { config } = artefact.plan;
   const maxTokens = Math.min(settings.maxContext, config.maxPositionEmbeddings);
+  const memory = memoryPlan(artefact, { maxTokens, slots: settings.slots });
+  checkMemory(memory, Deno.systemMemoryInfo().total);
   const runtime = openRuntime();
   const decoder = await openDecoder(runtime, {
     plan: artefact.plan,
@@ -54,7 +56,7 @@ async function serve(settings: Settings): Promise<void> {
     engine: `ONNX Runtime ${runtime.version}`,
     kernels: "stock",
     threads: settings.threads,
-    memory: memoryPlan(artefact, decoder, settings.slots),
+    memory,
     startedSeconds: Math.floor(Date.now() / 1000),
   };
   describe(artefact, build, { maxTokens, slots: settings.slots });
@@ -109,12 +111,25 @@ async function serve(settings: Settings): Promise<void> {
 }
 
 /** Bytes by use. Caches take theirs as their tokens come. */
-function memoryPlan(artefact: Artefact, decoder: Decoder, slots: number): Record<string, number> {
+function memoryPlan(
+  artefact: Artefact,
+  { maxTokens, slots }: { maxTokens: number; slots: number },
+): Record<"weights" | "kv_cache" | "logits", number> {
   return {
     weights: artefact.weightBytes,
-    kv_cache: slots * decoder.maxTokens * decoder.cacheBytesPerToken(0),
+    kv_cache: slots * maxTokens * cacheBytesPerToken(artefact.plan, 0),
     logits: slots * artefact.plan.config.vocabSize * Float32Array.BYTES_PER_ELEMENT,
   };
+}
+
+/** @throws {RangeError} If the machine has less memory than all slots can come to take. */
+function checkMemory(plan: Readonly<Record<"weights" | "kv_cache" | "logits", number>>, total: number): void {
+  const needed = plan.weights + plan.kv_cache + plan.logits;
+  if (needed <= total) return;
+  throw new RangeError(
+    `the weights take ${mebibytes(plan.weights)}, caches up to ${mebibytes(plan.kv_cache)}, logits ` +
+      `${mebibytes(plan.logits)}, and the machine has ${mebibytes(total)}; try fewer --slots or less --max-context`,
+  );
 }
 
 function describe(artefact: Artefact, build: Build, { maxTokens, slots }: { maxTokens: number; slots: number }): void {

@@ -133,12 +133,6 @@ export class Decoder {
     return this.#freeSlots.length;
   }
 
-  /** Bytes of keys and values per token of a sequence. */
-  cacheBytesPerToken(level: number): number {
-    const { numKeyValueHeads } = this.#options.plan.config;
-    return this.#attention.reduce((sum, { widths }) => sum + 2 * 4 * numKeyValueHeads * widths[level]!, 0);
-  }
-
   /**
    * Starts a sequence. It keeps its level to its end.
    *
@@ -302,6 +296,15 @@ export class Decoder {
     if (tensor === undefined) this.#tensors.set(key, tensor = make());
     return tensor;
   }
+}
+
+/** Bytes of float32 keys and values per token of a sequence. */
+export function cacheBytesPerToken({ config, layers }: ModelPlan, level: number): number {
+  const components = layers.flat().reduce(
+    (sum, { kind, widths }) => sum + (kind === "attention" ? widths[level]! : 0),
+    0,
+  );
+  return 2 * Float32Array.BYTES_PER_ELEMENT * config.numKeyValueHeads * components;
 }
 
 /** Builds the elastic graph and opens it. */

@@ -408,6 +408,27 @@ describe("The service", () => {
     await response.text().catch(() => {});
   });
 
+  it("does not start with more caches than the machine has memory, and says how much they take", async () => {
+    const config = {
+      ...CONFIG,
+      numAttentionHeads: 32,
+      numKeyValueHeads: 32,
+      headDim: 64,
+      maxPositionEmbeddings: 1 << 20,
+    };
+    await writeRandomArtefact(`${folder}/long`, { config, blockSize: 32, seed: 1 });
+    const child = await new Deno.Command(Deno.execPath(), {
+      args: [
+        ...["run", "--allow-all", "main.ts", "--port", "0", "--model", `${folder}/long`],
+        ...["--slots", "64", "--max-context", String(1 << 20)],
+      ],
+      cwd: fileURLToPath(new URL("..", import.meta.url)),
+    }).output();
+    equal(child.code, 1);
+    // 64 slots, 2^20 tokens, keys and values of 2 layers, 32 heads of 64, 4 bytes each.
+    match(new TextDecoder().decode(child.stderr), /caches up to 2097152\.0 MiB, .* the machine has \d+/);
+  });
+
   it("does not start on what is no artefact, and says why", async () => {
     const child = await new Deno.Command(Deno.execPath(), {
       args: ["run", "--allow-all", "main.ts", "--port", "0", "--model", `${folder}/checkpoint`],
