@@ -68,7 +68,12 @@ export function adamwModel({ beta1, beta2, epsilon }: AdamWSettings): Model {
   return graph.build();
 }
 
-/** AdamW over one flat array of weights, in place. */
+/**
+ * AdamW over one flat array of weights, in place.
+ *
+ * A graph of its own, the same for every model. As part of a model's training graph it would save about 5 % of a step
+ * (577 ms against 605 for the demo model), for fourteen more nodes per parameter.
+ */
 export class AdamW implements Disposable {
   /** Running mean of the gradients, and of their squares. */
   readonly mean: Floats;
