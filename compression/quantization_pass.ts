@@ -141,9 +141,9 @@ export async function quantizeOuter(
       transposeB: true,
     });
   }
-  const hessian = await factorHessian(algebra, headInputs, D);
   const embedding = await model.readEmbedding();
   if (config.tieWordEmbeddings) {
+    const hessian = await factorHessian(algebra, withEqualWeight(headInputs, D), D);
     const tied = await quantizeWhole(quantization, embeddingMatrix(config), embedding, hessian, progress);
     errors.push(errorOf("embedding", tied.error));
     return { embedding: tied.reconstruction, errors };
@@ -162,11 +162,24 @@ export async function quantizeOuter(
     quantization,
     headMatrix(config),
     (await model.readHead())!,
-    hessian,
+    await factorHessian(algebra, headInputs, D),
     (share) => progress((1 + share) / 2),
   );
   errors.push(errorOf("embedding", rows.error), errorOf("head", head.error));
   return { embedding: rows.reconstruction, errors };
+}
+
+/**
+ * What the errors of a tied matrix cost: as a head what its inputs say, as an embedding the same in every column. Half
+ * each is better than either alone (SmolLM2-135M, everything else in float, WikiText-2: perplexity 19.50, with the head's
+ * share alone 20.27, with both 20.09, with ten times as much for the embedding 20.39).
+ */
+function withEqualWeight(gram: Floats, size: number): Floats {
+  const both = gram.slice();
+  let trace = 0;
+  for (let i = 0; i < size; i++) trace += gram[i * size + i]!;
+  for (let i = 0; i < size; i++) both[i * size + i]! += trace / size;
+  return both;
 }
 
 interface Quantized {
