@@ -1,7 +1,7 @@
 /**
  * Trains the demo model, a small Llama that tells stories, and writes it as a Hugging Face checkpoint:
  *
- *     deno run -A compression/training/train_demo.ts --text FILE --out DIR [--minutes M | --steps N] [--seed S]
+ *     deno run -A commands/train_demo.ts --text FILE --out DIR [--minutes M | --steps N] [--seed S]
  *
  * The same text, seed and number of steps give the same model, up to the order in which floats are added. A run that was
  * interrupted goes on from its last validation when the same command is given again. DIR always has the model of the
@@ -11,20 +11,20 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
-import { parseFlags } from "../../commands/flags.ts";
-import { densePlan } from "../../models/block_tensors.ts";
-import type { ModelConfig } from "../../models/description.ts";
-import { describe } from "../../models/families/mod.ts";
-import { openRuntime } from "../../onnx/mod.ts";
-import { initialWeights } from "./initialization.ts";
-import { llamaConfig, writeLlamaCheckpoint } from "./llama_checkpoint.ts";
-import { randomFor } from "./random.ts";
-import { learningRateAt } from "./schedule.ts";
-import { splitStories } from "./stories.ts";
-import { prepareStories, type StoryData } from "./story_data.ts";
-import { Trainer } from "./trainer.ts";
-import { loadTrainingState, saveTrainingState } from "./training_state.ts";
-import { fillWithRandomWindows, type TokenStream } from "./windows.ts";
+import { parseFlags } from "./flags.ts";
+import { densePlan } from "../models/block_tensors.ts";
+import type { ModelConfig } from "../models/description.ts";
+import { describe } from "../models/families/mod.ts";
+import { openRuntime } from "../onnx/mod.ts";
+import { initialWeights } from "../compression/training/initialization.ts";
+import { llamaConfig, writeLlamaCheckpoint } from "../compression/training/llama_checkpoint.ts";
+import { randomFor } from "../compression/training/random.ts";
+import { learningRateAt } from "../compression/training/schedule.ts";
+import { splitStories } from "../compression/training/stories.ts";
+import { prepareStories, type StoryData } from "../compression/training/story_data.ts";
+import { Trainer } from "../compression/training/trainer.ts";
+import { loadTrainingState, saveTrainingState } from "../compression/training/training_state.ts";
+import { fillWithRandomWindows, type TokenStream } from "../compression/training/windows.ts";
 
 const END_OF_TEXT_ID = 0;
 
@@ -157,7 +157,7 @@ async function stepsIn(minutes: number, trainer: Trainer, data: StoryData): Prom
 
 if (import.meta.main) {
   await train(parseFlags(Flags, Deno.args, {
-    name: "deno run -A compression/training/train_demo.ts",
+    name: "deno run -A commands/train_demo.ts",
     summary: "Trains the demo model, a small Llama that tells stories, and writes it as a Hugging Face checkpoint.",
   }));
 }

@@ -1,23 +1,22 @@
 /**
  * Lets a checkpoint tell stories, to be read or to be learned from (`train_demo.ts --first-text`).
  *
- *     deno run -A compression/training/sample_stories.ts --checkpoint DIR --out FILE [--stories N]
+ *     deno run -A commands/sample_stories.ts --checkpoint DIR --out FILE [--stories N]
  *
  * The stories have `<|endoftext|>` between them; those that do not end within the model's context are left out. The same
  * seed gives the same stories, up to the order in which floats are added.
  */
 
 import { z } from "zod";
-import { parseFlags } from "../../commands/flags.ts";
-import { densePlan } from "../../models/block_tensors.ts";
-import { openCheckpoint } from "../../models/checkpoint.ts";
-import { openDecoder, type Sequence } from "../../models/decoder.ts";
-import { Tokenizer } from "../../models/tokenizer.ts";
-import { openRuntime } from "../../onnx/mod.ts";
-import { constantWeights, packedParameters } from "./checkpoint_weights.ts";
-import { randomFor } from "./random.ts";
-import { sampleToken } from "./sample_token.ts";
-import { END_OF_TEXT } from "./stories.ts";
+import { parseFlags } from "./flags.ts";
+import { densePlan } from "../models/block_tensors.ts";
+import { openCheckpoint } from "../models/checkpoint.ts";
+import { openDecoder, type Sequence } from "../models/decoder.ts";
+import { Tokenizer } from "../models/tokenizer.ts";
+import { openRuntime } from "../onnx/mod.ts";
+import { constantWeights, packedParameters } from "../compression/training/checkpoint_weights.ts";
+import { Sampler, SamplerScratch } from "../engine/mod.ts";
+import { END_OF_TEXT } from "../compression/training/stories.ts";
 
 /** Stories that are told at once. */
 const LANES = 32;
@@ -35,7 +34,7 @@ const Flags = z.strictObject({
 interface Telling {
   readonly sequence: Sequence;
   readonly ids: number[];
-  readonly random: () => number;
+  readonly sampler: Sampler;
 }
 
 async function tell(
@@ -65,19 +64,30 @@ async function tell(
   using file = await Deno.open(out, { write: true, create: true, truncate: true });
   const writer = file.writable.getWriter();
   const encoder = new TextEncoder();
+  const scratch = new SamplerScratch();
+  const sampling = {
+    temperature,
+    topP,
+    topK: 0,
+    minP: 0,
+    repetitionPenalty: 1,
+    presencePenalty: 0,
+    frequencyPenalty: 0,
+    logprobs: null,
+  };
   let [begun, told] = [0, 0];
   let telling: Telling[] = [];
   while (begun < stories || telling.length > 0) {
     while (begun < stories && telling.length < LANES) {
-      const random = randomFor(seed, "stories", begun++);
-      telling.push({ sequence: decoder.openSequence(0), ids: [bosTokenId], random });
+      const sampler = new Sampler({ ...sampling, seed: seed + begun++ }, [], scratch);
+      telling.push({ sequence: decoder.openSequence(0), ids: [bosTokenId], sampler });
     }
     const logits = await decoder.step(
       telling.map(({ sequence, ids }) => ({ sequence, tokens: [ids.at(-1)!], logits: "last" })),
     );
     const going: Telling[] = [];
     for (const [lane, story] of telling.entries()) {
-      const id = sampleToken(logits[lane]!, { temperature, topP, random: story.random });
+      const id = story.sampler.sample(logits[lane]!).token;
       if (!ends.has(id) && story.ids.length < maxTokens) {
         story.ids.push(id);
         going.push(story);
@@ -96,7 +106,7 @@ async function tell(
 
 if (import.meta.main) {
   await tell(parseFlags(Flags, Deno.args, {
-    name: "deno run -A compression/training/sample_stories.ts",
+    name: "deno run -A commands/sample_stories.ts",
     summary: "Lets a checkpoint tell stories.",
   }));
 }
