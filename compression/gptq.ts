@@ -1,7 +1,7 @@
 import { type LinearAlgebra, matrix } from "../kernels/matrix.ts";
 import { groupEndsOf, type Int4Codes, int4Scale, ROUNDER, ZERO_POINT } from "../models/int4.ts";
 import type { Hessian } from "./hessian.ts";
-import type { QuantizationJob } from "./quantize.ts";
+import type { QuantizationJob } from "./quantization_job.ts";
 import { searchScale } from "./scale_search.ts";
 
 type Doubles = Float64Array<ArrayBuffer>;

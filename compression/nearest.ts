@@ -1,5 +1,5 @@
 import { groupEndsOf, type Int4Codes, ROUNDER, roundToNearest, ZERO_POINT } from "../models/int4.ts";
-import type { QuantizationJob } from "./quantize.ts";
+import type { QuantizationJob } from "./quantization_job.ts";
 import { searchScale } from "./scale_search.ts";
 
 /** Plain rounding: every weight to its nearest code, whatever the others do. */

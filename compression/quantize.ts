@@ -1,22 +1,9 @@
 import type { LinearAlgebra } from "../kernels/matrix.ts";
 import { groupEndsOf, type Int4Codes, reconstruct } from "../models/int4.ts";
 import { gptq } from "./gptq.ts";
-import { type Hessian, outputEnergy } from "./hessian.ts";
+import { outputEnergy } from "./hessian.ts";
 import { nearest } from "./nearest.ts";
-
-/** One matrix to be quantized, its columns in the order in which they are stored. */
-export interface QuantizationJob {
-  /** `[outFeatures, inFeatures]` */
-  readonly weight: Float32Array<ArrayBuffer>;
-  readonly outFeatures: number;
-  readonly inFeatures: number;
-  /** First column of each group that shares a scale; see `groupStartsOf`. */
-  readonly groupStarts: readonly number[];
-  /** Of the inputs, in the order of the columns. */
-  readonly hessian: Hessian;
-  /** Choose scales that make the error small where inputs are large, instead of ones that cover the greatest weight. */
-  readonly scaleSearch: boolean;
-}
+import type { QuantizationJob } from "./quantization_job.ts";
 
 const METHODS = {
   gptq,

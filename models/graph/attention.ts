@@ -1,18 +1,9 @@
 import type { GraphBuilder, Value } from "../../onnx/mod.ts";
 import { type AttentionPlan, outputMatrix, qkvMatrix } from "../plan.ts";
 import { chunkWidth } from "../widths.ts";
-import type { BlockContext } from "./block.ts";
+import type { BlockContext } from "./block_context.ts";
 import { cutInputs, cutOutputs } from "./elastic_linear.ts";
 import { rmsNorm } from "./norm.ts";
-
-/** Softmax attention itself: what stands between the rotated heads and the output projection. */
-export interface AttentionCore {
-  /**
-   * @param packed `[rows, heads, widest]`: query, key and value heads of every row, rotated.
-   * @returns `[rows, H, widest]`; zero in the components that a row's level does not keep.
-   */
-  attend(graph: GraphBuilder, packed: Value, block: AttentionPlan): Value;
-}
 
 /**
  * `x + output(attention(qkv(norm(x))))`.

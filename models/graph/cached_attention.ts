@@ -1,7 +1,7 @@
 import { ElementType, type GraphBuilder, type Value } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
 import type { AttentionPlan } from "../plan.ts";
-import type { AttentionCore } from "./attention.ts";
+import type { AttentionCore } from "./block_context.ts";
 import { groupQueryAttention } from "./causal_attention.ts";
 
 /**

@@ -1,6 +1,7 @@
 import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mod.ts";
 import { embeddingMatrix, headMatrix, headRotationMatrix, type ModelPlan } from "../plan.ts";
-import { type BlockContext, residualBlock } from "./block.ts";
+import { residualBlock } from "./block.ts";
+import type { BlockContext } from "./block_context.ts";
 import { cachedAttention } from "./cached_attention.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
 import { rmsNorm } from "./norm.ts";

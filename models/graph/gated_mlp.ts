@@ -1,7 +1,7 @@
 import { type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
 import { downMatrix, type GatedMlpPlan, gateUpMatrix } from "../plan.ts";
 import { cutInputs, cutOutputs } from "./elastic_linear.ts";
-import type { BlockContext } from "./block.ts";
+import type { BlockContext } from "./block_context.ts";
 import { rmsNorm } from "./norm.ts";
 
 /**

@@ -1,6 +1,6 @@
 import type { GraphBuilder } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
-import type { AttentionCore } from "./attention.ts";
+import type { AttentionCore } from "./block_context.ts";
 
 /**
  * Attention over the rows of B whole sequences of T tokens each, out of products and a softmax, which have gradients:

@@ -5,7 +5,7 @@ import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { ElementType, GraphBuilder, openRuntime } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
 import { type AttentionPlan, planModel } from "../plan.ts";
-import type { AttentionCore } from "./attention.ts";
+import type { AttentionCore } from "./block_context.ts";
 import { causalAttention } from "./causal_attention.ts";
 import { softmaxAttention } from "./softmax_attention.ts";
 
