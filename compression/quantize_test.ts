@@ -14,7 +14,8 @@ import {
   ZERO_POINT,
 } from "../models/int4.ts";
 import { factorHessian } from "./hessian.ts";
-import { type QuantizationJob, quantize } from "./quantize.ts";
+import type { QuantizationJob } from "./quantization_job.ts";
+import { quantize } from "./quantize.ts";
 
 const plain = openLinearAlgebra({ backend: "plain" });
 const fastest = openLinearAlgebra({ threads: 1 });
