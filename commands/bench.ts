@@ -48,6 +48,8 @@ interface Samples {
   readonly plain: number[];
   readonly decode: number[][];
   readonly batch: number[];
+  /** A step of two sequences in turn: both at the first rate, both at the last, one at each. */
+  readonly inTurn: { readonly first: number[]; readonly last: number[]; readonly both: number[] };
   readonly prefill: number[][];
 }
 
@@ -103,6 +105,7 @@ async function measure(elastic: Subject, plain: Subject | null, flags: Flags): P
     plain: [],
     decode: levels.map(() => []),
     batch: [],
+    inTurn: { first: [], last: [], both: [] },
     prefill: levels.map(() => []),
   };
   using readLoop = new ReadLoop(flags.threads);
@@ -115,6 +118,10 @@ async function measure(elastic: Subject, plain: Subject | null, flags: Flags): P
       bar.update((round + level / levels.length) / flags.rounds, `decode at level ${level}`);
     }
     samples.batch.push(await decodeMs(elastic.decoder, Array(BATCH).fill(0), flags.context));
+    const last = levels.length - 1;
+    for (const [kind, pair] of [["first", [0, 0]], ["last", [last, last]], ["both", [0, last]]] as const) {
+      samples.inTurn[kind].push(await inTurnMs(elastic.decoder, pair, flags.context));
+    }
     // A prefill is long and needs no round of its own every time.
     if (round % 4 === 0) {
       for (const level of levels) samples.prefill[level]!.push(await prefillMs(elastic.decoder, level, flags));
@@ -140,6 +147,23 @@ async function decodeMs(decoder: Decoder, levels: readonly number[], context: nu
   }
 }
 
+/** Mean time of a decode step when sequences take turns: what it costs to change the rate from step to step. */
+async function inTurnMs(decoder: Decoder, levels: readonly number[], context: number): Promise<number> {
+  const sequences = levels.map((level) => decoder.openSequence(level));
+  try {
+    for (const sequence of sequences) {
+      await decoder.step([{ sequence, tokens: new Int32Array(context).fill(1), logits: "none" }]);
+    }
+    const start = performance.now();
+    for (let i = 0; i < STEPS; i++) {
+      for (const sequence of sequences) await decoder.step([{ sequence, tokens: [1], logits: "last" }]);
+    }
+    return (performance.now() - start) / (STEPS * levels.length);
+  } finally {
+    for (const sequence of sequences) sequence.close();
+  }
+}
+
 async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Flags): Promise<number> {
   const sequence = decoder.openSequence(level);
   try {
@@ -153,7 +177,6 @@ async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Fla
 
 function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
   const read = median(samples.readLoop);
-  const whole = median(samples.decode[0]!);
   const wholeBytes = artefact.levels[0]!.bytesPerToken;
   const perRound = (of: readonly number[], by: readonly number[]) => median(of.map((value, i) => value / by[i]!));
   return {
@@ -164,6 +187,10 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
     readLoopGBps: read / 1e9,
     elasticToPlain: samples.plain.length === 0 ? null : perRound(samples.decode[0]!, samples.plain),
     batchSpeedup: BATCH / perRound(samples.batch, samples.decode[0]!),
+    rateChange: perRound(
+      samples.inTurn.both,
+      samples.inTurn.first.map((first, i) => (first + samples.inTurn.last[i]!) / 2),
+    ),
     levels: artefact.levels.map(({ pruningRate, bytesPerToken }, level) => {
       const ms = median(samples.decode[level]!);
       return {
@@ -180,7 +207,6 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
         prefillTokensPerSecond: flags.prefillTokens / (median(samples.prefill[level]!) / 1000),
       };
     }),
-    wholeMs: whole,
   };
 }
 
@@ -204,6 +230,7 @@ function format(result: ReturnType<typeof summarize>): string {
     ...(result.elasticToPlain === null ? [] : [
       `elastic graph at rate 0 against a plain one: ${result.elasticToPlain.toFixed(3)} × the time`,
     ]),
+    `steps at the first and the last rate in turn: ${result.rateChange.toFixed(3)} × the mean of the two`,
     `${BATCH} sequences together: ${result.batchSpeedup.toFixed(2)} × the tokens/s of one`,
   ].join("\n");
 }
