@@ -21,7 +21,7 @@ export function blockWidths(
     rates: readonly number[];
   },
 ): number[][][] {
-  const quanta = quantaFor({ headDim: config.headDim, blockSize });
+  const quanta = quantaFor({ ...config, blockSize });
   const scores = layers.flatMap((blocks, layer) => blocks.map(() => influence[layer]!));
   const byLevel = rates.map((rate) =>
     recipe.layerRates === "uniform"

@@ -60,7 +60,7 @@ export function publishedMemory(names: readonly ShapeName[]): MemorySaving[] {
 
 /** A plan in which every layer has the global rate. */
 export function uniformPlan(config: ModelConfig, blockSize: number): ModelPlan {
-  const quanta = quantaFor({ headDim: config.headDim, blockSize });
+  const quanta = quantaFor({ ...config, blockSize });
   const biased = config.family === "qwen2";
   const widths = (full: number, quantum: number) => PRUNING_RATES.map((rate) => keptWidth(full, rate, quantum));
   return planModel(

@@ -27,7 +27,7 @@ export interface RandomArtefactOptions {
 export async function writeRandomArtefact(folder: string, options: RandomArtefactOptions): Promise<Manifest> {
   const { config, blockSize, seed, pruningRates = PRUNING_RATES, tokenizer = null } = options;
   const random = xoroshiro128plus(seed);
-  const quanta = quantaFor({ headDim: config.headDim, blockSize });
+  const quanta = quantaFor({ ...config, blockSize });
   const widths = (full: number, quantum: number) => pruningRates.map((rate) => keptWidth(full, rate, quantum));
   const shuffled = (length: number) => {
     const order = Array.from({ length }, (_, index) => index);

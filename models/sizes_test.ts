@@ -10,7 +10,7 @@ import { keptWidth, PRUNING_RATES, quantaFor } from "./widths.ts";
 
 /** Every layer at the global rate. */
 function uniformPlan(config: ModelConfig, blockSize: number, rates: readonly number[] = PRUNING_RATES): ModelPlan {
-  const quanta = quantaFor({ headDim: config.headDim, blockSize });
+  const quanta = quantaFor({ ...config, blockSize });
   const bias = config.family === "qwen2";
   const widths = (full: number, quantum: number) => rates.map((rate) => keptWidth(full, rate, quantum));
   return planModel(

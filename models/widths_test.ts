@@ -53,7 +53,7 @@ describe("Kept sizes of known models", () => {
   for (const [name, { headDim, intermediateSize }] of Object.entries(KNOWN_SHAPES)) {
     for (const blockSize of [32, 64, 128]) {
       it(`${name} in blocks of ${blockSize}: multiples of the quanta that never grow with the rate`, () => {
-        const quanta = quantaFor({ headDim, blockSize });
+        const quanta = quantaFor({ headDim, intermediateSize, blockSize });
         for (const [full, quantum] of [[headDim, quanta.head], [intermediateSize, quanta.mlp]] as const) {
           const rates = Array.from({ length: 100 }, (_, i) => i / 100);
           const widths = rates.map((rate) => keptWidth(full, rate, quantum));
@@ -68,7 +68,7 @@ describe("Kept sizes of known models", () => {
     }
 
     it(`${name}: what a rate keeps is kept by every smaller one, chunk by chunk`, () => {
-      const { head, mlp } = quantaFor({ headDim, blockSize: 128 });
+      const { head, mlp } = quantaFor({ headDim, intermediateSize, blockSize: 128 });
       for (const [full, quantum] of [[headDim, head], [intermediateSize, mlp]] as const) {
         const widths = PRUNING_RATES.map((rate) => keptWidth(full, rate, quantum));
         const chunks = chunksOf(widths);
@@ -86,15 +86,20 @@ describe("Kept sizes of known models", () => {
 
 describe("quantaFor()", () => {
   it("are the published ones at the published sizes", () => {
-    deepEqual(quantaFor({ headDim: 128, blockSize: 128 }), { mlp: 128, head: 16 });
+    for (const blockSize of [32, 64, 128]) {
+      deepEqual(quantaFor({ headDim: 128, intermediateSize: 14_336, blockSize }), { mlp: 128, head: 16 });
+    }
   });
 
   it("are what blocks and attention can be cut at", () => {
     for (const headDim of [8, 16, 32, 64, 80, 96, 128, 192, 256]) {
       for (const blockSize of [32, 64, 128]) {
-        const { head, mlp } = quantaFor({ headDim, blockSize });
-        equal(head % 8, 0);
-        equal(mlp % blockSize, 0);
+        for (const intermediateSize of [128, 1536, 4864, 14_336]) {
+          const { head, mlp } = quantaFor({ headDim, intermediateSize, blockSize });
+          equal(head % 8, 0);
+          equal(mlp % blockSize, 0);
+          ok(mlp === blockSize || intermediateSize / mlp >= 40);
+        }
       }
     }
   });
