@@ -1,7 +1,7 @@
 /** `deno task generate`: one answer on stdout. */
 
 import { z } from "zod";
-import { Sampler, SamplerScratch } from "../engine/mod.ts";
+import { PLAIN_SAMPLING, Sampler, SamplerScratch } from "../engine/mod.ts";
 import { openArtefact } from "../models/artefact.ts";
 import { openDecoder } from "../models/decoder.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
@@ -51,17 +51,7 @@ await runCommand(async () => {
     threads: flags.threads,
   });
   const sampler = new Sampler(
-    {
-      temperature: flags.temperature,
-      seed: flags.seed,
-      topK: 0,
-      topP: 1,
-      minP: 0,
-      repetitionPenalty: 1,
-      presencePenalty: 0,
-      frequencyPenalty: 0,
-      logprobs: null,
-    },
+    { ...PLAIN_SAMPLING, temperature: flags.temperature, seed: flags.seed },
     prompt,
     new SamplerScratch(),
   );

@@ -15,7 +15,7 @@ import { openDecoder, type Sequence } from "../models/decoder.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { constantWeights, packedParameters } from "../compression/training/checkpoint_weights.ts";
-import { Sampler, SamplerScratch } from "../engine/mod.ts";
+import { PLAIN_SAMPLING, Sampler, SamplerScratch } from "../engine/mod.ts";
 import { END_OF_TEXT } from "../compression/training/stories.ts";
 
 /** Stories that are told at once. */
@@ -65,16 +65,7 @@ async function tell(
   const writer = file.writable.getWriter();
   const encoder = new TextEncoder();
   const scratch = new SamplerScratch();
-  const sampling = {
-    temperature,
-    topP,
-    topK: 0,
-    minP: 0,
-    repetitionPenalty: 1,
-    presencePenalty: 0,
-    frequencyPenalty: 0,
-    logprobs: null,
-  };
+  const sampling = { ...PLAIN_SAMPLING, temperature, topP };
   let [begun, told] = [0, 0];
   let telling: Telling[] = [];
   while (begun < stories || telling.length > 0) {

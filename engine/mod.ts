@@ -5,7 +5,14 @@ export type { FinishReason, GenerationEnd, GenerationRequest, GenerationStart, T
 export { type LevelCosts, type LevelTable, measureLevels } from "./level_table.ts";
 export { createMetrics, type Metrics, registerProcessMetrics } from "./metrics.ts";
 export type { Budget, RateChoice } from "./rate_choice.ts";
-export { type Logprobs, Sampler, SamplerScratch, type SamplingOptions, type TokenLogprob } from "./sampler.ts";
+export {
+  type Logprobs,
+  PLAIN_SAMPLING,
+  Sampler,
+  SamplerScratch,
+  type SamplingOptions,
+  type TokenLogprob,
+} from "./sampler.ts";
 export type { StepRunner } from "./step_runner.ts";
 export {
   generateText,

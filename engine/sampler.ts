@@ -23,6 +23,18 @@ export interface SamplingOptions {
   readonly logprobs: number | null;
 }
 
+/** The model's own distribution: no cuts, no penalties. */
+export const PLAIN_SAMPLING: Omit<SamplingOptions, "seed"> = {
+  temperature: 1,
+  topK: 0,
+  topP: 1,
+  minP: 0,
+  repetitionPenalty: 1,
+  presencePenalty: 0,
+  frequencyPenalty: 0,
+  logprobs: null,
+};
+
 export interface TokenLogprob {
   readonly token: number;
   /** Natural logarithm of the model's probability, before penalties, temperature and cuts. */
