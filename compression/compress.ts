@@ -15,6 +15,7 @@ import type { Runtime } from "../onnx/mod.ts";
 import { orderBlock, orderValues } from "./block_order.ts";
 import { HiddenStates, influenceOf } from "./hidden_states.ts";
 import { type Job, jobDigest } from "./job.ts";
+import { rotatesResidual } from "./recipe.ts";
 import { hiddenFile, type Journal, readJournal, writeJournal } from "./journal.ts";
 import { hadamardRotation } from "./hadamard.ts";
 import { BlockSessions } from "./block_sessions.ts";
@@ -108,7 +109,9 @@ class Run {
     this.#checkpointDigest = checkpointDigest;
     this.#lastSave = context.now();
     const plain = prepareModel(job.checkpoint);
-    this.#model = job.recipe.hadamard ? rotateResidual(plain, hadamardRotation(plain.config.hiddenSize)) : plain;
+    this.#model = rotatesResidual(job.recipe, plain.config)
+      ? rotateResidual(plain, hadamardRotation(plain.config.hiddenSize))
+      : plain;
     this.#dense = densePlan(job.checkpoint.description);
   }
 
@@ -267,7 +270,7 @@ class Run {
       name,
       config: { ...config, eosTokenIds: [...config.eosTokenIds] },
       quantization: { bits: 4, blockSize },
-      rotatedResidual: recipe.hadamard,
+      rotatedResidual: rotatesResidual(recipe, config),
       levels: PRUNING_RATES.map((pruningRate) => ({ pruningRate, perplexity: null })),
       layers: description.layers.map((blocks, layer) =>
         blocks.map((block, index) => {
@@ -294,7 +297,7 @@ class Run {
       provenance: {
         architecture: String(checkpoint.rawConfig["architectures"] ?? config.family),
         checkpointSha256: this.#checkpointDigest,
-        recipe: { ...recipe },
+        recipe: { ...recipe, hadamard: rotatesResidual(recipe, config) },
         seed,
         calibration: { windows: calibration.windows.length, tokens: calibration.windows[0]!.length },
         linearAlgebra: this.#algebra.name,

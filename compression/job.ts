@@ -54,7 +54,7 @@ export async function checkJob(
     problems.push(`hidden_size ${config.hiddenSize} is no multiple of the block size ${blockSize}`);
   }
   if (config.headDim % 8 !== 0) problems.push(`head_dim ${config.headDim} is no multiple of 8`);
-  if (recipe.hadamard && !supportsHadamard(config.hiddenSize)) {
+  if (recipe.hadamard === true && !supportsHadamard(config.hiddenSize)) {
     problems.push(`there is no Hadamard matrix of order ${config.hiddenSize} for the recipe's rotation`);
   }
   const largest = [...calibration.windows, ...calibration.heldOut].reduce(

@@ -6,7 +6,7 @@ import { compress } from "../compression/compress.ts";
 import { hadamardRotation, supportsHadamard } from "../compression/hadamard.ts";
 import { checkJob, type Job } from "../compression/job.ts";
 import { prepareModel, rotateResidual } from "../compression/prepared_model.ts";
-import { parseRecipe } from "../compression/recipe.ts";
+import { parseRecipe, rotatesResidual } from "../compression/recipe.ts";
 import { orderStatistics } from "../compression/statistics.ts";
 import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
@@ -71,7 +71,7 @@ for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWE
         using grid = await openCheckpoint(`${folder}/grid-${order}`);
         let expected: Float32Array | undefined;
         await denseLogits(runtime, grid, [TOKENS], (logits) => expected = logits.slice(), { threads: 1 });
-        const job = { ...jobOf(`${folder}/exact-${order}`, { order }), checkpoint: grid };
+        const job = { ...jobOf(`${folder}/exact-${order}`, { order, hadamard: false }), checkpoint: grid };
         await compress(job, context);
         closeTo(await int4Logits(await openArtefact(job.out)), expected!, 1e-4);
       });
@@ -177,6 +177,9 @@ describe("checkJob()", () => {
 describe("parseRecipe()", () => {
   it("names unknown fields and wrong values", () => {
     deepEqual(parseRecipe({}).order, "importance");
+    deepEqual([TINY_LLAMA, TINY_QWEN].map((config) => rotatesResidual(parseRecipe({}), config)), [true, false]);
+    equal(rotatesResidual(parseRecipe({}), { ...TINY_LLAMA, hiddenSize: 36 * 23 }), false);
+    equal(rotatesResidual(parseRecipe({ hadamard: true }), TINY_QWEN), true);
     for (const wrong of [{ ordr: "random" }, { order: "best" }, { ridgeLambda: 0 }]) {
       let message = "";
       try {
