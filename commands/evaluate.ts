@@ -12,6 +12,7 @@ import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { levelOf } from "./level_of.ts";
 import { progressBar } from "./progress_bar.ts";
+import { operatorsPath } from "./operators_path.ts";
 import { runCommand } from "./run_command.ts";
 
 const Flags = z.strictObject({
@@ -74,6 +75,7 @@ await runCommand(async () => {
       maxTokens: flags.sequenceLength,
       maxRows: Math.min(flags.sequenceLength, ROWS),
       threads: flags.threads,
+      operators: await operatorsPath(),
     });
     const found: ({ rate: number } & Perplexity)[] = [];
     for (const [index, level] of levels.entries()) {

@@ -9,6 +9,7 @@ import { openRuntime } from "../onnx/mod.ts";
 import { parseFlags } from "./flags.ts";
 import { levelOf } from "./level_of.ts";
 import { physicalCores } from "./physical_cores.ts";
+import { operatorsPath } from "./operators_path.ts";
 import { runCommand } from "./run_command.ts";
 
 const Flags = z.strictObject({
@@ -49,6 +50,7 @@ await runCommand(async () => {
     maxTokens,
     maxRows: CHUNK,
     threads: flags.threads,
+    operators: await operatorsPath(),
   });
   const sampler = new Sampler(
     { ...PLAIN_SAMPLING, temperature: flags.temperature, seed: flags.seed },

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { int4Weights, type TensorLocator, type Weights } from "./graph/weights.ts";
+import { type Int4Weights, int4Weights, type TensorLocator } from "./graph/weights.ts";
 import { decodeManifest, type Manifest } from "./manifest.ts";
 import { type ModelPlan, planModel } from "./plan.ts";
 import { RangeFile } from "./range_file.ts";
@@ -41,7 +41,7 @@ export interface Artefact {
   /** SHA-256 of the weights' file. */
   readonly digest: string;
   /** How its tensors enter a graph. `accuracy` 0 computes in float32, for tests of exactness. */
-  weights(options?: { accuracy?: 0 | 4 }): Weights;
+  weights(options?: { accuracy?: 0 | 4 }): Int4Weights;
   /** Where a tensor lies in the weights' file. */
   readonly locate: TensorLocator;
 }

@@ -16,6 +16,8 @@ export interface DecoderOptions {
   /** Rows that a step can hold, over all lanes. */
   readonly maxRows: number;
   readonly threads: number;
+  /** Path of the library of our own operators, which take int4 weights; null serves with stock ones. */
+  readonly operators?: string | null;
   /** See `SessionOptions`. */
   readonly profilePrefix?: string;
 }
@@ -309,11 +311,13 @@ export function cacheBytesPerToken({ config, layers }: ModelPlan, level: number)
 
 /** Builds the elastic graph and opens it. */
 export async function openDecoder(runtime: Runtime, options: DecoderOptions): Promise<Decoder> {
-  const model: Model = decoderGraph(options.plan, options.weights, { lanes: options.lanes });
+  const { operators = null } = options;
+  const model: Model = decoderGraph(options.plan, options.weights, { lanes: options.lanes, native: operators !== null });
   const session = await runtime.openSession({
     model,
     threads: options.threads,
     folder: options.folder,
+    ...(operators !== null && { operators }),
     ...(options.profilePrefix !== undefined && { profilePrefix: options.profilePrefix }),
   });
   return new Decoder(runtime, session, options);

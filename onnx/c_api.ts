@@ -50,6 +50,7 @@ const FUNCTIONS = {
   ReleaseIoBinding: { index: 135, parameters: ["pointer"], result: "void" },
   BindInput: { index: 136, parameters: ["pointer", "buffer", "pointer"], result: "pointer" },
   BindOutput: { index: 137, parameters: ["pointer", "buffer", "pointer"], result: "pointer" },
+  RegisterCustomOpsLibrary: { index: 228, parameters: ["pointer", "buffer"], result: "pointer" },
   AddInitializer: { index: 150, parameters: ["pointer", "buffer", "pointer"], result: "pointer" },
 } as const satisfies Record<string, { index: number } & Deno.ForeignFunction>;
 

@@ -113,13 +113,14 @@ export class GraphBuilder {
   /** The finished model, for `encodeModel`; constants that no node came to read are left out. */
   build(metadata: Readonly<Record<string, string>> = {}): Model {
     const read = new Set(this.#nodes.flatMap(({ inputs }) => inputs));
+    const domains = new Set(this.#nodes.map(({ domain }) => domain));
     return {
       nodes: this.#nodes,
       inputs: this.#inputs,
       outputs: this.#outputs,
       initializers: [...this.#initializers.values()].filter(({ name }) => read.has(name as Value)),
       // Operator set 23 is the newest whose operators the runtime's CPU kernels cover completely.
-      opsets: { "": 23, [MICROSOFT]: 1 },
+      opsets: { ...Object.fromEntries([...domains, MICROSOFT].map((domain) => [domain, 1])), "": 23 },
       metadata,
     };
   }

@@ -12,6 +12,8 @@ export interface SessionOptions {
   readonly folder?: string;
   /** Constants that live in our memory and are used there, by initializer name. */
   readonly initializers?: ReadonlyMap<string, Tensor>;
+  /** Path of a library of operators that the graph uses. */
+  readonly operators?: string;
   /** 0 leaves the graph as written, 99 applies all rewrites (default). */
   readonly optimization?: 0 | 1 | 2 | 3 | 99;
   /** Writes a timeline of every node to a file that starts with this prefix; `endProfiling` returns its path. */
@@ -213,6 +215,7 @@ export async function openSession(runtime: Runtime, options: SessionOptions): Pr
       config("session.model_external_initializers_file_folder_path", options.folder);
     }
     if (options.profilePrefix !== undefined) api.check(fn.EnableProfiling(settings, cString(options.profilePrefix)));
+    if (options.operators !== undefined) api.check(fn.RegisterCustomOpsLibrary(settings, cString(options.operators)));
     for (const [name, tensor] of options.initializers ?? []) {
       api.check(fn.AddInitializer(settings, cString(name), tensor.value));
     }

@@ -1,5 +1,6 @@
 import { languageModelHead } from "../../models/graph/decoder.ts";
 import { residualBlock } from "../../models/graph/block.ts";
+import { chunkedLinear } from "../../models/graph/elastic_linear.ts";
 import { ungated } from "../../models/graph/gates.ts";
 import { rotaryOf } from "../../models/graph/rotary.ts";
 import { softmaxAttention } from "../../models/graph/softmax_attention.ts";
@@ -67,6 +68,7 @@ function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: B
     config,
     weights,
     gates: ungated,
+    linear: chunkedLinear(weights, ungated),
     rotary: rotaryOf(graph, config, positions),
     core: softmaxAttention(graph, config, length),
   };

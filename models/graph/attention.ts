@@ -1,9 +1,6 @@
 import type { GraphBuilder, Value } from "../../onnx/mod.ts";
 import { type AttentionPlan, outputMatrix, qkvMatrix } from "../plan.ts";
-import { chunkWidth } from "../widths.ts";
 import type { BlockContext } from "./block_context.ts";
-import { cutInputs, cutOutputs } from "./elastic_linear.ts";
-import { rmsNorm } from "./norm.ts";
 
 /**
  * `x + output(attention(qkv(norm(x))))`.
@@ -15,39 +12,28 @@ import { rmsNorm } from "./norm.ts";
  * @returns `[rows, D]`
  */
 export function attention(graph: GraphBuilder, x: Value, block: AttentionPlan, context: BlockContext): Value {
-  const { config, weights, gates, rotary, core, tap } = context;
+  const { config, weights, linear, rotary, core, tap } = context;
   const { numAttentionHeads, numKeyValueHeads, hiddenSize } = config;
-  const normed = rmsNorm(graph, x, weights.vector(graph, `${block.name}.norm`, hiddenSize), config.rmsNormEps);
-  tap?.(`${block.name}.input`, normed);
-
-  const heads = numAttentionHeads + 2 * numKeyValueHeads;
-  const joined = cutOutputs(graph, {
-    x: normed,
-    chunks: block.chunks,
+  const { name, chunks } = block;
+  const packed = linear.toHeads(graph, {
+    name,
+    x,
+    norm: { weight: weights.vector(graph, `${name}.norm`, hiddenSize), epsilon: config.rmsNormEps },
+    groups: numAttentionHeads + 2 * numKeyValueHeads,
+    chunks,
     matrixOf: (index) => qkvMatrix(config, block, index),
-    gates,
-    weights,
-  }).map(({ value, chunk }) =>
-    graph.op("Reshape", [gates.restore(graph, value, chunk.level), graph.integers([-1, heads, chunkWidth(chunk)])])
-  );
-  const packed = joined.length === 1 ? joined[0]! : graph.op("Concat", joined, { attributes: { axis: 2 } });
+    tap,
+  });
   const pairs = weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
   const rotated = rotary.rotate(graph, packed, pairs, block.widths[0]!);
-  tap?.(`${block.name}.heads`, rotated);
-
-  const attended = core.attend(graph, rotated, block);
-  const pieces = block.chunks.map((chunk, index) => {
-    const whole = block.chunks.length === 1;
-    const components = whole ? attended : gates.takeComponents(graph, attended, chunk.level, chunk.start, chunk.end);
-    const width = numAttentionHeads * chunkWidth(chunk);
-    return { value: graph.op("Reshape", [components, graph.integers([-1, width])]), chunk, index };
-  });
-  for (const { value, index } of pieces) tap?.(`${block.name}.attended.${index}`, value);
-  return cutInputs(graph, {
-    pieces,
+  tap?.(`${name}.heads`, rotated);
+  return linear.fromHeads(graph, {
+    name,
+    x: core.attend(graph, rotated, block),
+    groups: numAttentionHeads,
+    chunks,
     matrixOf: (index) => outputMatrix(config, block, index),
-    gates,
-    weights,
     residual: x,
+    tap,
   });
 }

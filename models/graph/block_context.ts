@@ -1,6 +1,7 @@
 import type { GraphBuilder, Value } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
 import type { AttentionPlan } from "../plan.ts";
+import type { ElasticLinear, Tap } from "./elastic_linear.ts";
 import type { Gates } from "./gates.ts";
 import type { Rotary } from "./rotary.ts";
 import type { Weights } from "./weights.ts";
@@ -19,8 +20,9 @@ export interface BlockContext {
   readonly config: ModelConfig;
   readonly weights: Weights;
   readonly gates: Gates;
+  readonly linear: ElasticLinear;
   readonly rotary: Rotary;
   readonly core: AttentionCore;
   /** Shown every activation that a statistic may want, under the block's name. */
-  readonly tap?: (name: string, value: Value) => void;
+  readonly tap?: Tap;
 }

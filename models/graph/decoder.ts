@@ -3,10 +3,12 @@ import { embeddingMatrix, headMatrix, headRotationMatrix, type ModelPlan } from 
 import { residualBlock } from "./block.ts";
 import type { BlockContext } from "./block_context.ts";
 import { cachedAttention } from "./cached_attention.ts";
+import { chunkedLinear } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
 import { rmsNorm } from "./norm.ts";
+import { prefixLinear, prefixWeights } from "./prefix_linear.ts";
 import { rotaryOf } from "./rotary.ts";
-import type { Weights } from "./weights.ts";
+import type { Int4Weights, Weights } from "./weights.ts";
 
 /**
  * The whole elastic model as one graph, for any mixture of levels and of prefill and decode in a step.
@@ -25,7 +27,12 @@ import type { Weights } from "./weights.ts";
 export function decoderGraph(
   plan: ModelPlan,
   weights: Weights,
-  { lanes, metadata = {} }: { lanes: number; metadata?: Readonly<Record<string, string>> },
+  { lanes, native = false, metadata = {} }: {
+    lanes: number;
+    /** Our own operators instead of stock ones. */
+    native?: boolean;
+    metadata?: Readonly<Record<string, string>>;
+  },
 ): Model {
   const { config, levels } = plan;
   const graph = new GraphBuilder();
@@ -39,22 +46,32 @@ export function decoderGraph(
   };
   const logitRows = graph.input("logit_rows", ElementType.int64, ["logit_rows"]);
 
+  const rowsUpTo = countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels);
+  const gates = gatesOf(graph, rowsUpTo, levels);
+  const int4 = native ? asInt4(weights) : null;
+  const ours = int4 === null ? weights : prefixWeights(int4);
   const context: BlockContext = {
     config,
-    weights,
-    gates: gatesOf(graph, countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels), levels),
+    weights: ours,
+    gates,
+    linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
     rotary: rotaryOf(graph, config, positions),
     core: cachedAttention(graph, config, laneInputs),
   };
-  let hidden = weights.embed(graph, tokens, embeddingMatrix(config));
+  let hidden = ours.embed(graph, tokens, embeddingMatrix(config));
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
   graph.output(
     "logits",
-    languageModelHead(graph, graph.op("Gather", [hidden, logitRows]), plan, weights),
+    languageModelHead(graph, graph.op("Gather", [hidden, logitRows]), plan, ours),
     ElementType.float32,
     ["logit_rows", config.vocabSize],
   );
   return graph.build(metadata);
+}
+
+function asInt4(weights: Weights): Int4Weights {
+  if (!("stored" in weights)) throw new TypeError("Cannot use our own operators: they take int4 weights");
+  return weights as Int4Weights;
 }
 
 /** Final norm and output head: `[rows, D]` → `[rows, V]`. */

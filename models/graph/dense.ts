@@ -3,6 +3,7 @@ import type { BlockPlan, ModelPlan } from "../plan.ts";
 import { residualBlock } from "./block.ts";
 import { causalAttention } from "./causal_attention.ts";
 import { languageModelHead } from "./decoder.ts";
+import { chunkedLinear } from "./elastic_linear.ts";
 import { ungated } from "./gates.ts";
 import { type Rotary, rotaryOf } from "./rotary.ts";
 import { floatWeights } from "./weights.ts";
@@ -35,10 +36,12 @@ export function denseBlockGraph(
         width,
       ),
   };
+  const weights = floatWeights();
   const output = residualBlock(graph, hidden, block, {
     config: plan.config,
-    weights: floatWeights(),
+    weights,
     gates: ungated,
+    linear: chunkedLinear(weights, ungated),
     rotary,
     core: causalAttention(plan.config),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),

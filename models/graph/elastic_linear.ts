@@ -1,8 +1,123 @@
-import type { GraphBuilder, Value } from "../../onnx/mod.ts";
+import { type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
 import type { Matrix } from "../plan.ts";
-import type { Chunk } from "../widths.ts";
+import { type Chunk, chunkWidth } from "../widths.ts";
 import type { Gates } from "./gates.ts";
+import { rmsNorm } from "./norm.ts";
 import type { Weights } from "./weights.ts";
+
+/** A norm that comes before a linear layer. */
+export interface Norm {
+  /** `[inFeatures]` */
+  readonly weight: Value;
+  readonly epsilon: number;
+}
+
+/** The stored matrices of a linear layer that is cut, one per chunk, widest levels last. */
+export interface CutMatrix {
+  readonly chunks: readonly Chunk[];
+  readonly matrixOf: (index: number) => Matrix;
+}
+
+/** Channels between two linear layers: whole, `[rows, widest]`, or in chunks over the rows that keep them. */
+export type Channels = { readonly whole: Value } | { readonly pieces: readonly Piece[] };
+
+/** Shown an activation that a statistic may want. */
+export type Tap = (name: string, value: Value) => void;
+
+/**
+ * Linear layers of which every row of a step uses a prefix (architecture D6). There are two lowerings: `chunkedLinear`
+ * with stock operators, and `prefixLinear` with our own.
+ */
+export interface ElasticLinear {
+  /**
+   * A layer whose outputs are cut inside `groups` heads.
+   *
+   * @param x `[rows, inFeatures]`
+   * @returns `[rows, groups, widest]`; zero in the components that a row's level does not keep.
+   */
+  toHeads(
+    graph: GraphBuilder,
+    layer: CutMatrix & { x: Value; norm: Norm; groups: number; tap?: Tap | undefined; name: string },
+  ): Value;
+
+  /**
+   * A layer whose inputs are cut inside `groups` heads.
+   *
+   * @param x `[rows, groups, widest]`
+   * @param residual `[rows, outFeatures]`, added.
+   * @returns `[rows, outFeatures]`
+   */
+  fromHeads(
+    graph: GraphBuilder,
+    layer: CutMatrix & { x: Value; groups: number; residual: Value; tap?: Tap | undefined; name: string },
+  ): Value;
+
+  /**
+   * `silu(gate) ⊙ up` of a layer whose chunks hold gate rows, then up rows.
+   *
+   * @param x `[rows, inFeatures]`
+   */
+  toGatedChannels(
+    graph: GraphBuilder,
+    layer: CutMatrix & { x: Value; norm: Norm; tap?: Tap | undefined; name: string },
+  ): Channels;
+
+  /**
+   * A layer whose inputs are cut.
+   *
+   * @param residual `[rows, outFeatures]`, added.
+   * @returns `[rows, outFeatures]`
+   */
+  fromChannels(graph: GraphBuilder, layer: CutMatrix & { channels: Channels; residual: Value }): Value;
+}
+
+/** Stock operators: one product per chunk, over the rows that keep it (onnxruntime.md §1.7). */
+export function chunkedLinear(weights: Weights, gates: Gates): ElasticLinear {
+  const normed = (graph: GraphBuilder, x: Value, { weight, epsilon }: Norm, name: string, tap?: Tap) => {
+    const value = rmsNorm(graph, x, weight, epsilon);
+    tap?.(`${name}.input`, value);
+    return value;
+  };
+  return {
+    toHeads(graph, { x, norm, groups, chunks, matrixOf, tap, name }) {
+      const input = normed(graph, x, norm, name, tap);
+      const joined = cutOutputs(graph, { x: input, chunks, matrixOf, gates, weights }).map(({ value, chunk }) =>
+        graph.op("Reshape", [
+          gates.restore(graph, value, chunk.level),
+          graph.integers([-1, groups, chunkWidth(chunk)]),
+        ])
+      );
+      return joined.length === 1 ? joined[0]! : graph.op("Concat", joined, { attributes: { axis: 2 } });
+    },
+
+    fromHeads(graph, { x, groups, chunks, matrixOf, residual, tap, name }) {
+      const pieces = chunks.map((chunk, index) => {
+        const components = chunks.length === 1
+          ? x
+          : gates.takeComponents(graph, x, chunk.level, chunk.start, chunk.end);
+        const value = graph.op("Reshape", [components, graph.integers([-1, groups * chunkWidth(chunk)])]);
+        tap?.(`${name}.attended.${index}`, value);
+        return { value, chunk, index };
+      });
+      return cutInputs(graph, { pieces, matrixOf, gates, weights, residual });
+    },
+
+    toGatedChannels(graph, { x, norm, chunks, matrixOf, tap, name }) {
+      const input = normed(graph, x, norm, name, tap);
+      const pieces = cutOutputs(graph, { x: input, chunks, matrixOf, gates, weights }).map((piece) => {
+        const value = gate(graph, piece.value);
+        tap?.(`${name}.hidden.${piece.index}`, value);
+        return { ...piece, value };
+      });
+      return { pieces };
+    },
+
+    fromChannels(graph, { channels, matrixOf, residual }) {
+      if (!("pieces" in channels)) throw new TypeError("Cannot take whole channels into chunked products");
+      return cutInputs(graph, { pieces: channels.pieces, matrixOf, gates, weights, residual });
+    },
+  };
+}
 
 /** The channels of one chunk, for the rows that keep them: `[e, n]`. */
 export interface Piece {
@@ -19,13 +134,7 @@ export interface Piece {
  */
 export function cutOutputs(
   graph: GraphBuilder,
-  { x, chunks, matrixOf, gates, weights }: {
-    x: Value;
-    chunks: readonly Chunk[];
-    matrixOf: (index: number) => Matrix;
-    gates: Gates;
-    weights: Weights;
-  },
+  { x, chunks, matrixOf, gates, weights }: CutMatrix & { x: Value; gates: Gates; weights: Weights },
 ): Piece[] {
   return chunks.map((chunk, index) => ({
     value: weights.product(graph, gates.take(graph, x, chunk.level), matrixOf(index)),
@@ -54,4 +163,12 @@ export function cutInputs(
     gates.restore(graph, weights.product(graph, value, matrixOf(index)), chunk.level)
   );
   return graph.op(parts.length === 1 ? "Add" : "Sum", [residual, ...parts]);
+}
+
+/** `silu(gate) ⊙ up`: `[e, 2n]` → `[e, n]`. */
+function gate(graph: GraphBuilder, gateUp: Value): Value {
+  const [left, up] = graph.ops("Split", [gateUp], 2, { attributes: { axis: 1, num_outputs: 2 } });
+  // QuickGelu is x · sigmoid(alpha · x): SiLU in one node.
+  const silu = graph.op("QuickGelu", [left!], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } });
+  return graph.op("Mul", [silu, up!]);
 }

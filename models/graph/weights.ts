@@ -13,6 +13,13 @@ export interface Weights {
   pairs(graph: GraphBuilder, block: AttentionPlan, shape: readonly [number, number]): Value;
 }
 
+/** Weights that are stored as int4 codes. */
+export interface Int4Weights extends Weights {
+  readonly blockSize: number;
+  /** A matrix as it is stored: codes `[N, blocks, blockSize / 2]`, float16 scales `[N, blocks]`, float32 bias `[N]`. */
+  stored(graph: GraphBuilder, matrix: Matrix): { codes: Value; scales: Value; bias: Value | null };
+}
+
 /** Where the tensors of an artefact lie. @throws {RangeError} If there is none of that name. */
 export type TensorLocator = (name: string) => FileRange;
 
@@ -37,24 +44,27 @@ export function int4Weights(
     pairsOf: (block: AttentionPlan) => readonly number[];
     accuracy?: 0 | 4;
   },
-): Weights {
+): Int4Weights {
   const tensor = (graph: GraphBuilder, name: string, type: ElementType, shape: readonly number[], alias = name) =>
     graph.initializer(alias, type, shape, locate(name));
   const toFloat = (graph: GraphBuilder, value: Value) =>
     graph.op("Cast", [value], { attributes: { to: ElementType.float32 } });
+  const stored = (graph: GraphBuilder, { name, outFeatures, inFeatures, bias }: Matrix) => {
+    const blocks = Math.ceil(inFeatures / blockSize);
+    return {
+      codes: tensor(graph, `${name}.codes`, ElementType.uint8, [outFeatures, blocks, blockSize / 2]),
+      scales: tensor(graph, `${name}.scales`, ElementType.float16, [outFeatures, blocks]),
+      bias: bias ? tensor(graph, `${name}.bias`, ElementType.float32, [outFeatures]) : null,
+    };
+  };
   return {
-    product(graph, x, { name, outFeatures, inFeatures, bias }) {
-      const blocks = Math.ceil(inFeatures / blockSize);
-      const codes = tensor(graph, `${name}.codes`, ElementType.uint8, [outFeatures, blocks, blockSize / 2]);
-      const scales = tensor(graph, `${name}.scales`, ElementType.float16, [outFeatures, blocks]);
+    blockSize,
+    stored,
+    product(graph, x, matrix) {
+      const { codes, scales, bias } = stored(graph, matrix);
+      const { outFeatures, inFeatures } = matrix;
       const inputs = [x, codes, toFloat(graph, scales)];
-      if (bias) {
-        inputs.push(
-          ABSENT,
-          ABSENT, // zero points, group index
-          tensor(graph, `${name}.bias`, ElementType.float32, [outFeatures]),
-        );
-      }
+      if (bias !== null) inputs.push(ABSENT, ABSENT, bias); // absent: zero points, group index
       return graph.op("MatMulNBits", inputs, {
         domain: MICROSOFT,
         attributes: { N: outFeatures, K: inFeatures, bits: 4, block_size: blockSize, accuracy_level: accuracy },

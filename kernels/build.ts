@@ -1,0 +1,137 @@
+/**
+ * Compiles `kernels/native/` into one library. Instruction sets that not every processor has are compiled file by file
+ * and chosen when the library is loaded.
+ */
+
+import { createHash } from "node:crypto";
+import { fileURLToPath } from "node:url";
+
+export type Architecture = "x86_64" | "aarch64";
+
+/** Translation units of every processor. */
+const COMMON_UNITS: readonly string[] = [
+  "routines",
+  "routines_portable",
+  "memory",
+  "prefix_product",
+  "operator",
+  "prefix_matmul",
+];
+
+/** Translation units of one processor, with the instructions that the compiler may use in them. */
+const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly string[]>>>> = {
+  x86_64: {
+    routines_avx2: ["-mavx2", "-mfma", "-mf16c"],
+    routines_avx512: [
+      ...["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
+      "-mprefer-vector-width=512",
+    ],
+  },
+  aarch64: {
+    routines_dotprod: ["-march=armv8.2-a+dotprod"],
+    routines_i8mm: ["-march=armv8.2-a+dotprod+i8mm"],
+  },
+};
+
+/** The unit with the library's symbols; a test program brings its own `main` instead. */
+const LIBRARY_UNIT = "register";
+
+const FLAGS: readonly string[] = [
+  "-std=c++17",
+  "-O3",
+  // A product and a sum that one instruction set contracts and another does not would round differently.
+  "-ffp-contract=off",
+  "-fPIC",
+  "-fvisibility=hidden",
+  "-fno-exceptions",
+  "-fno-rtti",
+  "-Wall",
+  "-Wextra",
+  "-Wno-maybe-uninitialized", // GCC 12 says so of its own intrinsics
+];
+
+/** Compilers that are tried, in this order. */
+export const COMPILERS: readonly string[] = ["c++", "g++", "clang++"];
+
+const SOURCES = fileURLToPath(new URL("native/", import.meta.url));
+
+export interface BuildOptions {
+  readonly compiler: string;
+  readonly architecture: Architecture;
+  /** Where the library or program comes to lie. */
+  readonly out: string;
+  /** Further flags for compiling and linking: sanitizers, a static link. */
+  readonly flags?: readonly string[];
+  /** A unit with a `main`: makes a program of it instead of the library. */
+  readonly program?: string;
+  /** Told after every unit. */
+  readonly onUnit?: (done: number, total: number) => void;
+}
+
+/**
+ * Compiles, as many units at once as there are cores, and links.
+ *
+ * @throws {Error} With the compiler's own words, if it fails.
+ */
+export async function buildKernels(options: BuildOptions): Promise<void> {
+  const { compiler, architecture, out, flags = [], program, onUnit } = options;
+  const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: "objects-" });
+  try {
+    const units: [string, readonly string[]][] = [
+      ...[...COMMON_UNITS, program ?? LIBRARY_UNIT].map((unit): [string, readonly string[]] => [unit, []]),
+      ...Object.entries(UNITS[architecture]),
+    ];
+    const objects = units.map(([unit]) => `${folder}/${unit}.o`);
+    let [next, done] = [0, 0];
+    const worker = async () => {
+      for (let index = next++; index < units.length; index = next++) {
+        const [unit, instructions] = units[index]!;
+        await compile(compiler, [
+          ...FLAGS,
+          ...instructions,
+          ...flags,
+          "-c",
+          `${SOURCES}${unit}.cpp`,
+          "-o",
+          objects[index]!,
+        ]);
+        onUnit?.(++done, units.length);
+      }
+    };
+    await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, worker));
+    const linked = `${folder}/linked`;
+    await compile(compiler, [...program === undefined ? ["-shared"] : [], ...flags, "-o", linked, ...objects]);
+    // A process may have the old file loaded: it must not be written over, only replaced.
+    await Deno.rename(linked, out);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
+/** The first compiler that answers, or null. */
+export async function findCompiler(): Promise<string | null> {
+  for (const compiler of COMPILERS) {
+    const found = await new Deno.Command(compiler, { args: ["--version"], stdout: "null", stderr: "null" }).output()
+      .then(({ success }) => success, () => false);
+    if (found) return compiler;
+  }
+  return null;
+}
+
+/** Changes whenever a source file, a flag or the architecture does. */
+export async function sourceDigest(architecture: Architecture): Promise<string> {
+  const hash = createHash("sha256").update(JSON.stringify([architecture, FLAGS, UNITS, COMMON_UNITS]));
+  const names: string[] = [];
+  for await (const { name } of Deno.readDir(SOURCES)) names.push(name);
+  for (const name of names.sort()) hash.update(name).update(await Deno.readFile(SOURCES + name));
+  return hash.digest("hex").slice(0, 16);
+}
+
+async function compile(compiler: string, args: string[]): Promise<void> {
+  const { success, stderr } = await new Deno.Command(compiler, { args, stdout: "null", stderr: "piped" }).output();
+  if (!success) throw new Error(`${compiler} failed:\n${new TextDecoder().decode(stderr)}`);
+}
+
+function parentOf(path: string): string {
+  return path.includes("/") ? path.slice(0, path.lastIndexOf("/")) || "/" : ".";
+}

@@ -1,0 +1,91 @@
+#include "memory.h"
+
+#include <pthread.h>
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <cstdint>
+#include <new>
+
+namespace espalier {
+namespace {
+
+constexpr size_t hugePage = size_t{1} << 21;
+constexpr size_t alignment = 64;
+
+// Matrices share slabs, so that each does not round up to huge pages of its own.
+struct Slab {
+  Slab* next;
+  void* mapping;
+  size_t mappedBytes;
+  uint8_t* start;
+  size_t bytes;
+  size_t used;
+  size_t living;  // allocations not yet freed
+};
+
+constexpr size_t slabBytes = size_t{1} << 26;
+
+// Plain data: valid until the process ends, whatever order libraries are unloaded in.
+pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
+Slab* slabs = nullptr;
+
+size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+Slab* addSlab(size_t bytes) {
+  const size_t mappedBytes = bytes + hugePage;
+  void* mapping = mmap(nullptr, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  if (mapping == MAP_FAILED) return nullptr;
+  uint8_t* start = reinterpret_cast<uint8_t*>(roundUp(reinterpret_cast<uintptr_t>(mapping), hugePage));
+  madvise(start, bytes, MADV_HUGEPAGE);  // a wish: without it, only speed is lost
+  Slab* slab = new (std::nothrow) Slab{slabs, mapping, mappedBytes, start, bytes, 0, 0};
+  if (!slab) {
+    munmap(mapping, mappedBytes);
+    return nullptr;
+  }
+  slabs = slab;
+  return slab;
+}
+
+}  // namespace
+
+void* allocateWeights(size_t wanted) {
+  const size_t bytes = roundUp(wanted, alignment);
+  pthread_mutex_lock(&mutex);
+  Slab* slab = slabs;
+  while (slab && slab->bytes - slab->used < bytes) slab = slab->next;
+  if (!slab) slab = addSlab(roundUp(bytes > slabBytes ? bytes : slabBytes, hugePage));
+  void* address = nullptr;
+  if (slab) {
+    address = slab->start + slab->used;
+    slab->used += bytes;
+    slab->living++;
+  }
+  pthread_mutex_unlock(&mutex);
+  return address;
+}
+
+void freeWeights(void* address) {
+  if (!address) return;
+  pthread_mutex_lock(&mutex);
+  for (Slab** link = &slabs; *link; link = &(*link)->next) {
+    Slab* slab = *link;
+    if (address < slab->start || address >= slab->start + slab->bytes) continue;
+    if (--slab->living == 0) {
+      *link = slab->next;
+      munmap(slab->mapping, slab->mappedBytes);
+      delete slab;
+    }
+    break;
+  }
+  pthread_mutex_unlock(&mutex);
+}
+
+void dropMappedPages(const void* address, size_t bytes) {
+  const size_t page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const uintptr_t start = roundUp(reinterpret_cast<uintptr_t>(address), page);
+  const uintptr_t end = (reinterpret_cast<uintptr_t>(address) + bytes) / page * page;
+  if (end > start) madvise(reinterpret_cast<void*>(start), end - start, MADV_DONTNEED);
+}
+
+}  // namespace espalier

@@ -1,0 +1,122 @@
+// What every operator needs: statuses, tensors, attributes, threads, work memory.
+//
+// Rules, and why:
+// - No object with a destructor at namespace or function scope: the process may end while the runtime holds our structs.
+// - No exception leaves a callback: the callers are C functions.
+// - A kernel is shared by all runs of a session, which may overlap: it is written at creation only.
+#pragma once
+
+#include <new>
+
+#include "onnxruntime_abi.h"
+#include "parallel.h"
+
+// Returns from the enclosing function if a call failed.
+#define RETURN_IF_FAILED(call)                         \
+  do {                                                 \
+    if (ort::Status* status_ = (call)) return status_; \
+  } while (0)
+
+namespace espalier {
+
+struct Shape {
+  static constexpr size_t maxRank = 8;
+  int64_t sizes[maxRank] = {};
+  size_t rank = 0;
+
+  int64_t count() const;
+};
+
+// An error status with a message of printf's form.
+ort::Status* failure(ort::Api api, const char* format, ...) __attribute__((format(printf, 2, 3)));
+
+ort::Status* readValue(ort::Api api, const ort::Value* value, const void** data, Shape* shape);
+
+// An input of a run; data is null if it is absent.
+template <typename T>
+ort::Status* readInput(ort::Api api, const ort::KernelContext* context, size_t index, const T** data, Shape* shape) {
+  const ort::Value* value = nullptr;
+  *data = nullptr;
+  RETURN_IF_FAILED(ort::GetInput::call(api, context, index, &value));
+  return value ? readValue(api, value, reinterpret_cast<const void**>(data), shape) : nullptr;
+}
+
+// An input that is known when the kernel is made.
+template <typename T>
+ort::Status* readConstant(ort::Api api, const ort::KernelInfo* info, size_t index, const T** data, Shape* shape) {
+  int isConstant = 0;
+  const ort::Value* value = nullptr;
+  RETURN_IF_FAILED(ort::GetConstantInput::call(api, info, index, &isConstant, &value));
+  if (!isConstant || !value) return failure(api, "Input %zu must be a constant", index);
+  return readValue(api, value, reinterpret_cast<const void**>(data), shape);
+}
+
+template <typename T>
+ort::Status* makeOutput(ort::Api api, ort::KernelContext* context, size_t index, const Shape& shape, T** data) {
+  ort::Value* value = nullptr;  // owned by the context
+  RETURN_IF_FAILED(ort::GetOutput::call(api, context, index, shape.sizes, shape.rank, &value));
+  return ort::GetData::call(api, value, reinterpret_cast<void**>(data));
+}
+
+// A list of integers of a known length.
+ort::Status* readIntegers(ort::Api api, const ort::KernelInfo* info, const char* name, int64_t* out, size_t capacity,
+                          size_t* count);
+
+ort::Status* readInteger(ort::Api api, const ort::KernelInfo* info, const char* name, size_t* out);
+
+// The session's threads.
+Parallel threadsOf(ort::Api api, const ort::KernelContext* context, struct ThreadedRun* run);
+
+struct ThreadedRun {
+  ort::Api api;
+  const ort::KernelContext* context;
+};
+
+// Memory for the time of a run, from the session's arena: pages that are already there.
+class WorkMemory {
+ public:
+  WorkMemory(ort::Api api, ort::Allocator* allocator) : api_(api), allocator_(allocator) {}
+  ~WorkMemory();
+  WorkMemory(const WorkMemory&) = delete;
+  WorkMemory& operator=(const WorkMemory&) = delete;
+  ort::Status* allocate(size_t bytes, void** aligned);
+
+ private:
+  ort::Api api_;
+  ort::Allocator* allocator_;
+  void* memory_ = nullptr;
+};
+
+// Fields that all operators share; those left out are null, which the runtime accepts for them.
+template <typename Kernel>
+constexpr ort::CustomOp cpuOperator() {
+  ort::CustomOp op{};
+  op.version = ort::apiVersion;
+  op.getProvider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };
+  op.getOutputCount = [](const ort::CustomOp*) -> size_t { return 1; };
+  op.getOutputType = [](const ort::CustomOp*, size_t) { return ort::float32; };
+  op.getInputPresence = [](const ort::CustomOp*, size_t) { return ort::required; };
+  op.getOutputPresence = [](const ort::CustomOp*, size_t) { return ort::required; };
+  op.getInputMemory = [](const ort::CustomOp*, size_t) { return ort::ownMemory; };
+  op.getVariadicInputMinimum = [](const ort::CustomOp*) { return 1; };
+  op.getVariadicInputSameType = [](const ort::CustomOp*) { return 0; };
+  op.getVariadicOutputMinimum = [](const ort::CustomOp*) { return 1; };
+  op.getVariadicOutputSameType = [](const ort::CustomOp*) { return 1; };
+  op.createKernelV2 = [](const ort::CustomOp*, ort::Api api, const ort::KernelInfo* info, void** out) -> ort::Status* {
+    auto* kernel = new (std::nothrow) Kernel(api);
+    if (!kernel) return failure(api, "Cannot create a kernel: out of memory");
+    if (ort::Status* status = kernel->prepare(info)) {
+      delete kernel;  // the runtime destroys only kernels that it was given
+      return status;
+    }
+    *out = kernel;
+    return nullptr;
+  };
+  op.computeV2 = [](void* kernel, ort::KernelContext* context) {
+    return static_cast<const Kernel*>(kernel)->compute(context);
+  };
+  op.destroyKernel = [](void* kernel) { delete static_cast<Kernel*>(kernel); };
+  return op;
+}
+
+}  // namespace espalier

@@ -1,0 +1,293 @@
+#include "prefix_product.h"
+
+#include <cstdlib>
+#include <cstring>
+#include <new>
+
+#include "memory.h"
+
+namespace espalier {
+namespace {
+
+constexpr size_t alignment = 64;
+
+// Weights of one task: small enough that two threads share a small matrix evenly, large enough to be worth the handover,
+// and they stay in the second-level cache while the rows of a prefill pass by.
+constexpr size_t taskBytes = size_t{1} << 17;
+
+// Elements below which quantizing is not worth another thread.
+constexpr size_t serialElements = size_t{1} << 15;
+
+size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
+
+size_t least(size_t a, size_t b) { return a < b ? a : b; }
+
+}  // namespace
+
+// Quantized rows, in work memory.
+struct PrefixProduct::Activations {
+  int8_t* codes;     // [rows][stride]
+  float* scales;     // [rows][blockStride]
+  int32_t* offsets;  // [rows][blockStride]
+  float* gathered;   // [rows][inputs]: normalized, or put in the order of the stored columns
+  size_t stride, blockStride;
+};
+
+PrefixProduct* PrefixProduct::create(const Routines& routines, const ProductShape& shape, const StoredChunk* chunks,
+                                     size_t count) {
+  auto* product = new (std::nothrow) PrefixProduct(routines, shape);
+  if (!product) return nullptr;
+  product->chunkCount_ = count;
+  product->chunks_ = static_cast<Chunk*>(std::calloc(count, sizeof(Chunk)));
+  if (!product->chunks_ || !product->pack(chunks)) {
+    delete product;
+    return nullptr;
+  }
+  return product;
+}
+
+PrefixProduct::~PrefixProduct() {
+  freeWeights(codes_);
+  freeWeights(scales_);
+  std::free(chunks_);
+  std::free(bias_);
+  std::free(outputOf_);
+  std::free(chunkOf_);
+}
+
+bool PrefixProduct::pack(const StoredChunk* stored) {
+  const size_t blockSize = shape_.blockSize;
+  const bool cutsInputs = shape_.cut == Cut::inputs;
+  bool biased = false;
+  size_t start = 0, blocks = 0, rows = 0;
+  for (size_t c = 0; c < chunkCount_; c++) {
+    const size_t columns = cutsInputs ? shape_.groups * stored[c].width : shape_.uncut;
+    const size_t chunkBlocks = (columns + blockSize - 1) / blockSize;
+    if (!cutsInputs) rows += shape_.groups * stored[c].width;
+    chunks_[c] = {start, stored[c].width, stored[c].level, cutsInputs ? blocks : 0, chunkBlocks, rows};
+    start += stored[c].width;
+    blocks += chunkBlocks;
+    biased = biased || stored[c].bias;
+    if (stored[c].level + 1 > levels_) levels_ = stored[c].level + 1;
+  }
+  widest_ = start;
+  blocks_ = cutsInputs ? blocks : chunks_[0].blocks;
+  inputs_ = cutsInputs ? shape_.groups * widest_ : shape_.uncut;
+  outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : shape_.groups * widest_;
+  packedRows_ = cutsInputs ? shape_.uncut : shape_.groups * widest_;
+  // The gate rows and the up rows of sixteen channels are neighbouring tiles.
+  tiles_ = shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
+
+  const size_t padded = tiles_ * tileRows;
+  const size_t codeBytes = padded * blocks_ * blockSize / 2;
+  const size_t scaleBytes = padded * blocks_ * sizeof(uint16_t);
+  codes_ = static_cast<uint8_t*>(allocateWeights(codeBytes));
+  scales_ = static_cast<uint16_t*>(allocateWeights(scaleBytes));
+  outputOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
+  chunkOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
+  if (biased) bias_ = static_cast<float*>(std::calloc(padded, sizeof(float)));
+  if (!codes_ || !scales_ || !outputOf_ || !chunkOf_ || (biased && !bias_)) return false;
+
+  if (cutsInputs) {
+    for (size_t row = 0; row < packedRows_; row++) {
+      outputOf_[row] = static_cast<uint32_t>(row);
+    }
+    for (size_t c = 0; c < chunkCount_; c++) {
+      const Chunk& chunk = chunks_[c];
+      for (size_t row = 0; row < packedRows_; row++) {
+        packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks,
+                chunk.firstBlock, chunk.blocks);
+        if (stored[c].bias) bias_[row] += stored[c].bias[row];
+      }
+    }
+    return true;
+  }
+  size_t packedRow = 0;
+  for (size_t c = 0; c < chunkCount_; c++) {
+    const Chunk& chunk = chunks_[c];
+    for (size_t row = 0; row < shape_.groups * chunk.width; row++, packedRow++) {
+      const size_t group = row / chunk.width;
+      const size_t channel = chunk.start + row % chunk.width;
+      size_t place = packedRow;
+      if (shape_.cut == Cut::gated) {
+        place = (2 * (channel / tileRows) + group) * tileRows + channel % tileRows;
+        outputOf_[place] = static_cast<uint32_t>(channel);
+      } else {
+        outputOf_[place] = static_cast<uint32_t>(group * widest_ + channel);
+      }
+      chunkOf_[place] = static_cast<uint32_t>(c);
+      packRow(place, stored[c].codes + row * blocks_ * blockSize / 2, stored[c].scales + row * blocks_, 0, blocks_);
+      if (stored[c].bias) bias_[place] = stored[c].bias[row];
+    }
+  }
+  return true;
+}
+
+// Moves the words of one stored row to its place in a tile. Padding rows keep codes and scales of zero: nothing.
+void PrefixProduct::packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t firstBlock,
+                            size_t blocks) {
+  const size_t words = shape_.blockSize / 8;
+  const size_t inTile = packedRow % tileRows;
+  const size_t block = packedRow / tileRows * blocks_ + firstBlock;
+  uint32_t* out = reinterpret_cast<uint32_t*>(codes_) + block * words * tileRows + inTile;
+  for (size_t word = 0; word < blocks * words; word++) std::memcpy(out + word * tileRows, codes + word * 4, 4);
+  for (size_t b = 0; b < blocks; b++) scales_[(block + b) * tileRows + inTile] = scales[b];
+}
+
+size_t PrefixProduct::workBytes(size_t rows) const {
+  const size_t stride = blocks_ * shape_.blockSize;
+  return rows * (roundUp(stride, alignment) + 2 * roundUp(blocks_ * 4, alignment) + roundUp(stride * 4, alignment));
+}
+
+PrefixProduct::Activations PrefixProduct::arrange(void* work, size_t rows) const {
+  Activations activations{};
+  activations.stride = roundUp(blocks_ * shape_.blockSize, alignment);
+  activations.blockStride = roundUp(blocks_ * 4, alignment) / 4;
+  uint8_t* at = static_cast<uint8_t*>(work);
+  activations.codes = reinterpret_cast<int8_t*>(at);
+  at += rows * activations.stride;
+  activations.scales = reinterpret_cast<float*>(at);
+  at += rows * activations.blockStride * 4;
+  activations.offsets = reinterpret_cast<int32_t*>(at);
+  at += rows * activations.blockStride * 4;
+  activations.gathered = reinterpret_cast<float*>(at);
+  return activations;
+}
+
+// Rows that take part in a chunk.
+size_t PrefixProduct::extent(const ProductRun& run, const Chunk& chunk) const {
+  if (!run.rowsUpTo) return run.rows;
+  const int64_t rows = run.rowsUpTo[chunk.level];
+  return rows < 0 ? 0 : least(static_cast<size_t>(rows), run.rows);
+}
+
+void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_t row) const {
+  const size_t blockSize = shape_.blockSize;
+  const float* x = run.x + row * inputs_;
+  float* gathered = to.gathered + row * blocks_ * blockSize;
+  int8_t* codes = to.codes + row * to.stride;
+  float* scales = to.scales + row * to.blockStride;
+  int32_t* offsets = to.offsets + row * to.blockStride;
+  if (shape_.cut != Cut::inputs) {
+    if (run.normWeight) {
+      routines_.normalizeRow(x, run.normWeight, inputs_, run.epsilon, gathered);
+      x = gathered;
+    }
+    return routines_.quantizeRow(x, inputs_, blockSize, codes, scales, offsets);
+  }
+  for (size_t c = 0; c < chunkCount_; c++) {
+    const Chunk& chunk = chunks_[c];
+    if (extent(run, chunk) <= row) break;  // later chunks have fewer rows still
+    const float* values = x + chunk.start;
+    if (shape_.groups > 1) {
+      for (size_t g = 0; g < shape_.groups; g++) {
+        std::memcpy(gathered + g * chunk.width, x + g * widest_ + chunk.start, chunk.width * sizeof(float));
+      }
+      values = gathered;
+    }
+    const size_t block = chunk.firstBlock;
+    routines_.quantizeRow(values, shape_.groups * chunk.width, blockSize, codes + block * blockSize, scales + block,
+                          offsets + block);
+  }
+}
+
+void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& parallel) const {
+  if (run.rows == 0) return;
+  const Activations activations = arrange(work, run.rows);
+  if (run.rows * inputs_ < serialElements) {
+    for (size_t row = 0; row < run.rows; row++) quantize(run, activations, row);
+  } else {
+    parallel.forEach(run.rows, [&](size_t row) { quantize(run, activations, row); });
+  }
+  const size_t tileBytes = blocks_ * tileRows * (shape_.blockSize / 2 + sizeof(uint16_t));
+  size_t tilesPerTask = taskBytes / tileBytes > 0 ? taskBytes / tileBytes : 1;
+  if (shape_.cut == Cut::gated) tilesPerTask = roundUp(tilesPerTask, 2);
+  parallel.forEach((tiles_ + tilesPerTask - 1) / tilesPerTask, [&](size_t task) {
+    multiply(run, activations, task * tilesPerTask, least((task + 1) * tilesPerTask, tiles_));
+  });
+}
+
+void PrefixProduct::multiply(const ProductRun& run, const Activations& activations, size_t firstTile,
+                             size_t lastTile) const {
+  const size_t step = shape_.cut == Cut::gated ? 2 : 1;
+  for (size_t row = 0; row < run.rows; row += maxRows) {
+    const size_t rows = least(maxRows, run.rows - row);
+    for (size_t tile = firstTile; tile < lastTile; tile += step) {
+      alignas(64) float sums[2][maxRows * tileRows];
+      for (size_t i = 0; i < step; i++) sumTile(run, activations, tile + i, row, rows, sums[i]);
+      if (step == 2) routines_.gate(sums[0], sums[1], rows * tileRows, sums[0]);
+      storeTile(run, tile, row, rows, sums[0]);
+    }
+  }
+}
+
+void PrefixProduct::sumTile(const ProductRun& run, const Activations& activations, size_t tile, size_t firstRow,
+                            size_t rows, float* sums) const {
+  std::memset(sums, 0, rows * tileRows * sizeof(float));
+  TileProduct product{};
+  product.blockSize = shape_.blockSize;
+  product.activationStride = activations.stride;
+  product.blockStride = activations.blockStride;
+  product.sums = sums;
+  const auto add = [&](size_t block, size_t blocks, size_t active) {
+    if (active == 0 || blocks == 0) return;
+    const size_t at = tile * blocks_ + block;
+    product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
+    product.scales = scales_ + at * tileRows;
+    product.blocks = blocks;
+    product.activations = activations.codes + firstRow * activations.stride + block * shape_.blockSize;
+    product.activationScales = activations.scales + firstRow * activations.blockStride + block;
+    product.offsets = activations.offsets + firstRow * activations.blockStride + block;
+    routines_.multiplyTile(product, active);
+  };
+  const auto active = [&](const Chunk& chunk) {
+    const size_t rowsOfChunk = extent(run, chunk);
+    return rowsOfChunk > firstRow ? least(rowsOfChunk - firstRow, rows) : 0;
+  };
+  if (shape_.cut != Cut::inputs) {
+    // The tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
+    add(0, blocks_, active(chunks_[chunkOf_[tile * tileRows]]));
+  } else {
+    // Chunks that the same rows take are one stretch of blocks.
+    for (size_t c = 0; c < chunkCount_;) {
+      const size_t block = chunks_[c].firstBlock;
+      const size_t count = active(chunks_[c]);
+      size_t end = block;
+      for (; c < chunkCount_ && active(chunks_[c]) == count; c++) end = chunks_[c].firstBlock + chunks_[c].blocks;
+      add(block, end - block, count);
+    }
+  }
+  if (!bias_) return;
+  for (size_t r = 0; r < rows; r++) {
+    for (size_t i = 0; i < tileRows; i++) sums[r * tileRows + i] += bias_[tile * tileRows + i];
+  }
+}
+
+void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRow, size_t rows, const float* sums) const {
+  const uint32_t* outputs = outputOf_ + tile * tileRows;
+  const size_t padded = shape_.cut == Cut::gated ? widest_ : packedRows_;
+  const size_t first = shape_.cut == Cut::gated ? tile / 2 * tileRows : tile * tileRows;
+  const size_t count = least(tileRows, padded - first);
+  const bool inOrder = outputs[count - 1] - outputs[0] == count - 1;
+  const uint32_t* chunks = chunkOf_ + tile * tileRows;
+  const auto extentOf = [&](size_t i) { return shape_.cut == Cut::inputs ? run.rows : extent(run, chunks_[chunks[i]]); };
+  const bool all = extentOf(count - 1) >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+  for (size_t r = 0; r < rows; r++) {
+    const size_t row = firstRow + r;
+    float* y = run.y + row * outputs_;
+    const float* values = sums + r * tileRows;
+    if (all && inOrder && run.residual) {
+      const float* residual = run.residual + row * outputs_ + outputs[0];
+      for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[i] + values[i];
+    } else if (all && inOrder) {
+      std::memcpy(y + outputs[0], values, count * sizeof(float));
+    } else {
+      for (size_t i = 0; i < count; i++) {
+        const float value = row < extentOf(i) ? values[i] : 0.0f;
+        y[outputs[i]] = run.residual ? run.residual[row * outputs_ + outputs[i]] + value : value;
+      }
+    }
+  }
+}
+
+}  // namespace espalier

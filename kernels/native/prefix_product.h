@@ -1,0 +1,95 @@
+// A linear layer of which every row of a batch uses a prefix: x W^T, W int4 with float16 scales per block of columns.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "parallel.h"
+#include "routines.h"
+
+namespace espalier {
+
+// Channels that the same levels keep, as they are stored: codes [rows][blocks][blockSize / 2], scales [rows][blocks].
+struct StoredChunk {
+  const uint8_t* codes;
+  const uint16_t* scales;
+  const float* bias;  // [rows]; null if there is none
+  size_t width;       // channels of every group
+  size_t level;       // the narrowest level that keeps it; not increasing from chunk to chunk
+};
+
+enum class Cut {
+  outputs,  // every chunk holds `groups` x `width` rows: channels of all groups, group by group
+  gated,    // the same with two groups, gate and up; the result is silu(gate) * up
+  inputs,   // every chunk holds `groups` x `width` columns
+};
+
+struct ProductShape {
+  Cut cut;
+  size_t groups;
+  size_t uncut;  // size of the axis that is not cut: columns, or rows where the inputs are cut
+  size_t blockSize;
+};
+
+// What one run works on.
+struct ProductRun {
+  const float* x;              // [rows][inputs]; the inputs of a cut axis are [groups][widest]
+  size_t rows;                 // widest level first
+  const int64_t* rowsUpTo;     // [levels]: rows whose level is at most this one; null: all rows take all chunks
+  const float* normWeight;     // [inputs]: the root mean square norm that comes first; null for none
+  float epsilon;
+  const float* residual;       // [rows][outputs], added; null for none
+  float* y;                    // [rows][outputs]; zero where a row's level keeps nothing
+};
+
+class PrefixProduct {
+ public:
+  // Packs the chunks into memory of its own. Null if there is not enough.
+  static PrefixProduct* create(const Routines&, const ProductShape&, const StoredChunk* chunks, size_t count);
+  ~PrefixProduct();
+  PrefixProduct(const PrefixProduct&) = delete;
+  PrefixProduct& operator=(const PrefixProduct&) = delete;
+
+  size_t inputs() const { return inputs_; }
+  size_t outputs() const { return outputs_; }
+  size_t levels() const { return levels_; }
+
+  // Bytes of work memory, aligned to 64, that a run over so many rows needs.
+  size_t workBytes(size_t rows) const;
+
+  // Several runs may overlap, each with work memory of its own.
+  void run(const ProductRun&, void* work, const Parallel&) const;
+
+ private:
+  struct Chunk {
+    size_t start, width, level;
+    size_t firstBlock, blocks;  // inputs cut: its blocks of every packed row
+    size_t packedRows;          // outputs cut: packed rows up to and including this chunk
+  };
+  struct Activations;
+
+  PrefixProduct(const Routines& routines, const ProductShape& shape) : routines_(routines), shape_(shape) {}
+  bool pack(const StoredChunk* chunks);
+  void packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t firstBlock, size_t blocks);
+  Activations arrange(void* work, size_t rows) const;
+  void quantize(const ProductRun&, const Activations&, size_t row) const;
+  void multiply(const ProductRun&, const Activations&, size_t firstTile, size_t lastTile) const;
+  void sumTile(const ProductRun&, const Activations&, size_t tile, size_t firstRow, size_t rows, float* sums) const;
+  void storeTile(const ProductRun&, size_t tile, size_t firstRow, size_t rows, const float* sums) const;
+  size_t extent(const ProductRun& run, const Chunk& chunk) const;
+
+  const Routines& routines_;
+  const ProductShape shape_;
+  Chunk* chunks_ = nullptr;
+  size_t chunkCount_ = 0;
+  size_t inputs_ = 0, outputs_ = 0, levels_ = 0, widest_ = 0;
+  size_t blocks_ = 0;        // of a packed row
+  size_t packedRows_ = 0, tiles_ = 0;
+  uint8_t* codes_ = nullptr;    // [tiles][blocks][blockSize / 8][16][4]
+  uint16_t* scales_ = nullptr;  // [tiles][blocks][16]
+  float* bias_ = nullptr;       // [packed rows]
+  uint32_t* outputOf_ = nullptr;  // [packed rows]: the output that a packed row computes
+  uint32_t* chunkOf_ = nullptr;   // [packed rows], outputs cut
+};
+
+}  // namespace espalier

@@ -1,0 +1,45 @@
+// The library's two symbols.
+#include <cstdlib>
+
+#include "operator.h"
+#include "prefix_matmul.h"
+#include "routines.h"
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+// A processor may be asked to do with less than it has, to compare.
+const espalier::Routines* chosenRoutines() {
+  const char* name = std::getenv("ESPALIER_INSTRUCTION_SET");
+  return espalier::routinesFor(name && *name ? name : nullptr);
+}
+
+}  // namespace
+
+// Name of the instruction set in use; null if the one asked for is not there.
+EXPORTED const char* EspalierInstructionSet() {
+  const espalier::Routines* routines = chosenRoutines();
+  return routines ? routines->name : nullptr;
+}
+
+// Called for every session-options object that is to know our operators.
+EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
+  const ort::Api api = base->getApi(ort::apiVersion);
+  if (!api) {
+    return ort::CreateStatus::call(base->getApi(1), ort::failed, "Cannot register operators: needs ONNX Runtime 1.17");
+  }
+  const espalier::Routines* routines = chosenRoutines();
+  if (!routines) {
+    return espalier::failure(api, "This processor has no instruction set \"%s\"", std::getenv("ESPALIER_INSTRUCTION_SET"));
+  }
+  const ort::CustomOp* operators[] = {espalier::prefixMatMul(*routines)};
+  static ort::Domain* domain = nullptr;  // made once, never released
+  if (!domain) {
+    ort::Domain* fresh = nullptr;
+    RETURN_IF_FAILED(ort::CreateDomain::call(api, "espalier", &fresh));
+    for (const ort::CustomOp* op : operators) RETURN_IF_FAILED(ort::AddToDomain::call(api, fresh, op));
+    domain = fresh;
+  }
+  return ort::AddDomain::call(api, options, domain);
+}

@@ -1,0 +1,90 @@
+// The inner loops that exist once per instruction set. Nothing here is inline: a function compiled for one instruction
+// set must not be merged by the linker with its namesake from another.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace espalier {
+
+// Output rows that lie side by side in a packed matrix.
+constexpr size_t tileRows = 16;
+
+// Activation rows that one call of `multiplyTile` takes at most.
+constexpr size_t maxRows = 8;
+
+// Sixteen output rows against up to `maxRows` activation rows.
+struct TileProduct {
+  // [blocks][blockSize / 8][16][4]: four stored bytes, hence eight columns, of each of the 16 rows.
+  const uint8_t* codes;
+  // [blocks][16], float16 bits.
+  const uint16_t* scales;
+  size_t blocks;
+  size_t blockSize;
+  // [rows][stride]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two codes unfold.
+  const int8_t* activations;
+  size_t activationStride;
+  // [rows][blockStride]: per block the scale, and -8 times the sum of the codes, which takes away the zero point.
+  const float* activationScales;
+  const int32_t* offsets;
+  size_t blockStride;
+  // [rows][16]; added to.
+  float* sums;
+};
+
+// Rotation of the pairs of one head: (a, b) -> (a cos - b sin, a sin + b cos), pairs side by side.
+struct HeadRotation {
+  const float* cosines;  // of one position, by original pair
+  const float* sines;
+  const int64_t* pairs;  // [width / 2]: which original pair stands where
+  size_t width;
+};
+
+// Attention of some query rows of one key/value head over a cache.
+struct HeadAttention {
+  // Query rows: row r starts at queries[r]; `width` components.
+  const float* const* queries;
+  float* const* outputs;
+  // Keys that each row sees: the first `visible[r]`; not decreasing.
+  const size_t* visible;
+  size_t rows;
+  const float* keys;    // [capacity][width]
+  const float* values;  // [capacity][width]
+  size_t width;
+  float scale;
+  // [rows][scoreStride] of work memory; scoreStride at least the greatest `visible`, rounded up to 16.
+  float* scores;
+  size_t scoreStride;
+};
+
+struct Routines {
+  const char* name;
+
+  // Whether this processor can run them.
+  bool (*supported)();
+
+  // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
+  // `columns` is padded with zeros to whole blocks.
+  void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets);
+
+  void (*multiplyTile)(const TileProduct&, size_t rows);
+
+  // y = x / sqrt(mean(x^2) + epsilon) * weight
+  void (*normalizeRow)(const float* x, const float* weight, size_t columns, float epsilon, float* y);
+
+  // y = silu(gate) * up
+  void (*gate)(const float* gate, const float* up, size_t count, float* y);
+
+  void (*rotateHead)(const HeadRotation&, const float* x, float* y);
+
+  void (*attendHead)(const HeadAttention&);
+};
+
+// Best first. Each list ends with null; entries for other processors are absent.
+extern const Routines* const allRoutines[];
+
+// The best that this processor supports, or the one that is asked for by name.
+// Null if there is none of that name, or the processor lacks what it needs.
+const Routines* routinesFor(const char* name);
+
+}  // namespace espalier

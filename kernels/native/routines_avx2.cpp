@@ -1,0 +1,125 @@
+// AVX2 with FMA and F16C: one register holds four columns of eight output rows, half a tile.
+#include <immintrin.h>
+
+#include "generic_routines.h"
+
+namespace espalier {
+namespace {
+
+constexpr size_t halfTile = 8;
+
+bool supported() {
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+}
+
+inline __m256i broadcastFour(const int8_t* codes) {
+  int32_t four;
+  std::memcpy(&four, codes, 4);
+  return _mm256_set1_epi32(four);
+}
+
+// Sixteen-bit sums of 32 columns stay in range: 16 products of at most 15 * 127.
+template <size_t rows>
+void multiplyHalf(const TileProduct& p, size_t half) {
+  const __m256i low = _mm256_set1_epi8(15);
+  const __m256i ones = _mm256_set1_epi16(1);
+  __m256 sums[rows];
+  for (size_t r = 0; r < rows; r++) sums[r] = _mm256_loadu_ps(p.sums + r * tileRows + half * halfTile);
+  const uint8_t* codes = p.codes + half * 32;
+  for (size_t block = 0; block < p.blocks; block++) {
+    const int8_t* activations = p.activations + block * p.blockSize;
+    __m256i dots[rows];
+    for (size_t r = 0; r < rows; r++) dots[r] = _mm256_set1_epi32(p.offsets[r * p.blockStride + block]);
+    for (size_t column = 0; column < p.blockSize; column += 32) {
+      __m256i partial[rows];
+      for (size_t r = 0; r < rows; r++) partial[r] = _mm256_setzero_si256();
+      for (size_t eight = column; eight < column + 32; eight += 8, codes += 64) {
+        const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+        const __m256i even = _mm256_and_si256(packed, low);
+        const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
+        for (size_t r = 0; r < rows; r++) {
+          const int8_t* values = activations + r * p.activationStride + eight;
+          partial[r] = _mm256_add_epi16(partial[r], _mm256_maddubs_epi16(even, broadcastFour(values)));
+          partial[r] = _mm256_add_epi16(partial[r], _mm256_maddubs_epi16(odd, broadcastFour(values + 4)));
+        }
+      }
+      for (size_t r = 0; r < rows; r++) dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(partial[r], ones));
+    }
+    const __m256 scales =
+        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.scales + block * tileRows + half * halfTile)));
+    for (size_t r = 0; r < rows; r++) {
+      const __m256 scale = _mm256_mul_ps(scales, _mm256_set1_ps(p.activationScales[r * p.blockStride + block]));
+      sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r]), scale, sums[r]);
+    }
+  }
+  for (size_t r = 0; r < rows; r++) _mm256_storeu_ps(p.sums + r * tileRows + half * halfTile, sums[r]);
+}
+
+template <size_t rows>
+void multiply(const TileProduct& p) {
+  multiplyHalf<rows>(p, 0);
+  multiplyHalf<rows>(p, 1);
+}
+
+void multiplyTile(const TileProduct& product, size_t rows) {
+  // Registers suffice for four rows.
+  static constexpr void (*byRows[])(const TileProduct&) = {nullptr, multiply<1>, multiply<2>, multiply<3>, multiply<4>};
+  TileProduct p = product;
+  while (rows > 0) {
+    const size_t some = rows < 4 ? rows : 4;
+    byRows[some](p);
+    p.activations += some * p.activationStride;
+    p.activationScales += some * p.blockStride;
+    p.offsets += some * p.blockStride;
+    p.sums += some * tileRows;
+    rows -= some;
+  }
+}
+
+void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets) {
+  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7, 8,
+                                         10, 12, 14, 9, 11, 13, 15);
+  const __m256i lanesInOrder = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256 magnitudeBits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  for (size_t block = 0; block * blockSize < columns; block++) {
+    const size_t start = block * blockSize;
+    if (columns - start < blockSize) {
+      return quantizeRowGeneric(x + start, columns - start, blockSize, codes + start, scales + block, offsets + block);
+    }
+    __m256 greatest = _mm256_setzero_ps();
+    for (size_t i = 0; i < blockSize; i += 8) {
+      greatest = _mm256_max_ps(greatest, _mm256_and_ps(_mm256_loadu_ps(x + start + i), magnitudeBits));
+    }
+    float eight[8];
+    _mm256_storeu_ps(eight, greatest);
+    float magnitude = 0;
+    for (float value : eight) magnitude = value > magnitude ? value : magnitude;
+    const __m256 inverse = _mm256_set1_ps(magnitude > 0 ? 127.0f / magnitude : 0.0f);
+    __m256i sum = _mm256_setzero_si256();
+    for (size_t i = 0; i < blockSize; i += 32) {
+      __m256i integers[4];
+      for (size_t j = 0; j < 4; j++) {
+        integers[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + start + i + 8 * j), inverse));
+        sum = _mm256_add_epi32(sum, integers[j]);
+      }
+      const __m256i bytes = _mm256_permutevar8x32_epi32(
+          _mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]), _mm256_packs_epi32(integers[2], integers[3])),
+          lanesInOrder);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + start + i), _mm256_shuffle_epi8(bytes, order));
+    }
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b01001110));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
+    scales[block] = magnitude / 127.0f;
+    offsets[block] = -8 * _mm_cvtsi128_si32(four);
+  }
+}
+
+}  // namespace
+
+extern const Routines avx2Routines;
+const Routines avx2Routines = {
+    "avx2", supported, quantizeRow, multiplyTile, normalizeRowGeneric, gateGeneric, rotateHeadGeneric, attendHeadGeneric,
+};
+
+}  // namespace espalier

@@ -1,0 +1,97 @@
+// AVX-512 with VNNI: one register holds four columns of sixteen output rows.
+#include <immintrin.h>
+
+#include "generic_routines.h"
+
+namespace espalier {
+namespace {
+
+bool supported() {
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
+         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+}
+
+// Four codes for all lanes; memcpy because codes are bytes, not integers, in memory.
+inline __m512i broadcastFour(const int8_t* codes) {
+  int32_t four;
+  std::memcpy(&four, codes, 4);
+  return _mm512_set1_epi32(four);
+}
+
+template <size_t rows>
+void multiply(const TileProduct& p) {
+  const __m512i low = _mm512_set1_epi8(15);
+  __m512 sums[rows];
+  for (size_t r = 0; r < rows; r++) sums[r] = _mm512_loadu_ps(p.sums + r * tileRows);
+  const uint8_t* codes = p.codes;
+  for (size_t block = 0; block < p.blocks; block++) {
+    const int8_t* activations = p.activations + block * p.blockSize;
+    __m512i dots[rows];
+    for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(p.offsets[r * p.blockStride + block]);
+    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64) {
+      const __m512i packed = _mm512_loadu_si512(codes);
+      const __m512i even = _mm512_and_si512(packed, low);
+      const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+      for (size_t r = 0; r < rows; r++) {
+        const int8_t* eight = activations + r * p.activationStride + column;
+        dots[r] = _mm512_dpbusd_epi32(dots[r], even, broadcastFour(eight));
+        dots[r] = _mm512_dpbusd_epi32(dots[r], odd, broadcastFour(eight + 4));
+      }
+    }
+    const __m512 scales =
+        _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scales + block * tileRows)));
+    for (size_t r = 0; r < rows; r++) {
+      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(p.activationScales[r * p.blockStride + block]));
+      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
+    }
+  }
+  for (size_t r = 0; r < rows; r++) _mm512_storeu_ps(p.sums + r * tileRows, sums[r]);
+}
+
+void multiplyTile(const TileProduct& p, size_t rows) {
+  static constexpr void (*byRows[])(const TileProduct&) = {
+      nullptr, multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>, multiply<7>, multiply<8>,
+  };
+  byRows[rows](p);
+}
+
+void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets) {
+  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7, 8,
+                                         10, 12, 14, 9, 11, 13, 15);
+  for (size_t block = 0; block * blockSize < columns; block++) {
+    const size_t start = block * blockSize;
+    if (columns - start < blockSize) {
+      return quantizeRowGeneric(x + start, columns - start, blockSize, codes + start, scales + block, offsets + block);
+    }
+    __m512 greatest = _mm512_setzero_ps();
+    for (size_t i = 0; i < blockSize; i += 16) {
+      greatest = _mm512_max_ps(greatest, _mm512_abs_ps(_mm512_loadu_ps(x + start + i)));
+    }
+    const float magnitude = _mm512_reduce_max_ps(greatest);
+    const __m512 inverse = _mm512_set1_ps(magnitude > 0 ? 127.0f / magnitude : 0.0f);
+    __m256i sum = _mm256_setzero_si256();
+    for (size_t i = 0; i < blockSize; i += 32) {
+      const __m512 first = _mm512_mul_ps(_mm512_loadu_ps(x + start + i), inverse);
+      const __m512 second = _mm512_mul_ps(_mm512_loadu_ps(x + start + i + 16), inverse);
+      const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(second)),
+                                             _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(first)));
+      sum = _mm256_dpbusd_epi32(sum, _mm256_set1_epi8(1), bytes);
+      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + start + i), _mm256_shuffle_epi8(bytes, order));
+    }
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b01001110));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
+    scales[block] = magnitude / 127.0f;
+    offsets[block] = -8 * _mm_cvtsi128_si32(four);
+  }
+}
+
+}  // namespace
+
+extern const Routines avx512Routines;
+const Routines avx512Routines = {
+    "avx512vnni", supported,   quantizeRow,       multiplyTile,
+    normalizeRowGeneric, gateGeneric, rotateHeadGeneric, attendHeadGeneric,
+};
+
+}  // namespace espalier

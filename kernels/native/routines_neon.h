@@ -1,0 +1,59 @@
+// What the two arm64 instruction sets share.
+#pragma once
+
+#include <arm_neon.h>
+
+#include "generic_routines.h"
+
+namespace espalier {
+namespace {
+
+constexpr size_t quarters = 4;  // registers of a tile
+
+inline void addScaled(float* sums, const int32x4_t* dots, const uint16_t* scales, float activationScale) {
+  for (size_t q = 0; q < quarters; q++) {
+    const float32x4_t scale = vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales + 4 * q))), activationScale);
+    vst1q_f32(sums + 4 * q, vfmaq_f32(vld1q_f32(sums + 4 * q), vcvtq_f32_s32(dots[q]), scale));
+  }
+}
+
+// Up to four rows with the dot product instruction.
+template <size_t rows>
+void multiplyByDots(const TileProduct& p) {
+  const uint8x16_t low = vdupq_n_u8(15);
+  const uint8_t* codes = p.codes;
+  for (size_t block = 0; block < p.blocks; block++) {
+    const int8_t* activations = p.activations + block * p.blockSize;
+    int32x4_t dots[rows][quarters];
+    for (size_t r = 0; r < rows; r++) {
+      for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[r * p.blockStride + block]);
+    }
+    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64) {
+      int8x8_t eight[rows];
+      for (size_t r = 0; r < rows; r++) eight[r] = vld1_s8(activations + r * p.activationStride + column);
+      for (size_t q = 0; q < quarters; q++) {
+        const uint8x16_t packed = vld1q_u8(codes + 16 * q);
+        const int8x16_t even = vreinterpretq_s8_u8(vandq_u8(packed, low));
+        const int8x16_t odd = vreinterpretq_s8_u8(vshrq_n_u8(packed, 4));
+        for (size_t r = 0; r < rows; r++) {
+          dots[r][q] = vdotq_lane_s32(dots[r][q], even, eight[r], 0);
+          dots[r][q] = vdotq_lane_s32(dots[r][q], odd, eight[r], 1);
+        }
+      }
+    }
+    for (size_t r = 0; r < rows; r++) {
+      addScaled(p.sums + r * tileRows, dots[r], p.scales + block * tileRows, p.activationScales[r * p.blockStride + block]);
+    }
+  }
+}
+
+inline TileProduct skipRows(TileProduct p, size_t rows) {
+  p.activations += rows * p.activationStride;
+  p.activationScales += rows * p.blockStride;
+  p.offsets += rows * p.blockStride;
+  p.sums += rows * tileRows;
+  return p;
+}
+
+}  // namespace
+}  // namespace espalier
