@@ -64,7 +64,7 @@ export async function orderBlock(
         importance: () =>
           ridgeLeverageOrder(algebra, {
             gram: Float32Array.from(statistics.get("hidden_gram")!),
-            intermediateSize,
+            size: intermediateSize,
             lambda: ridge,
           }),
         magnitude: () => Promise.resolve(mlpMagnitudeOrder(block.tensors, intermediateSize)),
