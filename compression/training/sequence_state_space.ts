@@ -1,4 +1,4 @@
-import type { GraphBuilder, Value } from "../../onnx/mod.ts";
+import { type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
 
 /**
  * The two recurrences of a Mamba-2 mixer over B whole sequences of T tokens each, written out with operators that have
@@ -10,35 +10,33 @@ export interface SequenceShape {
 }
 
 /**
- * A causal depthwise convolution: `y[t, c] = bias[c] + Σ_k weight[c, k] · x[t − (K − 1) + k, c]`, zeros before a sequence.
+ * A causal depthwise convolution and SiLU: `silu(bias[c] + Σ_k weight[c, k] · x[t − (K − 1) + k, c])`, with zeros before a
+ * sequence.
  *
  * @param x `[rows, channels]`
- * @param weight `[channels, K]`
+ * @param weight `[channels · K]`
  * @param bias `[channels]`
+ * @param kernel K
  */
 export function convolveSequences(
   graph: GraphBuilder,
-  { x, weight, bias, kernel, channels }: {
-    x: Value;
-    weight: Value;
-    bias: Value | null;
-    /** K */
-    kernel: number;
-    channels: number;
-  },
+  { x, weight, bias }: { x: Value; weight: Value; bias: Value | null },
+  { channels, kernel }: { channels: number; kernel: number },
   { length }: SequenceShape,
 ): Value {
   const sequences = graph.op("Reshape", [x, graph.integers([-1, length, channels])]);
-  const tapsOf = graph.ops("Split", [graph.op("Transpose", [weight], { attributes: { perm: [1, 0] } })], kernel, {
-    attributes: { axis: 0, num_outputs: kernel },
+  const perTap = graph.op("Transpose", [graph.op("Reshape", [weight, graph.integers([channels, kernel])])], {
+    attributes: { perm: [1, 0] },
   });
-  const parts = tapsOf.map((tap, k) => {
+  const taps = graph.ops("Split", [perTap], kernel, { attributes: { axis: 0, num_outputs: kernel } });
+  const parts = taps.map((tap, k) => {
     const late = kernel - 1 - k; // tokens by which this tap looks back
     const shifted = late === 0 ? sequences : graph.op("Pad", [sequences, graph.integers([0, late, 0, 0, -late, 0])]);
     return graph.op("Mul", [shifted, tap]);
   });
   const sum = graph.op("Sum", bias === null ? parts : [...parts, bias]);
-  return graph.op("Reshape", [sum, graph.integers([-1, channels])]);
+  const flat = graph.op("Reshape", [sum, graph.integers([-1, channels])]);
+  return graph.op("QuickGelu", [flat], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } });
 }
 
 /**
@@ -53,7 +51,7 @@ export function convolveSequences(
  * @param b `[rows, G, N]`
  * @param c `[rows, G, N]`
  * @param delta `[rows, H]`, discretised steps.
- * @param decay `[H]`, A: negative.
+ * @param decay `[rows, H]`, Δ·A: the logarithm of what a step leaves of the state.
  * @returns `[rows, H, P]`
  * @see Mamba-2, https://arxiv.org/abs/2405.21060
  */
@@ -76,9 +74,8 @@ export function scanSequences(
       [T, T],
     );
 
-  const steps = reshape(delta, -1, T, H);
   // Sums up to each token: the decay between two tokens is the difference of theirs. [B, T, H]
-  const sums = graph.op("MatMul", [triangle(1, 0), graph.op("Mul", [steps, decay])]);
+  const sums = graph.op("MatMul", [triangle(1, 0), reshape(decay, -1, T, H)]);
   const perHead = transpose(sums, [0, 2, 1]); // [B, H, T]
   const spans = graph.op("Sub", [
     graph.op("Unsqueeze", [perHead, graph.integers([3])]),
@@ -96,7 +93,7 @@ export function scanSequences(
   );
   const inputs = graph.op("Mul", [
     reshape(x, -1, T, H, P),
-    graph.op("Unsqueeze", [steps, graph.integers([3])]),
+    reshape(delta, -1, T, H, 1),
   ]);
   const mixed = graph.op("MatMul", [mixing, transpose(inputs, [0, 2, 1, 3])]); // [B, H, T, P]
   return reshape(transpose(mixed, [0, 2, 1, 3]), -1, H, P);

@@ -43,10 +43,10 @@ describe("convolveSequences()", () => {
     const [channels, kernel] = [3, 4];
     const [x, weight, bias] = [draw(ROWS * channels), draw(channels * kernel), draw(channels)];
     const found = await compute(
-      { x: [x, [ROWS, channels]], weight: [weight, [channels, kernel]], bias: [bias, [channels]] },
+      { x: [x, [ROWS, channels]], weight: [weight, [channels * kernel]], bias: [bias, [channels]] },
       ROWS * channels,
       (graph, { x, weight, bias }) =>
-        convolveSequences(graph, { x: x!, weight: weight!, bias: bias!, kernel, channels }, { length: T }),
+        convolveSequences(graph, { x: x!, weight: weight!, bias: bias! }, { kernel, channels }, { length: T }),
     );
     const expected = Array.from({ length: ROWS * channels }, (_, at) => {
       const [row, channel] = [Math.floor(at / channels), at % channels];
@@ -55,7 +55,7 @@ describe("convolveSequences()", () => {
         const from = row % T - (kernel - 1) + k;
         if (from >= 0) sum += weight[channel * kernel + k]! * x[(row - row % T + from) * channels + channel]!;
       }
-      return sum;
+      return sum / (1 + Math.exp(-sum));
     });
     near(found, expected);
   });
@@ -65,14 +65,14 @@ describe("scanSequences()", () => {
   it("equals the recurrence, token by token", async () => {
     const { heads: H, headDim: P, groups: G, stateSize: N } = SHAPE;
     const [x, b, c] = [draw(ROWS * H * P), draw(ROWS * G * N), draw(ROWS * G * N)];
-    const [delta, decay] = [draw(ROWS * H, 0.1, 1.5), draw(H, -3, -0.1)];
+    const [delta, decay] = [draw(ROWS * H, 0.1, 1.5), draw(ROWS * H, -3, -0.1)];
     const found = await compute(
       {
         x: [x, [ROWS, H, P]],
         b: [b, [ROWS, G, N]],
         c: [c, [ROWS, G, N]],
         delta: [delta, [ROWS, H]],
-        decay: [decay, [H]],
+        decay: [decay, [ROWS, H]],
       },
       ROWS * H * P,
       (graph, { x, b, c, delta, decay }) =>
@@ -87,7 +87,7 @@ describe("scanSequences()", () => {
         const step = delta[row * H + head]!;
         for (let p = 0; p < P; p++) {
           for (let m = 0; m < N; m++) {
-            state[p * N + m] = Math.exp(step * decay[head]!) * state[p * N + m]! +
+            state[p * N + m] = Math.exp(decay[row * H + head]!) * state[p * N + m]! +
               step * b[(row * G + group) * N + m]! * x[(row * H + head) * P + p]!;
             expected[(row * H + head) * P + p]! += c[(row * G + group) * N + m]! * state[p * N + m]!;
           }
