@@ -1,4 +1,5 @@
 import type { GraphBuilder, Value } from "../../onnx/mod.ts";
+import { rotaryDimOf } from "../description.ts";
 import { type AttentionPlan, outputMatrix, qkvMatrix } from "../plan.ts";
 import { chunkWidth } from "../widths.ts";
 import type { BlockContext } from "./block_context.ts";
@@ -31,8 +32,11 @@ export function attention(graph: GraphBuilder, x: Value, block: AttentionPlan, c
     graph.op("Reshape", [gates.restore(graph, value, chunk.level), graph.integers([-1, heads, chunkWidth(chunk)])])
   );
   const packed = joined.length === 1 ? joined[0]! : graph.op("Concat", joined, { attributes: { axis: 2 } });
-  const pairs = weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
-  const rotated = rotary.rotate(graph, packed, pairs, block.widths[0]!);
+  const turned = () => {
+    const pairs = weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
+    return rotary.rotate(graph, packed, pairs, block.widths[0]!);
+  };
+  const rotated = rotaryDimOf(config) === 0 ? packed : turned();
   tap?.(`${block.name}.heads`, rotated);
 
   const attended = core.attend(graph, rotated, block);

@@ -3,6 +3,7 @@ import type { ModelConfig } from "../description.ts";
 import type { AttentionPlan } from "../plan.ts";
 import type { Gates } from "./gates.ts";
 import type { Rotary } from "./rotary.ts";
+import type { StateSpaceCore } from "./state_space.ts";
 import type { Weights } from "./weights.ts";
 
 /** Softmax attention itself: what stands between the rotated heads and the output projection. */
@@ -21,6 +22,7 @@ export interface BlockContext {
   readonly gates: Gates;
   readonly rotary: Rotary;
   readonly core: AttentionCore;
+  readonly stateSpace: StateSpaceCore;
   /** Shown every activation that a statistic may want, under the block's name. */
   readonly tap?: (name: string, value: Value) => void;
 }
