@@ -33,7 +33,7 @@ export type Recipe = z.infer<typeof Recipe>;
  * 21.7, 59.0 and 96.3 without (README). Qwen2.5 is not: UniQL found that it loses.
  */
 export function rotatesResidual({ hadamard }: Recipe, { family, hiddenSize }: ModelConfig): boolean {
-  return hadamard ?? (family === "llama" && supportsHadamard(hiddenSize));
+  return hadamard ?? (family !== "qwen2" && supportsHadamard(hiddenSize));
 }
 
 /** @throws {SyntaxError} Naming every field that is unknown or out of range. */

@@ -1,5 +1,4 @@
 import type { Floats, LinearAlgebra } from "../kernels/matrix.ts";
-import type { GatedMlpTensors } from "../models/layout.ts";
 import { descendingOrder } from "./importance_order.ts";
 
 export interface ScoredOrder {
@@ -46,14 +45,18 @@ export async function ridgeLeverageOrder(
 /**
  * Orders MLP channels by the length of all weights that leave with them, their rows of gate and up and their column of
  * down: the group norm that structured magnitude pruning uses. A control; it needs no calibration.
+ *
+ * @param into Weights that write the channels, `[F, D]` each: gate and up, or up alone.
+ * @param down `[D, F]`
  */
-export function mlpMagnitudeOrder({ gate, up, down }: GatedMlpTensors, intermediateSize: number): ScoredOrder {
-  const hiddenSize = gate.length / intermediateSize;
+export function mlpMagnitudeOrder(
+  { into, down }: { into: readonly Float32Array[]; down: Float32Array },
+  intermediateSize: number,
+): ScoredOrder {
   const squares = new Float64Array(intermediateSize);
-  for (let channel = 0; channel < intermediateSize; channel++) {
-    for (let i = channel * hiddenSize; i < (channel + 1) * hiddenSize; i++) {
-      squares[channel]! += gate[i]! ** 2 + up[i]! ** 2;
-    }
+  for (const weight of into) {
+    const hiddenSize = weight.length / intermediateSize;
+    for (let i = 0; i < weight.length; i++) squares[Math.floor(i / hiddenSize)]! += weight[i]! ** 2;
   }
   for (let i = 0; i < down.length; i++) squares[i % intermediateSize]! += down[i]! ** 2;
   const scores = squares.map(Math.sqrt);

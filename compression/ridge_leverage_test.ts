@@ -120,13 +120,14 @@ describe("ridgeLeverageOrder()", () => {
 
 describe("mlpMagnitudeOrder()", () => {
   it("sorts by the length of all weights of a channel", () => {
-    const tensors = {
-      gate: new Float32Array([1, 2, /**/ 3, 0, /**/ 0, 1]),
-      up: new Float32Array([0, 2, /**/ 0, 0, /**/ 1, 0]),
-      down: new Float32Array([4, 0, 1, /**/ 0, 0, 5]),
-    };
-    const { order, scores } = mlpMagnitudeOrder(tensors, 3);
-    deepEqual([...scores], [5, 3, Math.sqrt(28)]);
-    deepEqual(order, [2, 0, 1]);
+    const gate = new Float32Array([1, 2, /**/ 3, 0, /**/ 0, 1]);
+    const up = new Float32Array([0, 2, /**/ 0, 0, /**/ 1, 0]);
+    const down = new Float32Array([4, 0, 1, /**/ 0, 0, 5]);
+    const gated = mlpMagnitudeOrder({ into: [gate, up], down }, 3);
+    deepEqual([...gated.scores], [5, 3, Math.sqrt(28)]);
+    deepEqual(gated.order, [2, 0, 1]);
+    const ungated = mlpMagnitudeOrder({ into: [up], down }, 3);
+    deepEqual([...ungated.scores], [Math.sqrt(20), 0, Math.sqrt(27)]);
+    deepEqual(ungated.order, [2, 0, 1]);
   });
 });

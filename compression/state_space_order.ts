@@ -1,22 +1,16 @@
 import type { Floats, LinearAlgebra } from "../kernels/matrix.ts";
+import type { MambaConfig } from "../models/description.ts";
+import type { MambaTensors } from "../models/layout.ts";
 import { descendingOrder, randomOrder } from "./importance_order.ts";
 import { ridgeLeverageOrder } from "./ridge_leverage.ts";
 
 /**
- * Orders of the two prunable axes of a Mamba-2 mixer: the state dimension of each group, and the channels of each head.
+ * Orders of the two prunable axes of a Mamba-2 mixer: the states of each group, and the channels of each head.
  *
- * Letters: H heads, P channels of a head, G groups, N state dimension, E = H·P, D hidden.
+ * Letters: H heads, P channels of a head, G groups, N states, E = H·P, D hidden. Head `h` belongs to group
+ * `floor(h / (H/G))`.
  */
-export interface StateSpaceShape {
-  /** H; head `h` belongs to group `floor(h / (H/G))`. */
-  readonly heads: number;
-  /** P */
-  readonly headDim: number;
-  /** G; divides H. */
-  readonly groups: number;
-  /** N */
-  readonly stateSize: number;
-}
+export type StateSpaceShape = Pick<MambaConfig, "numHeads" | "headDim" | "numGroups" | "stateSize">;
 
 export interface AxisOrders {
   /** For each group or head what is at each place, most important first. */
@@ -41,7 +35,7 @@ export interface StateEnergies {
  */
 export function stateOrder(
   { stepped, read }: StateEnergies,
-  { heads: H, groups: G, stateSize: N }: Omit<StateSpaceShape, "headDim">,
+  { numHeads: H, numGroups: G, stateSize: N }: Omit<StateSpaceShape, "headDim">,
 ): AxisOrders {
   const scores = Array.from({ length: G }, (_, group) =>
     Array.from({ length: N }, (_, m) => {
@@ -62,7 +56,7 @@ export function stateOrder(
 export async function headChannelOrder(
   algebra: LinearAlgebra,
   { grams, lambda }: { grams: Floats; lambda: number },
-  { heads: H, headDim: P }: Pick<StateSpaceShape, "heads" | "headDim">,
+  { numHeads: H, headDim: P }: Pick<StateSpaceShape, "numHeads" | "headDim">,
 ): Promise<AxisOrders> {
   const [orders, scores]: [number[][], number[][]] = [[], []];
   for (let head = 0; head < H; head++) {
@@ -74,18 +68,10 @@ export async function headChannelOrder(
   return { orders, scores };
 }
 
-/** The projections of a mixer as checkpoints have them. */
-export interface StateSpaceProjections {
-  /** `[2E + 2GN + H, D]`: z, x, B, C, dt. */
-  readonly inProj: Float32Array;
-  /** `[D, E]` */
-  readonly outProj: Float32Array;
-}
-
 /** State components by the product of the lengths of their rows of B and C, as if inputs were white: a control. */
-export function stateMagnitudeOrder({ inProj }: StateSpaceProjections, shape: StateSpaceShape): AxisOrders {
-  const { heads: H, headDim: P, groups: G, stateSize: N } = shape;
-  const rows = rowSquares(inProj, 2 * H * P + 2 * G * N + H);
+export function stateMagnitudeOrder({ input }: Pick<MambaTensors, "input">, shape: StateSpaceShape): AxisOrders {
+  const { numHeads: H, headDim: P, numGroups: G, stateSize: N } = shape;
+  const rows = rowSquares(input, 2 * H * P + 2 * G * N + H);
   const written = 2 * H * P;
   const scores = Array.from(
     { length: G },
@@ -100,13 +86,13 @@ export function stateMagnitudeOrder({ inProj }: StateSpaceProjections, shape: St
 
 /** Channels of a head by the length of all weights that leave with them, their rows of z and x and their column of the output: a control. */
 export function headChannelMagnitudeOrder(
-  { inProj, outProj }: StateSpaceProjections,
-  { heads: H, headDim: P, groups: G, stateSize: N }: StateSpaceShape,
+  { input, output }: Pick<MambaTensors, "input" | "output">,
+  { numHeads: H, headDim: P, numGroups: G, stateSize: N }: StateSpaceShape,
 ): AxisOrders {
   const E = H * P;
-  const rows = rowSquares(inProj, 2 * E + 2 * G * N + H);
+  const rows = rowSquares(input, 2 * E + 2 * G * N + H);
   const squares = Float64Array.from({ length: E }, (_, channel) => rows[channel]! + rows[E + channel]!);
-  for (let i = 0; i < outProj.length; i++) squares[i % E]! += outProj[i]! ** 2;
+  for (let i = 0; i < output.length; i++) squares[i % E]! += output[i]! ** 2;
   const scores = Array.from({ length: H }, (_, head) => [...squares.subarray(head * P, (head + 1) * P)].map(Math.sqrt));
   return { orders: scores.map(descendingOrder), scores };
 }

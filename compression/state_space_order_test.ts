@@ -12,7 +12,7 @@ import {
 } from "./state_space_order.ts";
 
 const algebra = openLinearAlgebra({ backend: "plain" });
-const shape = { heads: 4, headDim: 2, groups: 2, stateSize: 3 };
+const shape = { numHeads: 4, headDim: 2, numGroups: 2, stateSize: 3 };
 const hiddenSize = 5;
 const rows = 2 * 8 + 2 * 6 + 4;
 
@@ -33,7 +33,7 @@ describe("headChannelOrder()", () => {
       ...[9, 9, 0, /**/ 9, 9, 0, /**/ 0, 0, 4],
       ...[1, 0, 0, /**/ 0, 5, 0, /**/ 0, 0, 3],
     ]);
-    const { orders, scores } = await headChannelOrder(algebra, { grams, lambda: 1 }, { heads: 2, headDim: 3 });
+    const { orders, scores } = await headChannelOrder(algebra, { grams, lambda: 1 }, { numHeads: 2, headDim: 3 });
     deepEqual(orders, [[2, 0, 1], [1, 2, 0]]);
     // Two equal channels of energy e share 2e / (2e + λ); one alone has e / (e + λ).
     const expected = [[9 / 19, 9 / 19, 4 / 5], [1 / 2, 5 / 6, 3 / 4]];
@@ -43,11 +43,11 @@ describe("headChannelOrder()", () => {
 
 describe("stateMagnitudeOrder()", () => {
   it("multiplies the lengths of a state's rows of B and C", () => {
-    const inProj = unitRows();
-    inProj[(16 + 1 * 3 + 2) * hiddenSize] = 3; // B of group 1, state 2
-    inProj[(16 + 6 + 1 * 3 + 2) * hiddenSize] = 2; // its C
-    inProj[(16 + 6 + 0 * 3 + 1) * hiddenSize] = 5; // C of group 0, state 1
-    const { orders, scores } = stateMagnitudeOrder({ inProj, outProj: new Float32Array(0) }, shape);
+    const input = unitRows();
+    input[(16 + 1 * 3 + 2) * hiddenSize] = 3; // B of group 1, state 2
+    input[(16 + 6 + 1 * 3 + 2) * hiddenSize] = 2; // its C
+    input[(16 + 6 + 0 * 3 + 1) * hiddenSize] = 5; // C of group 0, state 1
+    const { orders, scores } = stateMagnitudeOrder({ input }, shape);
     deepEqual(scores, [[1, 5, 1], [1, 1, 6]]);
     deepEqual(orders, [[1, 0, 2], [2, 0, 1]]);
   });
@@ -55,11 +55,11 @@ describe("stateMagnitudeOrder()", () => {
 
 describe("headChannelMagnitudeOrder()", () => {
   it("takes what leaves with a channel: its rows of z and x, its column of the output", () => {
-    const [inProj, outProj] = [unitRows(), new Float32Array(hiddenSize * 8)];
-    inProj[(3 * 2 + 1) * hiddenSize] = 2; // z of head 3, channel 1
-    inProj[(8 + 1 * 2 + 1) * hiddenSize] = 3; // x of head 1, channel 1
-    outProj[2 * 8 + 0 * 2 + 1] = 7; // output of head 0, channel 1
-    const { orders, scores } = headChannelMagnitudeOrder({ inProj, outProj }, shape);
+    const [input, output] = [unitRows(), new Float32Array(hiddenSize * 8)];
+    input[(3 * 2 + 1) * hiddenSize] = 2; // z of head 3, channel 1
+    input[(8 + 1 * 2 + 1) * hiddenSize] = 3; // x of head 1, channel 1
+    output[2 * 8 + 0 * 2 + 1] = 7; // output of head 0, channel 1
+    const { orders, scores } = headChannelMagnitudeOrder({ input, output }, shape);
     deepEqual(orders, [[1, 0], [1, 0], [0, 1], [1, 0]]);
     const roots = [[2, 2 + 49], [2, 1 + 9], [2, 2], [2, 4 + 1]].map((head) => head.map(Math.sqrt));
     deepEqual(scores, roots);

@@ -1,6 +1,6 @@
 import { ABSENT, type GraphBuilder, type Value } from "../onnx/mod.ts";
 import type { Accumulator } from "../models/dense_block.ts";
-import type { StateSpaceShape } from "./state_space_order.ts";
+import type { MambaConfig } from "../models/description.ts";
 
 /** What a Mamba-2 mixer's recurrence reads, for the rows of one whole sequence. */
 export interface ScanInputs {
@@ -28,14 +28,14 @@ export interface ScanInputs {
  * The state of a chunk is that of the chunk alone, as if it began with zeros (uniql.md §3.7):
  * `S[p, m] = Σ_t exp(a_last − a_t) · Δ_t · x_t[p] · B_t[m]` with `a_t` the sum of Δ·A up to t. The last chunk of a
  * sequence can be shorter; steps of zero fill it up, which neither write nor decay.
- *
- * @param chunkSize Tokens of a chunk, from the model's configuration.
  */
 export function stateSpaceStatistics(
   graph: GraphBuilder,
   { x, b, c, delta, logDecay }: ScanInputs,
-  { heads: H, headDim: P, groups: G, stateSize: N }: StateSpaceShape,
-  chunkSize: number,
+  { numHeads: H, headDim: P, numGroups: G, stateSize: N, chunkSize }: Pick<
+    MambaConfig,
+    "numHeads" | "headDim" | "numGroups" | "stateSize" | "chunkSize"
+  >,
 ): Accumulator[] {
   const reshape = (value: Value, ...shape: number[]) => graph.op("Reshape", [value, graph.integers(shape)]);
   const transpose = (value: Value, perm: readonly number[]) => graph.op("Transpose", [value], { attributes: { perm } });

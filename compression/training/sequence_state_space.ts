@@ -1,12 +1,19 @@
 import { type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
+import { type MambaConfig, mambaOf, type ModelConfig } from "../../models/description.ts";
+import { type StateSpaceCore, wholeSequences } from "../../models/graph/state_space.ts";
 
 /**
- * The two recurrences of a Mamba-2 mixer over B whole sequences of T tokens each, written out with operators that have
+ * A Mamba block's core over the rows of B whole sequences of T tokens each, written out with operators that have
  * gradients: training. Rows lie sequence after sequence.
+ *
+ * @param length T; the rows must be a multiple of it.
  */
-export interface SequenceShape {
-  /** T; the rows must be a multiple of it. */
-  readonly length: number;
+export function trainableStateSpace(config: ModelConfig, length: number): StateSpaceCore {
+  return wholeSequences(config, {
+    convolve: (graph, channels, weight, bias) =>
+      convolveSequences(graph, { x: channels, weight, bias }, { kernel: mambaOf(config).convKernel, length }),
+    scan: (graph, inputs) => scanSequences(graph, inputs, mambaOf(config), length),
+  });
 }
 
 /**
@@ -14,18 +21,19 @@ export interface SequenceShape {
  * sequence.
  *
  * @param x `[rows, channels]`
- * @param weight `[channels · K]`
+ * @param weight `[channels, 1, K]`, oldest tap first
  * @param bias `[channels]`
  * @param kernel K
  */
 export function convolveSequences(
   graph: GraphBuilder,
   { x, weight, bias }: { x: Value; weight: Value; bias: Value | null },
-  { channels, kernel }: { channels: number; kernel: number },
-  { length }: SequenceShape,
+  { kernel, length }: { kernel: number; length: number },
 ): Value {
-  const sequences = graph.op("Reshape", [x, graph.integers([-1, length, channels])]);
-  const perTap = graph.op("Transpose", [graph.op("Reshape", [weight, graph.integers([channels, kernel])])], {
+  const channels = graph.op("Slice", [graph.op("Shape", [weight]), graph.integers([0]), graph.integers([1])]);
+  const joined = (...sizes: Value[]) => graph.op("Concat", sizes, { attributes: { axis: 0 } });
+  const sequences = graph.op("Reshape", [x, joined(graph.integers([-1, length]), channels)]);
+  const perTap = graph.op("Transpose", [graph.op("Squeeze", [weight, graph.integers([1])])], {
     attributes: { perm: [1, 0] },
   });
   const taps = graph.ops("Split", [perTap], kernel, { attributes: { axis: 0, num_outputs: kernel } });
@@ -35,37 +43,36 @@ export function convolveSequences(
     return graph.op("Mul", [shifted, tap]);
   });
   const sum = graph.op("Sum", bias === null ? parts : [...parts, bias]);
-  const flat = graph.op("Reshape", [sum, graph.integers([-1, channels])]);
+  const flat = graph.op("Reshape", [sum, joined(graph.integers([-1]), channels)]);
   return graph.op("QuickGelu", [flat], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } });
 }
 
 /**
- * The state-space recurrence in its quadratic form (structured state-space duality): with `a_t = Σ_{s ≤ t} Δ_s · A`,
+ * The state-space recurrence in its quadratic form (structured state-space duality): with `a_t = Σ_{s ≤ t} decay_s`,
  *
- *     y_t = Σ_{s ≤ t} (C_t · B_s) · exp(a_t − a_s) · Δ_s · x_s
+ *     y_t = Σ_{s ≤ t} (C_t · B_s) · exp(a_t − a_s) · x_s
  *
- * for each head, B and C shared by the heads of a group. It equals `h_t = exp(Δ_t A) h_{t−1} + Δ_t B_t x_tᵀ`,
- * `y_t = C_t h_t`, from a state of zeros.
+ * for each head, B and C shared by the heads of a group. It equals `S_t = exp(decay_t) S_{t−1} + B_t x_tᵀ`, `y_t = C_t S_t`
+ * from a state of zeros.
  *
- * @param x `[rows, H, P]`
+ * @param x Δ·x `[rows, H, P]`
  * @param b `[rows, G, N]`
  * @param c `[rows, G, N]`
- * @param delta `[rows, H]`, discretised steps.
- * @param decay `[rows, H]`, Δ·A: the logarithm of what a step leaves of the state.
+ * @param decay Δ·A `[rows, H]`
+ * @param length T
  * @returns `[rows, H, P]`
  * @see Mamba-2, https://arxiv.org/abs/2405.21060
  */
 export function scanSequences(
   graph: GraphBuilder,
-  { x, b, c, delta, decay }: { x: Value; b: Value; c: Value; delta: Value; decay: Value },
-  { heads: H, headDim: P, groups: G, stateSize: N }: {
-    heads: number;
-    headDim: number;
-    groups: number;
-    stateSize: number;
-  },
-  { length: T }: SequenceShape,
+  { x, b, c, decay }: Record<"x" | "b" | "c" | "decay", Value>,
+  { numHeads: H, headDim: P, numGroups: G, stateSize: N }: Pick<
+    MambaConfig,
+    "numHeads" | "headDim" | "numGroups" | "stateSize"
+  >,
+  length: number,
 ): Value {
+  const T = length;
   const reshape = (value: Value, ...shape: number[]) => graph.op("Reshape", [value, graph.integers(shape)]);
   const transpose = (value: Value, perm: readonly number[]) => graph.op("Transpose", [value], { attributes: { perm } });
   const triangle = (inside: number, outside: number) =>
@@ -91,10 +98,6 @@ export function scanSequences(
     graph.op("Mul", [products, reshape(decays, -1, G, H / G, T, T)]),
     ...[-1, H, T, T],
   );
-  const inputs = graph.op("Mul", [
-    reshape(x, -1, T, H, P),
-    reshape(delta, -1, T, H, 1),
-  ]);
-  const mixed = graph.op("MatMul", [mixing, transpose(inputs, [0, 2, 1, 3])]); // [B, H, T, P]
-  return reshape(transpose(mixed, [0, 2, 1, 3]), -1, H, P);
+  const values = transpose(reshape(x, -1, T, H, P), [0, 2, 1, 3]); // [B, H, T, P]
+  return reshape(transpose(graph.op("MatMul", [mixing, values]), [0, 2, 1, 3]), -1, H, P);
 }

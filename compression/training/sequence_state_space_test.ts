@@ -7,7 +7,7 @@ import { convolveSequences, scanSequences } from "./sequence_state_space.ts";
 const SEQUENCES = 2;
 const T = 7;
 const ROWS = SEQUENCES * T;
-const SHAPE = { heads: 4, headDim: 3, groups: 2, stateSize: 5 };
+const SHAPE = { numHeads: 4, headDim: 3, numGroups: 2, stateSize: 5 };
 const random = randomFor(3, "weights");
 const draw = (length: number, low = -1, high = 1) => Float32Array.from({ length }, () => low + (high - low) * random());
 
@@ -43,10 +43,10 @@ describe("convolveSequences()", () => {
     const [channels, kernel] = [3, 4];
     const [x, weight, bias] = [draw(ROWS * channels), draw(channels * kernel), draw(channels)];
     const found = await compute(
-      { x: [x, [ROWS, channels]], weight: [weight, [channels * kernel]], bias: [bias, [channels]] },
+      { x: [x, [ROWS, channels]], weight: [weight, [channels, 1, kernel]], bias: [bias, [channels]] },
       ROWS * channels,
       (graph, { x, weight, bias }) =>
-        convolveSequences(graph, { x: x!, weight: weight!, bias: bias! }, { kernel, channels }, { length: T }),
+        convolveSequences(graph, { x: x!, weight: weight!, bias: bias! }, { kernel, length: T }),
     );
     const expected = Array.from({ length: ROWS * channels }, (_, at) => {
       const [row, channel] = [Math.floor(at / channels), at % channels];
@@ -63,20 +63,18 @@ describe("convolveSequences()", () => {
 
 describe("scanSequences()", () => {
   it("equals the recurrence, token by token", async () => {
-    const { heads: H, headDim: P, groups: G, stateSize: N } = SHAPE;
+    const { numHeads: H, headDim: P, numGroups: G, stateSize: N } = SHAPE;
     const [x, b, c] = [draw(ROWS * H * P), draw(ROWS * G * N), draw(ROWS * G * N)];
-    const [delta, decay] = [draw(ROWS * H, 0.1, 1.5), draw(ROWS * H, -3, -0.1)];
+    const decay = draw(ROWS * H, -3, -0.1);
     const found = await compute(
       {
         x: [x, [ROWS, H, P]],
         b: [b, [ROWS, G, N]],
         c: [c, [ROWS, G, N]],
-        delta: [delta, [ROWS, H]],
         decay: [decay, [ROWS, H]],
       },
       ROWS * H * P,
-      (graph, { x, b, c, delta, decay }) =>
-        scanSequences(graph, { x: x!, b: b!, c: c!, delta: delta!, decay: decay! }, SHAPE, { length: T }),
+      (graph, { x, b, c, decay }) => scanSequences(graph, { x: x!, b: b!, c: c!, decay: decay! }, SHAPE, T),
     );
     const expected = new Float64Array(ROWS * H * P);
     for (let head = 0; head < H; head++) {
@@ -84,11 +82,10 @@ describe("scanSequences()", () => {
       let state = new Float64Array(P * N);
       for (let row = 0; row < ROWS; row++) {
         if (row % T === 0) state = new Float64Array(P * N);
-        const step = delta[row * H + head]!;
         for (let p = 0; p < P; p++) {
           for (let m = 0; m < N; m++) {
             state[p * N + m] = Math.exp(decay[row * H + head]!) * state[p * N + m]! +
-              step * b[(row * G + group) * N + m]! * x[(row * H + head) * P + p]!;
+              b[(row * G + group) * N + m]! * x[(row * H + head) * P + p]!;
             expected[(row * H + head) * P + p]! += c[(row * G + group) * N + m]! * state[p * N + m]!;
           }
         }
