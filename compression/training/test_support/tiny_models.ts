@@ -83,6 +83,7 @@ export function tinyModel(family: keyof typeof TINY_CONFIGS): TinyModel {
   return { rawConfig, description, plan, layout, weights };
 }
 
+/** The Llama, where a test needs just one model. */
 export function tinyLlama(): TinyModel {
   return tinyModel("llama");
 }
