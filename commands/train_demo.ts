@@ -6,7 +6,7 @@
  *
  * The same text, seed and number of steps give the same model, up to the order in which floats are added. A run that was
  * interrupted goes on from its last validation when the same command is given again. DIR always has the model of the
- * lowest loss on held-out stories.
+ * lowest loss on held-out stories, and those stories (`held_out.txt`).
  */
 
 import { createHash } from "node:crypto";
@@ -20,7 +20,7 @@ import { DEMO_MODELS } from "../compression/training/demo_models.ts";
 import { initialWeights } from "../compression/training/initialization.ts";
 import { randomFor } from "../compression/training/random.ts";
 import { learningRateAt } from "../compression/training/schedule.ts";
-import { splitStories } from "../compression/training/stories.ts";
+import { END_OF_TEXT, splitStories } from "../compression/training/stories.ts";
 import { prepareStories, type StoryData } from "../compression/training/story_data.ts";
 import { trainedTensors, writeTrainedCheckpoint } from "../compression/training/trained_checkpoint.ts";
 import { Trainer } from "../compression/training/trainer.ts";
@@ -74,6 +74,8 @@ async function train(flags: Flags): Promise<void> {
   const run = createHash("sha256").update(JSON.stringify([rawConfig, batch, seed, stories, extra])).digest("hex");
   const statePath = join(out, "training_state.safetensors");
   await Deno.mkdir(out, { recursive: true });
+  const heldOutText = data.heldOutStories.map((story) => END_OF_TEXT + story).join("");
+  await Deno.writeTextFile(join(out, "held_out.txt"), heldOutText);
   const saved = await loadTrainingState(statePath, run, arrays);
   if (saved !== null && flags.steps !== undefined && saved.steps !== flags.steps) {
     throw new RangeError(`Cannot resume ${out} with ${flags.steps} steps: the run was planned for ${saved.steps}`);
