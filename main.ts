@@ -5,7 +5,7 @@ import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
 import { createMetrics, Engine, measureLevels, registerProcessMetrics } from "./engine/mod.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
-import { cacheBytesPerToken, openDecoder } from "./models/decoder.ts";
+import { openDecoder } from "./models/decoder.ts";
 import { Tokenizer } from "./models/tokenizer.ts";
 import { openRuntime } from "./onnx/mod.ts";
 import { type Build, createApp, listen } from "./routes/mod.ts";
@@ -110,25 +110,30 @@ async function serve(settings: Settings): Promise<void> {
   });
 }
 
+type MemoryUse = "weights" | "kv_cache" | "states" | "logits";
+
 /** Bytes by use. Caches take theirs as their tokens come. */
 function memoryPlan(
   artefact: Artefact,
   { maxTokens, slots }: { maxTokens: number; slots: number },
-): Record<"weights" | "kv_cache" | "logits", number> {
+): Record<MemoryUse, number> {
   return {
     weights: artefact.weightBytes,
-    kv_cache: slots * maxTokens * cacheBytesPerToken(artefact.plan, 0),
+    kv_cache: slots * maxTokens * artefact.levels[0]!.cacheBytesPerToken,
+    states: slots * artefact.levels[0]!.stateBytesPerSequence,
     logits: slots * artefact.plan.config.vocabSize * Float32Array.BYTES_PER_ELEMENT,
   };
 }
 
 /** @throws {RangeError} If the machine has less memory than all slots can come to take. */
-function checkMemory(plan: Readonly<Record<"weights" | "kv_cache" | "logits", number>>, total: number): void {
-  const needed = plan.weights + plan.kv_cache + plan.logits;
+function checkMemory(plan: Readonly<Record<MemoryUse, number>>, total: number): void {
+  const needed = plan.weights + plan.kv_cache + plan.states + plan.logits;
   if (needed <= total) return;
   throw new RangeError(
-    `the weights take ${mebibytes(plan.weights)}, caches up to ${mebibytes(plan.kv_cache)}, logits ` +
-      `${mebibytes(plan.logits)}, and the machine has ${mebibytes(total)}; try fewer --slots or less --max-context`,
+    `the weights take ${mebibytes(plan.weights)}, caches up to ${mebibytes(plan.kv_cache)}, Mamba states ` +
+      `${mebibytes(plan.states)}, logits ${mebibytes(plan.logits)}, and the machine has ${
+        mebibytes(total)
+      }; try fewer --slots or less --max-context`,
   );
 }
 

@@ -1,5 +1,4 @@
 import { DenseBlock, type Statistic } from "../models/dense_block.ts";
-import type { Block } from "../models/description.ts";
 import type { BlockPlan, ModelPlan } from "../models/plan.ts";
 import type { Runtime } from "../onnx/mod.ts";
 
@@ -8,9 +7,9 @@ export class BlockSessions implements Disposable {
   readonly #runtime: Runtime;
   readonly #plan: ModelPlan;
   readonly #threads: number;
-  readonly #statisticOf: (block: Block) => Statistic | undefined;
+  readonly #statisticOf: (plan: BlockPlan) => Statistic | undefined;
   readonly #withOutput: boolean;
-  readonly #open = new Map<Block["kind"], DenseBlock>();
+  readonly #open = new Map<BlockPlan["kind"], DenseBlock>();
 
   /**
    * @param statisticOf What the sessions of a kind add up.
@@ -20,7 +19,7 @@ export class BlockSessions implements Disposable {
     runtime: Runtime;
     plan: ModelPlan;
     threads: number;
-    statisticOf?: (block: Block) => Statistic | undefined;
+    statisticOf?: (plan: BlockPlan) => Statistic | undefined;
     withOutput?: boolean;
   }) {
     this.#runtime = runtime;
@@ -30,13 +29,13 @@ export class BlockSessions implements Disposable {
     this.#withOutput = withOutput;
   }
 
-  async open(block: Block, blockPlan: BlockPlan): Promise<DenseBlock> {
+  async open(block: BlockPlan): Promise<DenseBlock> {
     let session = this.#open.get(block.kind);
     if (session === undefined) {
       const statistic = this.#statisticOf(block);
       session = await DenseBlock.open(this.#runtime, {
         plan: this.#plan,
-        block: blockPlan,
+        block,
         threads: this.#threads,
         withOutput: this.#withOutput,
         ...(statistic && { statistic }),

@@ -1,13 +1,16 @@
+import { type BlockWidths, fullWidths } from "../models/block_tensors.ts";
 import type { Block, ModelConfig } from "../models/description.ts";
 import type { BlockSize } from "../models/int4.ts";
 import { keptWidth, quantaFor } from "../models/widths.ts";
+import { methodOf } from "./blocks/mod.ts";
 import { layerRates, uniformRates } from "./layer_rates.ts";
 import type { Recipe } from "./recipe.ts";
 
 /**
- * Kept widths of every block at every rate, `[layer][block][level]`.
+ * Kept widths of every block at every rate, `[layer][block]`.
  *
- * The blocks of a layer share its influence score, so they are cut alike (uniql.md §4).
+ * The blocks of a layer share its influence score, so they are cut alike, and so are both axes of a block that has two
+ * (uniql.md §4).
  *
  * @param influence One score per layer.
  */
@@ -20,7 +23,7 @@ export function blockWidths(
     blockSize: BlockSize;
     rates: readonly number[];
   },
-): number[][][] {
+): BlockWidths[][] {
   const quanta = quantaFor({ ...config, blockSize });
   const scores = layers.flatMap((blocks, layer) => blocks.map(() => influence[layer]!));
   const byLevel = rates.map((rate) =>
@@ -30,12 +33,15 @@ export function blockWidths(
   );
   let module = 0;
   return layers.map((blocks) =>
-    blocks.map((block) => {
-      const [full, quantum] = block.kind === "attention"
-        ? [config.headDim, quanta.head]
-        : [config.intermediateSize, quanta.mlp];
+    blocks.map(({ kind }): BlockWidths => {
       const at = module++;
-      return byLevel.map((moduleRates) => keptWidth(full, moduleRates[at]!, quantum));
+      const quantum = methodOf(kind).quanta(quanta);
+      const full = fullWidths(config, kind);
+      const kept = (axis: readonly number[], quantum: number) =>
+        byLevel.map((rates) => keptWidth(axis[0]!, rates[at]!, quantum));
+      const widths = kept(full.widths, quantum.widths);
+      if (full.stateWidths === undefined || quantum.stateWidths === undefined) return { widths };
+      return { widths, stateWidths: kept(full.stateWidths, quantum.stateWidths) };
     })
   );
 }

@@ -4,25 +4,27 @@ import type { LinearAlgebra } from "../kernels/matrix.ts";
 import { matrix } from "../kernels/matrix.ts";
 import { openArtefact } from "../models/artefact.ts";
 import { finishArtefact, type ManifestDraft, openWeightsFile } from "../models/artefact_writer.ts";
-import { densePlan, packOriginal } from "../models/block_tensors.ts";
+import { densePlan, packOriginal, specOf } from "../models/block_tensors.ts";
 import { openDecoder } from "../models/decoder.ts";
+import type { ManifestBlock } from "../models/manifest.ts";
 import { elasticPerplexity } from "../models/perplexity.ts";
 import type { ModelPlan } from "../models/plan.ts";
 import { planOf } from "../models/artefact.ts";
 import { variantSize } from "../models/sizes.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import type { Runtime } from "../onnx/mod.ts";
-import { orderBlock, orderValues } from "./block_order.ts";
+import { checkSameKind, methodOf } from "./blocks/mod.ts";
 import { HiddenStates, influenceOf } from "./hidden_states.ts";
+import { influenceGroups } from "./influence_groups.ts";
 import { type Job, jobDigest } from "./job.ts";
 import { rotatesResidual } from "./recipe.ts";
 import { hiddenFile, type Journal, readJournal, writeJournal } from "./journal.ts";
 import { hadamardRotation } from "./hadamard.ts";
 import { BlockSessions } from "./block_sessions.ts";
 import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
-import { type Quantization, quantizeBlock, quantizeOuter, type SortedBlock } from "./quantization_pass.ts";
+import { type Quantization, quantizeBlock, quantizeOuter } from "./quantization_pass.ts";
 import { memorySaving, publishedMemory, type Report } from "./report.ts";
-import { hessianStatistics, orderStatistics } from "./statistics.ts";
+import { hessianStatistics } from "./statistics.ts";
 import { blockWidths } from "./block_widths.ts";
 
 /** Tokens over which the λ of uniql.md §3.3 is meant. */
@@ -141,38 +143,47 @@ class Run {
     );
     using sessions = new BlockSessions({
       ...this.#sessions(),
-      // Only ridge leverage reads the MLP's Gram matrix, and it is the costly one.
-      statisticOf: ({ kind }) =>
-        kind === "gatedMlp" && recipe.order !== "importance" ? undefined : orderStatistics(description.config),
+      statisticOf: ({ kind }) => methodOf(kind).orderStatistics(description.config, recipe.order),
     });
-    for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
+    for (const { start, end } of influenceGroups(description.layers)) {
+      if (end <= this.#journal.layers) continue;
       const before = hidden.copy();
-      const orders: Journal["orders"][number] = [];
-      for (const [index, block] of description.layers[layer]!.entries()) {
-        this.#step("statistics", (layer + index / description.layers[layer]!.length) / description.layers.length);
-        const prepared = await this.#model.readBlock(block);
-        const dense = await sessions.open(block, this.#dense.layers[layer]![index]!);
-        dense.setWeights(packOriginal(description.config, prepared));
-        dense.resetStatistics();
-        for (const window of hidden.windows) await dense.run(window);
-        orders.push(
-          await orderBlock(this.#algebra, prepared, dense.statistics, {
-            config: description.config,
-            order: recipe.order,
-            // Statistics are summed over all tokens; λ is meant for sums over one window of the paper's length.
-            ridge: recipe.ridgeLambda * this.#tokens() / RIDGE_TOKENS,
-            seed: this.#job.seed + 1000 * layer + index,
-          }),
-        );
+      for (let layer = start; layer < end; layer++) {
+        this.#journal.orders[layer] = await this.#orderLayer(layer, hidden, sessions);
       }
-      this.#journal.orders[layer] = orders;
-      this.#journal.influence[layer] = influenceOf(before, hidden, hiddenSize, recipe.influenceTokens);
-      this.#journal.layers = layer + 1;
+      const influence = influenceOf(before, hidden, hiddenSize, recipe.influenceTokens);
+      for (let layer = start; layer < end; layer++) this.#journal.influence[layer] = influence;
+      this.#journal.layers = end;
       await this.#save(hidden);
     }
     this.#journal.headGram = [...await this.#gramOfHeadInputs(hidden)];
     this.#journal.phase = "quantization";
     this.#journal.layers = 0;
+  }
+
+  /** Orders the blocks of a layer and sends the activations through it as it was. */
+  async #orderLayer(layer: number, hidden: HiddenStates, sessions: BlockSessions): Promise<Journal["orders"][number]> {
+    const { checkpoint: { description }, recipe } = this.#job;
+    const blocks = description.layers[layer]!;
+    const orders: Journal["orders"][number] = [];
+    for (const [index, block] of blocks.entries()) {
+      this.#step("statistics", (layer + index / blocks.length) / description.layers.length);
+      const prepared = await this.#model.readBlock(block);
+      const dense = await sessions.open(this.#dense.layers[layer]![index]!);
+      dense.setWeights(packOriginal(description.config, prepared));
+      dense.resetStatistics();
+      for (const window of hidden.windows) await dense.run(window);
+      orders.push(
+        await methodOf(block.kind).order(this.#algebra, prepared, dense.statistics, {
+          config: description.config,
+          order: recipe.order,
+          // Statistics are summed over all tokens; λ is meant for sums over one window of the paper's length.
+          ridge: recipe.ridgeLambda * this.#tokens() / RIDGE_TOKENS,
+          seed: this.#job.seed + 1000 * layer + index,
+        }),
+      );
+    }
+    return orders;
   }
 
   /** Second pass: writes the weights' file and returns the manifest that belongs to it. */
@@ -197,7 +208,7 @@ class Run {
     });
     using collecting = new BlockSessions({
       ...this.#sessions(),
-      statisticOf: () => hessianStatistics(description.config),
+      statisticOf: (plan) => hessianStatistics(description.config, plan),
       withOutput: false,
     });
     using running = new BlockSessions(this.#sessions());
@@ -207,19 +218,20 @@ class Run {
       for (const [index, block] of description.layers[layer]!.entries()) {
         this.#step("quantization", (layer + index / description.layers[layer]!.length) / description.layers.length);
         const order = this.#journal.orders[layer]![index]!;
-        const prepared = await orderValues(
-          this.#algebra,
-          await this.#model.readBlock(block),
-          order,
-          { config: description.config, order: recipe.order, seed: this.#job.seed + 1000 * layer + index },
-        );
+        checkSameKind(`block ${index} of layer ${layer}`, block, order);
+        const tensors = await this.#model.readBlock(block);
+        const prepared = await methodOf(block.kind).arrange?.(this.#algebra, tensors, order, {
+          config: description.config,
+          order: recipe.order,
+          seed: this.#job.seed + 1000 * layer + index,
+        }) ?? tensors;
         errors.push(
           await quantizeBlock(quantization, {
             plan: plan.layers[layer]![index]!,
             block: prepared,
-            order: order as SortedBlock,
-            collecting: await collecting.open(block, this.#dense.layers[layer]![index]!),
-            running: await running.open(block, this.#dense.layers[layer]![index]!),
+            order,
+            collecting: await collecting.open(this.#dense.layers[layer]![index]!),
+            running: await running.open(this.#dense.layers[layer]![index]!),
             hidden,
           }),
         );
@@ -275,22 +287,9 @@ class Run {
       layers: description.layers.map((blocks, layer) =>
         blocks.map((block, index) => {
           const order = orders[layer]![index]!;
-          if (block.kind === "attention" && order.kind === "attention") {
-            return {
-              kind: "attention" as const,
-              widths: widths[layer]![index]!,
-              queryKeyBias: block.query.bias !== undefined || block.key.bias !== undefined,
-              outputBias: block.output.bias !== undefined || block.value.bias !== undefined,
-              pairs: order.pairs,
-              pairScores: order.pairScores,
-              valueEnergies: order.valueEnergies,
-            };
-          }
-          if (block.kind === "gatedMlp" && order.kind === "gatedMlp") {
-            const { channels, channelScores } = order;
-            return { kind: "gatedMlp" as const, widths: widths[layer]![index]!, channels, channelScores };
-          }
-          throw new TypeError(`Cannot describe block ${index} of layer ${layer}: it has an order of another kind`);
+          checkSameKind(`block ${index} of layer ${layer}`, block, order);
+          const published = methodOf(block.kind).published?.(order) ?? order;
+          return { ...specOf(block, widths[layer]![index]!), ...published } as ManifestBlock; // of the same kind
         })
       ),
       blockInfluence: influence.map((score) => [score]),
@@ -321,6 +320,7 @@ class Run {
           block: block.name,
           influence: this.#journal.influence[layer]!,
           widths: block.widths,
+          ...(block.kind === "mamba" && { stateWidths: block.stateWidths }),
           errors: layers[layer]![index]!,
         }))
       ),

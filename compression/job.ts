@@ -1,11 +1,11 @@
 import { createHash } from "node:crypto";
+import { densePlan } from "../models/block_tensors.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import type { BlockSize } from "../models/int4.ts";
 import { Manifest } from "../models/manifest.ts";
 import { variantSize } from "../models/sizes.ts";
 import type { CalibrationData } from "./calibration.ts";
 import type { Recipe } from "./recipe.ts";
-import { uniformPlan } from "./report.ts";
 
 /** What is to be compressed, how, and where to. */
 export interface Job {
@@ -84,18 +84,19 @@ export async function checkJob(
 
 /** Bytes at the worst moment, roughly: activations twice, a block with its statistics, the embedding twice. */
 export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationData): number {
-  const { hiddenSize, intermediateSize, vocabSize } = checkpoint.description.config;
+  const { hiddenSize, intermediateSize, mamba, vocabSize } = checkpoint.description.config;
+  const inner = Math.max(intermediateSize, mamba === undefined ? 0 : mamba.numHeads * mamba.headDim);
   const activations = 4 * windows.length * windows[0]!.length * hiddenSize;
-  const statistics = 4 * intermediateSize ** 2 + 3 * 8 * intermediateSize ** 2;
-  const block = 4 * 3 * hiddenSize * intermediateSize;
+  const statistics = 4 * inner ** 2 + 3 * 8 * inner ** 2;
+  const block = 4 * 3 * hiddenSize * inner;
   return 2 * activations + statistics + 4 * block + 4 * 4 * vocabSize * hiddenSize;
 }
 
 /** Bytes that the artefact and what a stopped run keeps will take, roughly. */
 export function diskNeeded(checkpoint: Checkpoint, { windows }: CalibrationData, blockSize: BlockSize): number {
-  const { config } = checkpoint.description;
-  const activations = 4 * windows.length * windows[0]!.length * config.hiddenSize;
-  return variantSize(uniformPlan(config, blockSize), 0, blockSize).bytes + 2 * activations;
+  const { description } = checkpoint;
+  const activations = 4 * windows.length * windows[0]!.length * description.config.hiddenSize;
+  return variantSize(densePlan(description), 0, blockSize).bytes + 2 * activations;
 }
 
 function gigabytes(bytes: number): string {

@@ -1,21 +1,32 @@
 import { join } from "node:path";
 import { z } from "zod";
 
+/** One order or list of scores for each head or group. */
+const Orders = z.array(z.array(z.int().nonnegative()));
+const Scores = z.array(z.array(z.number()));
+const channelOrder = { channels: z.array(z.int().nonnegative()), channelScores: z.array(z.number()) };
+
 /** What is known of a block after the statistics, by the end of which every block has an order. */
 const BlockOrder = z.discriminatedUnion("kind", [
   z.strictObject({
     kind: z.literal("attention"),
-    pairs: z.array(z.array(z.int().nonnegative())),
-    pairScores: z.array(z.array(z.number())),
+    pairs: Orders,
+    pairScores: Scores,
+    passed: Orders,
+    passedScores: Scores,
     /** `VᵀV` per key/value head, `[G][K · K]`; the rotation is made from it again. */
     valueGrams: z.array(z.array(z.number())),
     /** Energies of the value components after it, per key/value head. */
     valueEnergies: z.array(z.array(z.number())),
   }),
+  z.strictObject({ kind: z.literal("gatedMlp"), ...channelOrder }),
+  z.strictObject({ kind: z.literal("mlp"), ...channelOrder }),
   z.strictObject({
-    kind: z.literal("gatedMlp"),
-    channels: z.array(z.int().nonnegative()),
-    channelScores: z.array(z.number()),
+    kind: z.literal("mamba"),
+    channels: Orders,
+    channelScores: Scores,
+    states: Orders,
+    stateScores: Scores,
   }),
 ]);
 export type BlockOrder = z.infer<typeof BlockOrder>;

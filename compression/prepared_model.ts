@@ -1,6 +1,7 @@
 import { type BlockTensors, readBlock } from "../models/block_tensors.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import type { Block, ModelConfig } from "../models/description.ts";
+import { methodOf } from "./blocks/mod.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 
@@ -60,35 +61,16 @@ export function rotateResidual(model: PreparedModel, rotate: RowRotation): Prepa
   return {
     config: model.config,
     async readBlock(block) {
-      const prepared = await model.readBlock(block);
-      const { norm } = prepared;
-      switch (prepared.kind) {
-        case "attention": {
-          const { tensors } = prepared;
-          return {
-            kind: "attention",
-            norm: ones(),
-            tensors: {
-              ...tensors,
-              query: reader(tensors.query, norm),
-              key: reader(tensors.key, norm),
-              value: reader(tensors.value, norm),
-              output: writer(tensors.output),
-              ...(tensors.outputBias && { outputBias: bias(tensors.outputBias) }),
-            },
-          };
-        }
-        case "gatedMlp": {
-          const { gate, up, down } = prepared.tensors;
-          return {
-            kind: "gatedMlp",
-            norm: ones(),
-            tensors: { gate: reader(gate, norm), up: reader(up, norm), down: writer(down) },
-          };
-        }
-        default:
-          return prepared satisfies never;
-      }
+      const { kind, norm, tensors } = await model.readBlock(block);
+      const { readers, writers, biases } = methodOf(kind).stream;
+      const rotated: Record<string, Floats> = { ...tensors };
+      const change = (names: readonly string[], by: (tensor: Floats) => Floats) => {
+        for (const name of names) if (rotated[name] !== undefined) rotated[name] = by(rotated[name]);
+      };
+      change(readers, (weight) => reader(weight, norm));
+      change(writers, writer);
+      change(biases, bias);
+      return { kind, norm: ones(), tensors: rotated } as unknown as BlockTensors; // of the same names as before
     },
     async readEmbedding() {
       const embedding = (await model.readEmbedding()).slice();

@@ -1,31 +1,28 @@
 import type { LinearAlgebra } from "../kernels/matrix.ts";
 import { matrix } from "../kernels/matrix.ts";
 import type { BlockTensors } from "../models/block_tensors.ts";
-import type { BlockWeights, DenseBlock } from "../models/dense_block.ts";
+import { blockVector, type DenseBlock } from "../models/dense_block.ts";
 import { type BlockSize, groupStartsOf, type Int4Codes, packInt4 } from "../models/int4.ts";
-import { packAttention, packGatedMlp, takeColumns, takeRows } from "../models/layout.ts";
+import { takeColumns, takeRows } from "../models/layout.ts";
 import {
-  type AttentionPlan,
   type BlockPlan,
-  downMatrix,
+  blockVectors,
   embeddingMatrix,
-  type GatedMlpPlan,
-  gateUpMatrix,
   headMatrix,
   headRotationMatrix,
   type Matrix,
   type ModelPlan,
-  outputMatrix,
-  qkvMatrix,
 } from "../models/plan.ts";
 import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
+import { checkSameKind, methodOf } from "./blocks/mod.ts";
 import { factorHessian, type Hessian } from "./hessian.ts";
 import type { HiddenStates } from "./hidden_states.ts";
+import type { BlockOrder } from "./journal.ts";
 import type { PreparedModel } from "./prepared_model.ts";
 import { quantize, type QuantizedMatrix } from "./quantize.ts";
 import type { Recipe } from "./recipe.ts";
 import type { MatrixError } from "./report.ts";
-import { inverseOrder, permuteSymmetric, storedGateUpRows, storedOutputColumns, storedQkvRows } from "./segments.ts";
+import { inverseOrder, permuteSymmetric } from "./segments.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 
@@ -37,16 +34,11 @@ export interface Quantization {
   readonly writer: SafetensorsWriter;
 }
 
-/** The order of a block's axes, as the statistics gave it. */
-export type SortedBlock =
-  | { readonly kind: "attention"; readonly pairs: readonly (readonly number[])[] }
-  | { readonly kind: "gatedMlp"; readonly channels: readonly number[] };
-
 /**
  * Quantizes one block and sends the activations through what it became, so that the next block is calibrated on what it
  * will really read (uniql.md §6.3).
  *
- * @param block Its tensors, values already rotated.
+ * @param block Its tensors, as the method's `arrange` left them.
  * @param collecting A session that adds up `hessianStatistics` and leaves the activations as they are.
  * @param running A session that does the opposite.
  * @param hidden What enters the block; what leaves the quantized one afterwards.
@@ -56,54 +48,55 @@ export async function quantizeBlock(
   { plan, block, order, collecting, running, hidden }: {
     plan: BlockPlan;
     block: BlockTensors;
-    order: SortedBlock;
+    order: BlockOrder;
     collecting: DenseBlock;
     running: DenseBlock;
     hidden: HiddenStates;
   },
 ): Promise<MatrixError[]> {
-  const { writer } = quantization;
-  await writer.write(`${plan.name}.norm`, block.norm);
-  collecting.resetStatistics();
-  const collect = async (weights: BlockWeights) => {
-    collecting.setWeights(weights);
-    for (const window of hidden.windows) await collecting.run(window);
-  };
-  const { config } = quantization.plan;
-  const errors: MatrixError[] = [];
-  if (plan.kind === "attention" && block.kind === "attention" && order.kind === "attention") {
-    const packed = packAttention(config, block.tensors, order.pairs);
-    const weights = { kind: "attention" as const, norm: block.norm, pairs: order.pairs };
-    await collect({ ...weights, ...packed });
-    const qkv = await quantizeQkv(
-      quantization,
-      plan,
-      packed.qkv,
-      packed.qkvBias,
-      collecting.statistics.get("input.gram")!,
-    );
-    const output = await quantizeOutput(
-      quantization,
-      plan,
-      packed.output,
-      packed.outputBias,
-      collecting.statistics.get("attended.0.gram")!,
-    );
-    errors.push(errorOf(`${plan.name}.qkv`, qkv.error), errorOf(`${plan.name}.output`, output.error));
-    running.setWeights({ ...weights, ...packed, qkv: qkv.reconstruction, output: output.reconstruction });
-  } else if (plan.kind === "gatedMlp" && block.kind === "gatedMlp" && order.kind === "gatedMlp") {
-    const packed = packGatedMlp(config, block.tensors, order.channels);
-    const weights = { kind: "gatedMlp" as const, norm: block.norm };
-    await collect({ ...weights, ...packed });
-    const gateUp = await quantizeGateUp(quantization, plan, packed.gateUp, collecting.statistics.get("input.gram")!);
-    const down = await quantizeDown(quantization, plan, packed.down, collecting.statistics.get("hidden.0.gram")!);
-    errors.push(errorOf(`${plan.name}.gate_up`, gateUp.error), errorOf(`${plan.name}.down`, down.error));
-    running.setWeights({ ...weights, gateUp: gateUp.reconstruction, down: down.reconstruction });
-  } else {
-    throw new TypeError(`Cannot quantize ${plan.name}: plan, tensors and order are of different kinds`);
+  checkSameKind(plan.name, plan, block, order);
+  const { plan: { config }, writer } = quantization;
+  const { pack, projections } = methodOf(plan.kind);
+  const weights = pack(config, block, order);
+  for (const { name } of blockVectors(config, plan)) {
+    await writer.write(name, blockVector(weights, name.slice(plan.name.length + 1)));
   }
+  collecting.resetStatistics();
+  collecting.setWeights(weights);
+  for (const window of hidden.windows) await collecting.run(window);
+
+  const packed = weights as unknown as Readonly<Record<string, Floats | null>>;
+  const quantized: Record<string, Floats> = {};
+  const errors: MatrixError[] = [];
+  for (const projection of projections) {
+    const { weight, bias, input, cut } = projection;
+    const stored = projection.stored(config, plan);
+    const gram = collecting.statistics.get(`${input}.gram`)!;
+    const order = projection.order(config, plan);
+    const quantizeCut = { rows: quantizeRows, columns: quantizeSegments }[cut];
+    const { reconstruction, error } = await quantizeCut(quantization, packed[weight]!, gram, order, stored);
+    quantized[weight] = reconstruction;
+    errors.push(errorOf(stored[0]!.name.replace(/\.0$/, ""), error));
+    const added = bias === undefined ? null : packed[bias]!;
+    if (added !== null) await writeBias(writer, cut === "rows" ? takeRows(added, 1, order) : added, cut, stored);
+  }
+  running.setWeights({ ...weights, ...quantized });
   for (const window of hidden.windows) await running.run(window);
   return errors;
+}
+
+/** A bias on rows goes with them; one on columns' outputs belongs to the segment that is never off. */
+async function writeBias(
+  writer: SafetensorsWriter,
+  bias: Floats,
+  cut: "rows" | "columns",
+  stored: readonly Matrix[],
+): Promise<void> {
+  if (cut === "columns") return await writer.write(`${stored[0]!.name}.bias`, bias);
+  let start = 0;
+  for (const { name, outFeatures } of stored) {
+    await writer.write(`${name}.bias`, bias.slice(start, start += outFeatures));
+  }
 }
 
 /**
@@ -224,63 +217,6 @@ async function quantizeWhole(
   await writer.write(`${name}.codes`, codes);
   await writer.write(`${name}.scales`, scales);
   return { reconstruction, error };
-}
-
-async function quantizeQkv(
-  quantization: Quantization,
-  block: AttentionPlan,
-  weight: Floats,
-  bias: Floats | null,
-  gram: Floats,
-): Promise<Quantized> {
-  const { config } = quantization.plan;
-  const rows = storedQkvRows(config, block);
-  const stored = block.chunks.map((_, chunk) => qkvMatrix(config, block, chunk));
-  const result = await quantizeRows(quantization, weight, gram, rows, stored);
-  if (bias !== null) {
-    let start = 0;
-    const ordered = takeRows(bias, 1, rows);
-    for (const { name, outFeatures } of stored) {
-      await quantization.writer.write(`${name}.bias`, ordered.slice(start, start += outFeatures));
-    }
-  }
-  return result;
-}
-
-function quantizeGateUp(
-  quantization: Quantization,
-  block: GatedMlpPlan,
-  weight: Floats,
-  gram: Floats,
-): Promise<Quantized> {
-  const { config } = quantization.plan;
-  const stored = block.chunks.map((_, chunk) => gateUpMatrix(config, block, chunk));
-  return quantizeRows(quantization, weight, gram, storedGateUpRows(config, block), stored);
-}
-
-async function quantizeOutput(
-  quantization: Quantization,
-  block: AttentionPlan,
-  weight: Floats,
-  bias: Floats | null,
-  gram: Floats,
-): Promise<Quantized> {
-  const { config } = quantization.plan;
-  const stored = block.chunks.map((_, chunk) => outputMatrix(config, block, chunk));
-  if (bias !== null) await quantization.writer.write(`${stored[0]!.name}.bias`, bias);
-  return await quantizeSegments(quantization, weight, gram, storedOutputColumns(config, block), stored);
-}
-
-function quantizeDown(
-  quantization: Quantization,
-  block: GatedMlpPlan,
-  weight: Floats,
-  gram: Floats,
-): Promise<Quantized> {
-  const { config } = quantization.plan;
-  const channels = Array.from({ length: config.intermediateSize }, (_, channel) => channel);
-  const stored = block.chunks.map((_, chunk) => downMatrix(config, block, chunk));
-  return quantizeSegments(quantization, weight, gram, channels, stored);
 }
 
 /** A matrix whose rows are cut: rows do not influence each other, so it is quantized whole and stored in pieces. */

@@ -7,7 +7,8 @@ import { matrix } from "../kernels/matrix.ts";
 import { type AttentionTensors, packAttention } from "../models/layout.ts";
 import { queryKeyMagnitudeOrder, queryKeyOrder, queryKeyRandomOrder } from "./query_key_order.ts";
 
-const shape = { hiddenSize: 10, numAttentionHeads: 4, numKeyValueHeads: 2, headDim: 8 };
+const rope = { theta: 100, scaling: null };
+const shape = { hiddenSize: 10, numAttentionHeads: 4, numKeyValueHeads: 2, headDim: 8, rope };
 const { hiddenSize: D, numAttentionHeads: H, numKeyValueHeads: G, headDim: K } = shape;
 
 function random(length: number, seed: number): Float32Array<ArrayBuffer> {
@@ -53,10 +54,31 @@ describe("queryKeyOrder()", () => {
     const key = [4, 0, /**/ 1, 1, /**/ 9, 9, /**/ 0, 16];
     const queries = [1, 8, /**/ 0, 4, /**/ 1, 1, /**/ 8, 1];
     const others = [8, 1, /**/ 9, 5, /**/ 0, 3, /**/ 8, 0];
-    const small = { numAttentionHeads: 2, numKeyValueHeads: 1, headDim: 8 };
-    const { pairs, scores } = queryKeyOrder({ query: [...queries, ...others], key }, small);
-    deepEqual(scores, [[6, 6, 9, 4]]);
+    const small = { numAttentionHeads: 2, numKeyValueHeads: 1, headDim: 8, rope };
+    const { pairs, pairScores, passed } = queryKeyOrder({ query: [...queries, ...others], key }, small);
+    deepEqual(pairScores, [[6, 6, 9, 4]]);
     deepEqual(pairs, [[2, 0, 1, 3]]);
+    deepEqual(passed, [[]]);
+  });
+
+  it("sorts pairs and components without RoPE apart where it turns half of a head", () => {
+    // Places of pairs and of what passes take turns, two by two; components 4 to 7 pass.
+    const key = [1, 4, /**/ 9, 1, /**/ 4, 16, /**/ 0, 4];
+    const half = { numAttentionHeads: 1, numKeyValueHeads: 1, headDim: 8, rope: { ...rope, rotaryDim: 4 } };
+    const { pairs, pairScores, passed, passedScores } = queryKeyOrder({ query: key, key }, half);
+    deepEqual(pairScores, [[5, 20]]);
+    deepEqual(pairs, [[1, 0]]);
+    deepEqual(passedScores, [[9, 1, 0, 4]]);
+    deepEqual(passed, [[4, 7, 5, 6]]);
+  });
+
+  it("sorts every component by itself where there is no RoPE", () => {
+    const key = [1, 4, 9, 2];
+    const none = { numAttentionHeads: 1, numKeyValueHeads: 1, headDim: 4, rope: { ...rope, rotaryDim: 0 } };
+    const { pairs, passed, passedScores } = queryKeyOrder({ query: key, key }, none);
+    deepEqual(pairs, [[]]);
+    deepEqual(passedScores, [key]);
+    deepEqual(passed, [[2, 1, 3, 0]]);
   });
 
   it("scores as the columns of matrix square roots do", async () => {
@@ -102,10 +124,10 @@ describe("queryKeyMagnitudeOrder()", () => {
     const ones = (heads: number) => Float32Array.from({ length: heads * K * D }, (_, i) => i % D === 0 ? 1 : 0);
     const key = ones(G);
     key[(1 * K + 2 + K / 2) * D] = 3;
-    const { pairs, scores } = queryKeyMagnitudeOrder({ ...attention(), query: ones(H), key }, shape);
+    const { pairs, pairScores } = queryKeyMagnitudeOrder({ ...attention(), query: ones(H), key }, shape);
     const usual = 2 * Math.SQRT2;
-    ok(Math.abs(scores[1]![2]! - 4 * Math.SQRT2) < 1e-12);
-    ok(scores.flat().every((score, i) => i === 6 || Math.abs(score - usual) < 1e-12));
+    ok(Math.abs(pairScores[1]![2]! - 4 * Math.SQRT2) < 1e-12);
+    ok(pairScores.flat().every((score, i) => i === 6 || Math.abs(score - usual) < 1e-12));
     deepEqual(pairs, [[0, 1, 2, 3], [2, 0, 1, 3]]);
   });
 });
@@ -113,9 +135,18 @@ describe("queryKeyMagnitudeOrder()", () => {
 describe("queryKeyRandomOrder()", () => {
   it("shuffles the pairs of every key head", () => {
     const generator = xoroshiro128plus(12);
-    const pairs = queryKeyRandomOrder({ numKeyValueHeads: 3, headDim: 32 }, () => uniformFloat64(generator));
+    const heads = { numKeyValueHeads: 3, headDim: 32, rope };
+    const { pairs } = queryKeyRandomOrder(heads, () => uniformFloat64(generator));
     const all = Array.from({ length: 16 }, (_, i) => i);
     pairs.forEach((order) => deepEqual(order.toSorted((a, b) => a - b), all));
     ok(`${pairs[0]}` !== `${pairs[1]}` && `${pairs[1]}` !== `${pairs[2]}`);
+  });
+
+  it("shuffles pairs and what passes, and never across", () => {
+    const generator = xoroshiro128plus(13);
+    const heads = { numKeyValueHeads: 2, headDim: 8, rope: { ...rope, rotaryDim: 4 } };
+    const { pairs, passed } = queryKeyRandomOrder(heads, () => uniformFloat64(generator));
+    pairs.forEach((order) => deepEqual(order.toSorted(), [0, 1]));
+    passed.forEach((order) => deepEqual(order.toSorted(), [4, 5, 6, 7]));
   });
 });

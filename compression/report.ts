@@ -27,6 +27,8 @@ export interface Report {
     readonly block: string;
     readonly influence: number;
     readonly widths: readonly number[];
+    /** Kept states per level, of a Mamba block. */
+    readonly stateWidths?: readonly number[];
     readonly errors: readonly MatrixError[];
   }[];
   readonly memory: readonly MemorySaving[];
@@ -58,8 +60,8 @@ export function publishedMemory(names: readonly ShapeName[]): MemorySaving[] {
   return names.map((name) => memorySaving(name, uniformPlan(KNOWN_SHAPES[name], 128), 128));
 }
 
-/** A plan in which every layer has the global rate. */
-export function uniformPlan(config: ModelConfig, blockSize: number): ModelPlan {
+/** A plan of a Transformer in which every layer has the global rate. */
+function uniformPlan(config: ModelConfig, blockSize: number): ModelPlan {
   const quanta = quantaFor({ ...config, blockSize });
   const biased = config.family === "qwen2";
   const widths = (full: number, quantum: number) => PRUNING_RATES.map((rate) => keptWidth(full, rate, quantum));
@@ -92,10 +94,10 @@ export function formatReport(report: Report): string {
   );
   const layers = table(
     ["block", "influence", "kept widths", "worst error"],
-    report.layers.map(({ block, influence, widths, errors }) => [
+    report.layers.map(({ block, influence, widths, stateWidths, errors }) => [
       block,
       influence.toFixed(3),
-      widths.join(" "),
+      [widths, stateWidths ?? []].filter((axis) => axis.length > 0).map((axis) => axis.join(" ")).join(" | "),
       Math.max(...errors.map(({ relativeError }) => relativeError)).toFixed(4),
     ]),
   );

@@ -48,12 +48,12 @@ describe("ridgeLeverageOrder()", () => {
     const determinant = (a + lambda) * (d + lambda) - b * b;
     const expected = [(a * (d + lambda) - b * b) / determinant, (d * (a + lambda) - b * b) / determinant];
     const gram = Float64Array.of(a, b, b, d);
-    const { order, scores } = await ridgeLeverageOrder(algebra, { gram, intermediateSize: 2, lambda });
+    const { order, scores } = await ridgeLeverageOrder(algebra, { gram, size: 2, lambda });
     scores.forEach((score, i) => ok(Math.abs(score - expected[i]!) < 1e-14));
     deepEqual(order, [0, 1]);
 
     const gram24 = await gramOf(random(40 * intermediateSize, 2), intermediateSize);
-    const { scores: scores24 } = await ridgeLeverageOrder(algebra, { gram: gram24, intermediateSize, lambda: 1 });
+    const { scores: scores24 } = await ridgeLeverageOrder(algebra, { gram: gram24, size: intermediateSize, lambda: 1 });
     ok(scores24.every((score) => score >= 0 && score < 1));
   });
 
@@ -65,7 +65,7 @@ describe("ridgeLeverageOrder()", () => {
     }
     const { order, scores } = await ridgeLeverageOrder(algebra, {
       gram: await gramOf(x, 5),
-      intermediateSize: 5,
+      size: 5,
       lambda: 1,
     });
     ok(Math.abs(scores[1]! - 0.5) < 1e-4 && scores[1]! <= 0.5);
@@ -79,21 +79,21 @@ describe("ridgeLeverageOrder()", () => {
     const energies = [2e12, 1e12, 4e12, 3e12];
     const gram = new Float64Array(16);
     energies.forEach((energy, i) => gram[i * 5] = energy);
-    const { order } = await ridgeLeverageOrder(algebra, { gram, intermediateSize: 4, lambda: 1 });
+    const { order } = await ridgeLeverageOrder(algebra, { gram, size: 4, lambda: 1 });
     deepEqual(order, [2, 3, 0, 1]);
   });
 
   it("keeps the order of equal channels", async () => {
     const gram = Float64Array.from({ length: 16 }, (_, i) => i % 5 === 0 ? 7 : 0);
-    const { order } = await ridgeLeverageOrder(algebra, { gram, intermediateSize: 4, lambda: 1 });
+    const { order } = await ridgeLeverageOrder(algebra, { gram, size: 4, lambda: 1 });
     deepEqual(order, [0, 1, 2, 3]);
   });
 
   it("refuses a ridge of nothing and what is no Gram matrix", async () => {
     const gram = Float64Array.of(1, 0, 0, 1);
-    await rejects(ridgeLeverageOrder(algebra, { gram, intermediateSize: 2, lambda: 0 }), /a ridge of 0: /);
+    await rejects(ridgeLeverageOrder(algebra, { gram, size: 2, lambda: 0 }), /a ridge of 0: /);
     await rejects(
-      ridgeLeverageOrder(algebra, { gram: Float64Array.of(1, 5, 5, 1), intermediateSize: 2, lambda: 1 }),
+      ridgeLeverageOrder(algebra, { gram: Float64Array.of(1, 5, 5, 1), size: 2, lambda: 1 }),
       /not positive definite at pivot 1/,
     );
   });
@@ -101,7 +101,7 @@ describe("ridgeLeverageOrder()", () => {
   it("leaves the function of the MLP as it is, and copies rows and columns bit by bit", async () => {
     const tensors = mlp();
     const gram = await gramOf(random(40 * intermediateSize, 4), intermediateSize);
-    const { order } = await ridgeLeverageOrder(algebra, { gram, intermediateSize, lambda: 1 });
+    const { order } = await ridgeLeverageOrder(algebra, { gram, size: intermediateSize, lambda: 1 });
     deepEqual(order.toSorted((a, b) => a - b), identityOrder);
     const sorted = packGatedMlp({ hiddenSize, intermediateSize } as never, tensors, order);
     order.forEach((from, to) => {
@@ -120,13 +120,14 @@ describe("ridgeLeverageOrder()", () => {
 
 describe("mlpMagnitudeOrder()", () => {
   it("sorts by the length of all weights of a channel", () => {
-    const tensors = {
-      gate: new Float32Array([1, 2, /**/ 3, 0, /**/ 0, 1]),
-      up: new Float32Array([0, 2, /**/ 0, 0, /**/ 1, 0]),
-      down: new Float32Array([4, 0, 1, /**/ 0, 0, 5]),
-    };
-    const { order, scores } = mlpMagnitudeOrder(tensors, 3);
-    deepEqual([...scores], [5, 3, Math.sqrt(28)]);
-    deepEqual(order, [2, 0, 1]);
+    const gate = new Float32Array([1, 2, /**/ 3, 0, /**/ 0, 1]);
+    const up = new Float32Array([0, 2, /**/ 0, 0, /**/ 1, 0]);
+    const down = new Float32Array([4, 0, 1, /**/ 0, 0, 5]);
+    const gated = mlpMagnitudeOrder({ into: [gate, up], down }, 3);
+    deepEqual([...gated.scores], [5, 3, Math.sqrt(28)]);
+    deepEqual(gated.order, [2, 0, 1]);
+    const ungated = mlpMagnitudeOrder({ into: [up], down }, 3);
+    deepEqual([...ungated.scores], [Math.sqrt(20), 0, Math.sqrt(27)]);
+    deepEqual(ungated.order, [2, 0, 1]);
   });
 });

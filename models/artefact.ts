@@ -1,7 +1,10 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
+import { cacheBytesPerToken, stateBytesPerSequence } from "./caches.ts";
+import { rotaryDimOf } from "./description.ts";
 import { type Int4Weights, int4Weights, type TensorLocator } from "./graph/weights.ts";
-import { decodeManifest, type Manifest } from "./manifest.ts";
+import { pairPlaces } from "./layout.ts";
+import { decodeManifest, type Manifest, type ManifestBlock } from "./manifest.ts";
 import { type ModelPlan, planModel } from "./plan.ts";
 import { RangeFile } from "./range_file.ts";
 import { readSafetensorsHeader, type SafetensorsTensor } from "./safetensors.ts";
@@ -23,6 +26,10 @@ export interface ArtefactLevel {
   readonly keptParameters: number;
   /** Bytes of stored weights that one decoded token reads. */
   readonly bytesPerToken: number;
+  /** Bytes of keys and values that a sequence adds with every token. */
+  readonly cacheBytesPerToken: number;
+  /** Bytes of Mamba states that a sequence has from its start, however long it gets. */
+  readonly stateBytesPerSequence: number;
   /** On the text that `compress` was given to measure with; null if it was given none. */
   readonly perplexity: number | null;
 }
@@ -64,10 +71,11 @@ export async function openArtefact(folder: string): Promise<Artefact> {
     if (tensor === undefined) throw new RangeError(`Cannot find tensor "${name}" in the artefact`);
     return { file: WEIGHTS_FILE, offset: tensor.offset, length: tensor.bytes };
   };
+  const heads = { rotaryDim: rotaryDimOf(manifest.config), headDim: manifest.config.headDim };
   const pairs = new Map(
     plan.layers.flat().map((block, index) => {
       const stored = manifest.layers.flat()[index]!;
-      return [block.name, stored.kind === "attention" ? stored.pairs : []];
+      return [block.name, stored.kind === "attention" ? stored.pairs.map((head) => pairPlaces(heads, head)) : []];
     }),
   );
   return {
@@ -77,7 +85,14 @@ export async function openArtefact(folder: string): Promise<Artefact> {
     plan,
     levels: manifest.levels.map(({ pruningRate, perplexity }, level) => {
       const { parameters, bytesPerToken } = variantSize(plan, level, blockSize);
-      return { pruningRate, keptParameters: parameters, bytesPerToken, perplexity };
+      return {
+        pruningRate,
+        keptParameters: parameters,
+        bytesPerToken,
+        cacheBytesPerToken: cacheBytesPerToken(plan, level),
+        stateBytesPerSequence: stateBytesPerSequence(plan, level),
+        perplexity,
+      };
     }),
     blockSize,
     weightBytes: manifest.files[WEIGHTS_FILE]!.bytes,
@@ -148,21 +163,7 @@ export function planOf(manifest: Manifest): ModelPlan {
       if (block.widths.length !== levels.length) {
         problems.push(`${where}.widths: ${block.widths.length} for ${levels.length} levels`);
       }
-      if (block.kind === "attention") {
-        for (const width of block.widths) {
-          if (width % HEAD_MULTIPLE !== 0) {
-            problems.push(`${where}.widths: ${width} is no multiple of ${HEAD_MULTIPLE}`);
-          }
-        }
-        if (block.pairs.length !== config.numKeyValueHeads) {
-          problems.push(`${where}.pairs: ${block.pairs.length} heads of ${config.numKeyValueHeads}`);
-        }
-        block.pairs.forEach((pairs, head) => {
-          if (!isPermutation(pairs, config.headDim / 2)) problems.push(`${where}.pairs.${head}: no permutation`);
-        });
-      } else if (!isPermutation(block.channels, config.intermediateSize)) {
-        problems.push(`${where}.channels: no permutation`);
-      }
+      problems.push(...blockProblems(config, block).map((problem) => `${where}.${problem}`));
     });
   });
   if (problems.length > 0) throw new SyntaxError(`Cannot read ${MANIFEST_FILE}:\n  ${problems.join("\n  ")}`);
@@ -173,12 +174,58 @@ export function planOf(manifest: Manifest): ModelPlan {
   }
 }
 
+/** What is wrong with the widths and orders of a block. */
+function blockProblems(config: Manifest["config"], block: ManifestBlock): string[] {
+  const { headDim, numKeyValueHeads, intermediateSize, mamba } = config;
+  const problems: string[] = [];
+  const orders = (field: string, rows: readonly (readonly number[])[], count: number, length: number, first = 0) => {
+    if (rows.length !== count) problems.push(`${field}: ${rows.length} heads of ${count}`);
+    rows.forEach((row, head) => {
+      if (!isPermutation(row.map((value) => value - first), length)) problems.push(`${field}.${head}: no permutation`);
+    });
+  };
+  switch (block.kind) {
+    case "attention": {
+      if (headDim === 0) return ["kind: the configuration has no attention heads"];
+      for (const width of block.widths) {
+        if (width % HEAD_MULTIPLE !== 0) problems.push(`widths: ${width} is no multiple of ${HEAD_MULTIPLE}`);
+      }
+      const rotaryDim = rotaryDimOf(config);
+      orders("pairs", block.pairs, numKeyValueHeads, rotaryDim / 2);
+      if (rotaryDim < headDim) orders("passed", block.passed ?? [], numKeyValueHeads, headDim - rotaryDim, rotaryDim);
+      break;
+    }
+    case "gatedMlp":
+    case "mlp":
+      if (!isPermutation(block.channels, intermediateSize)) problems.push("channels: no permutation");
+      break;
+    case "mamba":
+      if (mamba === undefined) return ["kind: the configuration has no Mamba heads"];
+      if (block.stateWidths.length !== block.widths.length) {
+        problems.push(`stateWidths: ${block.stateWidths.length} for ${block.widths.length} widths`);
+      }
+      orders("channels", block.channels, mamba.numHeads, mamba.headDim);
+      orders("states", block.states, mamba.numGroups, mamba.stateSize);
+      break;
+    default:
+      block satisfies never;
+  }
+  return problems;
+}
+
 function configProblems(config: Manifest["config"]): string[] {
-  const { headDim, numAttentionHeads, numKeyValueHeads, vocabSize, bosTokenId, eosTokenIds } = config;
+  const { headDim, numAttentionHeads, numKeyValueHeads, mamba, vocabSize, bosTokenId, eosTokenIds } = config;
   const problems: string[] = [];
   if (headDim % HEAD_MULTIPLE !== 0) problems.push(`config.headDim: ${headDim} is no multiple of ${HEAD_MULTIPLE}`);
-  if (numAttentionHeads % numKeyValueHeads !== 0) {
+  if (numAttentionHeads > 0 && numAttentionHeads % numKeyValueHeads !== 0) {
     problems.push(`config.numKeyValueHeads: ${numKeyValueHeads} does not divide ${numAttentionHeads} heads`);
+  }
+  const rotaryDim = rotaryDimOf(config);
+  if (![0, headDim / 2, headDim].includes(rotaryDim)) {
+    problems.push(`config.rope.rotaryDim: ${rotaryDim} of ${headDim}; wanted all, half or none`);
+  }
+  if (mamba !== undefined && mamba.numHeads % mamba.numGroups !== 0) {
+    problems.push(`config.mamba.numGroups: ${mamba.numGroups} does not divide ${mamba.numHeads} heads`);
   }
   const foreign = (field: string, id: number) => {
     if (id >= vocabSize) problems.push(`config.${field}: ${id} is not in the vocabulary of ${vocabSize}`);
@@ -189,7 +236,8 @@ function configProblems(config: Manifest["config"]): string[] {
 }
 
 function isPermutation(values: readonly number[], length: number): boolean {
-  return values.length === length && new Set(values).size === length && values.every((value) => value < length);
+  return values.length === length && new Set(values).size === length &&
+    values.every((value) => value >= 0 && value < length);
 }
 
 /** Sizes, digests, and that no file is a link out of the folder. */

@@ -1,15 +1,28 @@
 import type { Checkpoint } from "./checkpoint.ts";
 import type { BlockWeights } from "./dense_block.ts";
-import type { Block, ModelConfig, ModelDescription } from "./description.ts";
-import { type AttentionTensors, type GatedMlpTensors, originalPairs, packAttention, packGatedMlp } from "./layout.ts";
-import { type BlockSpec, type ModelPlan, planModel } from "./plan.ts";
+import { type Block, mambaOf, type ModelConfig, type ModelDescription } from "./description.ts";
+import {
+  type AttentionTensors,
+  type GatedMlpTensors,
+  type MambaTensors,
+  type MlpTensors,
+  originalMambaOrder,
+  originalPairs,
+  packAttention,
+  packGatedMlp,
+  packMamba,
+  packMlp,
+} from "./layout.ts";
+import { type BlockSpec, fullWidth, type ModelPlan, planModel } from "./plan.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 
 /** A block's tensors with the weight of its norm, in the checkpoint's order. */
 export type BlockTensors =
   | { readonly kind: "attention"; readonly norm: Floats; readonly tensors: AttentionTensors }
-  | { readonly kind: "gatedMlp"; readonly norm: Floats; readonly tensors: GatedMlpTensors };
+  | { readonly kind: "gatedMlp"; readonly norm: Floats; readonly tensors: GatedMlpTensors }
+  | { readonly kind: "mlp"; readonly norm: Floats; readonly tensors: MlpTensors }
+  | { readonly kind: "mamba"; readonly norm: Floats; readonly tensors: MambaTensors };
 
 /** Reads what a block is made of. */
 export async function readBlock(checkpoint: Pick<Checkpoint, "read">, block: Block): Promise<BlockTensors> {
@@ -42,6 +55,27 @@ export async function readBlock(checkpoint: Pick<Checkpoint, "read">, block: Blo
           down: await read(block.down.weight),
         },
       };
+    case "mlp":
+      return {
+        kind: "mlp",
+        norm,
+        tensors: { up: await read(block.up.weight), down: await read(block.down.weight) },
+      };
+    case "mamba":
+      return {
+        kind: "mamba",
+        norm,
+        tensors: {
+          input: await read(block.input.weight),
+          convolution: await read(block.convolution.weight),
+          ...await bias(block.convolution.bias, "convolutionBias"),
+          aLog: await read(block.aLog),
+          skip: await read(block.skip),
+          dtBias: await read(block.dtBias),
+          gatedNorm: await read(block.gatedNorm),
+          output: await read(block.output.weight),
+        },
+      };
     default:
       return block satisfies never;
   }
@@ -52,17 +86,39 @@ export function packOriginal(config: ModelConfig, { kind, norm, tensors }: Block
   switch (kind) {
     case "attention":
       return { kind, norm, ...packAttention(config, tensors, originalPairs(config)) };
-    case "gatedMlp": {
-      const channels = Array.from({ length: config.intermediateSize }, (_, channel) => channel);
-      return { kind, norm, ...packGatedMlp(config, tensors, channels) };
-    }
+    case "gatedMlp":
+      return { kind, norm, ...packGatedMlp(config, tensors, inOrder(config.intermediateSize)) };
+    case "mlp":
+      return { kind, norm, ...packMlp(config, tensors, inOrder(config.intermediateSize)) };
+    case "mamba":
+      return { kind, norm, ...packMamba(config, tensors, originalMambaOrder(config)) };
     default:
       return kind satisfies never;
   }
 }
 
-/** What a block's plan needs to know, at the given widths per level. */
-export function specOf(block: Block, widths: readonly number[]): BlockSpec {
+function inOrder(length: number): number[] {
+  return Array.from({ length }, (_, index) => index);
+}
+
+/** Kept sizes of a block per level: `widths` of its axis, and of a Mamba block's states. */
+export interface BlockWidths {
+  readonly widths: readonly number[];
+  readonly stateWidths?: readonly number[];
+}
+
+/** The sizes of an uncut block. */
+export function fullWidths(config: ModelConfig, kind: Block["kind"]): BlockWidths {
+  const widths = [fullWidth(config, kind)];
+  return kind === "mamba" ? { widths, stateWidths: [mambaOf(config).stateSize] } : { widths };
+}
+
+/**
+ * What a block's plan needs to know, at the given widths per level.
+ *
+ * @throws {RangeError} If a Mamba block is given no widths of its states.
+ */
+export function specOf(block: Block, { widths, stateWidths }: BlockWidths): BlockSpec {
   switch (block.kind) {
     case "attention":
       return {
@@ -72,7 +128,17 @@ export function specOf(block: Block, widths: readonly number[]): BlockSpec {
         outputBias: block.output.bias !== undefined || block.value.bias !== undefined,
       };
     case "gatedMlp":
-      return { kind: "gatedMlp", widths };
+    case "mlp":
+      return { kind: block.kind, widths };
+    case "mamba":
+      if (stateWidths === undefined) throw new RangeError("Cannot plan a Mamba block without widths of its states");
+      return {
+        kind: "mamba",
+        widths,
+        stateWidths,
+        convBias: block.convolution.bias !== undefined,
+        skipPerChannel: block.skipPerChannel,
+      };
     default:
       return block satisfies never;
   }
@@ -82,8 +148,6 @@ export function specOf(block: Block, widths: readonly number[]): BlockSpec {
 export function densePlan({ config, layers }: ModelDescription): ModelPlan {
   return planModel(
     config,
-    layers.map((blocks) =>
-      blocks.map((block) => specOf(block, [block.kind === "attention" ? config.headDim : config.intermediateSize]))
-    ),
+    layers.map((blocks) => blocks.map((block) => specOf(block, fullWidths(config, block.kind)))),
   );
 }

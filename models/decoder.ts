@@ -1,8 +1,8 @@
 import { type Binding, ElementType, type Model, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
-import { cacheNames } from "./graph/cached_attention.ts";
+import { type Cache, cachesOf, elementsOf } from "./caches.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
-import type { AttentionPlan, ModelPlan } from "./plan.ts";
+import type { ModelPlan } from "./plan.ts";
 
 export interface DecoderOptions {
   readonly plan: ModelPlan;
@@ -31,7 +31,7 @@ export interface StepEntry {
   readonly logits: "last" | "all" | "none";
 }
 
-/** A sequence in progress: its level and its caches. */
+/** A sequence in progress: its level, and its keys, values and states. */
 export interface Sequence {
   readonly level: number;
   /** Tokens so far. */
@@ -40,7 +40,7 @@ export interface Sequence {
   close(): void;
 }
 
-/** Cache memory of one sequence, used again and again: a key and a value array per attention block. */
+/** Cache memory of one sequence, used again and again: an array for every cache, as large as any level needs it. */
 interface Slot {
   readonly arrays: readonly Float32Array<ArrayBuffer>[];
 }
@@ -48,6 +48,8 @@ interface Slot {
 class OpenSequence implements Sequence {
   length = 0;
   closed = false;
+  /** A step failed after it may have overwritten a state. */
+  spoiled = false;
   constructor(
     readonly level: number,
     readonly slot: Slot,
@@ -67,9 +69,9 @@ export class Decoder {
   readonly #options: DecoderOptions;
   readonly #session: Session;
   readonly #binding: Binding;
-  readonly #attention: readonly AttentionPlan[];
+  readonly #caches: readonly Cache[];
   readonly #freeSlots: Slot[];
-  /** Caches of one token at the narrowest width, for lanes without a sequence. */
+  /** The smallest caches, for lanes without a sequence. */
   readonly #idleCaches: readonly (readonly Tensor[])[];
   readonly #occupants: (OpenSequence | null | undefined)[];
   readonly #tokens: BigInt64Array<ArrayBuffer>;
@@ -89,18 +91,15 @@ export class Decoder {
     this.#session = session;
     this.#binding = session.bind();
     const { plan, lanes, maxRows, maxTokens } = options;
-    const { numKeyValueHeads, headDim, vocabSize } = plan.config;
-    this.#attention = plan.layers.flat().filter((block) => block.kind === "attention");
+    const { vocabSize } = plan.config;
+    this.#caches = cachesOf(plan);
     // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
     this.#freeSlots = Array.from({ length: lanes }, () => ({
-      arrays: this.#attention.flatMap(() => [0, 1].map(() => new Float32Array(numKeyValueHeads * maxTokens * headDim))),
+      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, maxTokens)))),
     }));
     this.#idleCaches = Array.from(
       { length: lanes },
-      () =>
-        this.#attention.flatMap(({ widths }) =>
-          [0, 1].map(() => this.#cacheTensor(widths.at(-1)!, 1, new Float32Array(numKeyValueHeads * widths.at(-1)!)))
-        ),
+      () => this.#caches.map(({ idle }) => this.#cacheTensor(idle, new Float32Array(elementsOf(idle)))),
     );
     this.#occupants = Array.from({ length: lanes }, () => undefined);
     this.#tokens = new BigInt64Array(maxRows);
@@ -147,13 +146,12 @@ export class Decoder {
     }
     const slot = this.#freeSlots.pop();
     if (slot === undefined) throw new RangeError(`Cannot open a sequence: all ${lanes} slots are taken`);
-    const caches = this.#attention.flatMap(({ widths }, block) =>
-      [0, 1].map((half) => {
-        const width = widths[level]!;
-        const array = slot.arrays[2 * block + half]!;
-        return this.#cacheTensor(width, maxTokens, array.subarray(0, plan.config.numKeyValueHeads * maxTokens * width));
-      })
-    );
+    const caches = this.#caches.map(({ shape, recurrent }, index) => {
+      const dimensions = shape(level, maxTokens);
+      const array = slot.arrays[index]!.subarray(0, elementsOf(dimensions));
+      if (recurrent) array.fill(0);
+      return this.#cacheTensor(dimensions, array);
+    });
     const sequence: OpenSequence = new OpenSequence(level, slot, caches, () => this.#release(sequence));
     return sequence;
   }
@@ -162,7 +160,8 @@ export class Decoder {
    * Runs the next tokens of several sequences, each at its own level.
    *
    * One step at a time: the caller waits for the promise. A step that fails or is cancelled leaves the lengths as they
-   * were, so it can be repeated.
+   * were. It can be repeated, except with Mamba blocks once it has begun: it may have overwritten states, so that its
+   * sequences can only be closed.
    *
    * @returns Per entry, in the given order, logits `[n, V]`; a view that the next step overwrites.
    * @throws {RangeError} If a sequence is closed, given twice or too long, or the step has too many rows.
@@ -206,7 +205,14 @@ export class Decoder {
       .input("positions", this.#view("positions", rows, this.#positions))
       .input("logit_rows", this.#view("logit_rows", logitRows, this.#logitRows))
       .output("logits", this.#logitsView(logitRows));
-    await this.#binding.run(signal);
+    signal?.throwIfAborted();
+    try {
+      await this.#binding.run(signal);
+    } catch (error) {
+      const spoiled = this.#caches.some(({ recurrent }) => recurrent);
+      for (const { sequence } of entries) (sequence as OpenSequence).spoiled = spoiled;
+      throw error;
+    }
     for (const { sequence, tokens } of entries) (sequence as OpenSequence).length += tokens.length;
     return results.map(({ from, to }) => this.#logits.subarray(from * vocabSize, to * vocabSize));
   }
@@ -240,6 +246,9 @@ export class Decoder {
     if (rows > maxRows) throw new RangeError(`Cannot step ${rows} rows: a step holds ${maxRows}`);
     for (const { sequence, tokens } of entries) {
       if ((sequence as OpenSequence).closed) throw new RangeError("Cannot step a sequence after it was closed");
+      if ((sequence as OpenSequence).spoiled) {
+        throw new RangeError("Cannot step a sequence after a step of it failed: its states are lost");
+      }
       if (tokens.length === 0) throw new RangeError("Cannot step a sequence without tokens");
       if (sequence.length + tokens.length > maxTokens) {
         throw new RangeError(
@@ -253,11 +262,9 @@ export class Decoder {
   #seat(lane: number, sequence: OpenSequence | null): void {
     if (this.#occupants[lane] === sequence) return;
     const caches = sequence?.caches ?? this.#idleCaches[lane]!;
-    this.#attention.forEach((block, index) => {
-      const names = cacheNames(block, lane);
-      const [key, value] = [caches[2 * index]!, caches[2 * index + 1]!];
-      this.#binding.input(names.pastKey, key).output(names.key, key);
-      this.#binding.input(names.pastValue, value).output(names.value, value);
+    this.#caches.forEach((cache, index) => {
+      const { past, present } = cache.names(lane);
+      this.#binding.input(past, caches[index]!).output(present, caches[index]!);
     });
     this.#occupants[lane] = sequence;
   }
@@ -270,12 +277,8 @@ export class Decoder {
     this.#freeSlots.push(sequence.slot);
   }
 
-  #cacheTensor(width: number, tokens: number, data: Float32Array<ArrayBuffer>): Tensor {
-    return this.#runtime.tensor(
-      ElementType.float32,
-      [1, this.#options.plan.config.numKeyValueHeads, tokens, width],
-      data,
-    );
+  #cacheTensor(shape: readonly number[], data: Float32Array<ArrayBuffer>): Tensor {
+    return this.#runtime.tensor(ElementType.float32, shape, data);
   }
 
   #view(name: string, length: number, array: BigInt64Array<ArrayBuffer>): Tensor {
@@ -298,15 +301,6 @@ export class Decoder {
     if (tensor === undefined) this.#tensors.set(key, tensor = make());
     return tensor;
   }
-}
-
-/** Bytes of float32 keys and values per token of a sequence. */
-export function cacheBytesPerToken({ config, layers }: ModelPlan, level: number): number {
-  const components = layers.flat().reduce(
-    (sum, { kind, widths }) => sum + (kind === "attention" ? widths[level]! : 0),
-    0,
-  );
-  return 2 * Float32Array.BYTES_PER_ELEMENT * config.numKeyValueHeads * components;
 }
 
 /** Builds the elastic graph and opens it. */

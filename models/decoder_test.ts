@@ -2,16 +2,26 @@ import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, rejects, throws } from "node:assert/strict";
 import { openRuntime } from "../onnx/mod.ts";
 import { ReferenceDecoder } from "../tests/support/reference_decoder.ts";
-import { TINY_LLAMA, TINY_QWEN } from "../tests/support/tiny_models.ts";
+import { TINY_BAMBA, TINY_LLAMA, TINY_MAMBA2, TINY_NEMOTRON_H, TINY_QWEN } from "../tests/support/tiny_models.ts";
 import { type Artefact, openArtefact } from "./artefact.ts";
 import { type Decoder, openDecoder, type Sequence } from "./decoder.ts";
-import { writeRandomArtefact } from "./random_artefact.ts";
+import { type RandomArtefactOptions, writeRandomArtefact } from "./random_artefact.ts";
+import type { BlockPlan } from "./plan.ts";
 import { PRUNING_RATES } from "./widths.ts";
 
 const TOKENS = [5, 90, 17, 3, 3, 44, 61, 8, 23, 70, 11];
 const LEVELS = PRUNING_RATES.map((_, level) => level);
 
-for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWEN })) {
+const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "layers">>> = {
+  llama: { config: TINY_LLAMA },
+  qwen2: { config: TINY_QWEN },
+  mamba2: { config: TINY_MAMBA2 },
+  "nemotron-h": { config: TINY_NEMOTRON_H, layers: [["mamba"], ["mlp"], ["attention"], ["mamba"]] },
+  bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]] },
+};
+
+for (const [name, model] of Object.entries(MODELS)) {
+  const { config } = model;
   describe(`Decoder of a tiny ${name}`, () => {
     let folder: string;
     let artefact: Artefact;
@@ -20,7 +30,7 @@ for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWE
 
     beforeAll(async () => {
       folder = await Deno.makeTempDir();
-      await writeRandomArtefact(folder, { config, blockSize: 32, seed: 7 });
+      await writeRandomArtefact(folder, { ...model, blockSize: 32, seed: 7 });
       artefact = await openArtefact(folder);
       exact = await openTiny(artefact, 0);
       reference = await ReferenceDecoder.open(artefact);
@@ -44,7 +54,9 @@ for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWE
         const [logits] = await alone(exact, level, [TOKENS]);
         seen.add(logits!.slice(0, 8).join());
       }
-      const distinct = new Set(LEVELS.map((level) => artefact.plan.layers.flat().map((b) => b.widths[level]).join()));
+      const widths = (block: BlockPlan, level: number) =>
+        block.kind === "mamba" ? [block.widths[level], block.stateWidths[level]] : [block.widths[level]];
+      const distinct = new Set(LEVELS.map((level) => artefact.plan.layers.flat().map((b) => widths(b, level)).join()));
       equal(seen.size, distinct.size);
       ok(distinct.size >= 5);
     });
@@ -99,6 +111,15 @@ for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWE
       const all: Sequence[] = Array.from({ length: 3 }, (_, level) => exact.openSequence(level));
       throws(() => exact.openSequence(0), /all 3 slots are taken/);
       for (const open of all) open.close();
+    });
+
+    it("goes on after a failed step only where no state can have been overwritten", async () => {
+      const sequence = exact.openSequence(2);
+      const step = (token: number) => exact.step([{ sequence, tokens: [token], logits: "last" }]);
+      await rejects(step(config.vocabSize), { name: "OrtError" });
+      if (config.mamba === undefined) equal((await step(3))[0]!.length, config.vocabSize);
+      else await rejects(step(3), /its states are lost/);
+      sequence.close();
     });
 
     it("refuses steps that it cannot hold", async () => {

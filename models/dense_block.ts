@@ -1,7 +1,15 @@
 import { type Binding, ElementType, type GraphBuilder, type Runtime, type Session, type Value } from "../onnx/mod.ts";
 import { denseBlockGraph, denseHeadGraph } from "./graph/dense.ts";
-import { originalPairs, type PackedAttention, type PackedGatedMlp } from "./layout.ts";
-import type { BlockPlan, ModelPlan } from "./plan.ts";
+import { mambaOf, rotaryDimOf } from "./description.ts";
+import {
+  type MlpTensors,
+  originalPairs,
+  type PackedAttention,
+  type PackedGatedMlp,
+  type PackedMamba,
+  pairPlaces,
+} from "./layout.ts";
+import { type BlockPlan, blockVectors, type ModelPlan, wholeBlock } from "./plan.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 
@@ -11,7 +19,29 @@ export type BlockWeights =
   & (
     | ({ readonly kind: "attention"; readonly pairs?: readonly (readonly number[])[] } & PackedAttention)
     | ({ readonly kind: "gatedMlp" } & PackedGatedMlp)
+    | ({ readonly kind: "mlp" } & MlpTensors)
+    | ({ readonly kind: "mamba" } & PackedMamba)
   );
+
+/** The vector that `blockVectors` calls by this name, less the block's. @throws {RangeError} If the block has none such. */
+export function blockVector(weights: BlockWeights, part: string): Floats {
+  if (part === "norm") return weights.norm;
+  const vectors: Readonly<Record<string, Floats | null>> = weights.kind !== "mamba" ? {} : {
+    conv_x: weights.convX,
+    conv_x_bias: weights.convXBias,
+    conv_bc: weights.convBc,
+    conv_bc_bias: weights.convBcBias,
+    a_log: weights.aLog,
+    dt_bias: weights.dtBias,
+    skip: weights.skip,
+    gated_norm: weights.gatedNorm,
+  };
+  const vector = vectors[part];
+  if (vector === undefined || vector === null) {
+    throw new RangeError(`Cannot find the vector "${part}" in a block of kind ${weights.kind}`);
+  }
+  return vector;
+}
 
 /** A sum that a block's graph keeps over all rows that it sees. */
 export interface Accumulator {
@@ -69,7 +99,7 @@ export class DenseBlock {
       withOutput?: boolean;
     },
   ): Promise<DenseBlock> {
-    const named = { ...block, name: "block", chunks: [{ start: 0, end: block.widths[0]!, level: 0 }] };
+    const named = wholeBlock(plan.config, block, "block");
     const shapes = new Map<string, readonly number[]>();
     const taps = (graph: GraphBuilder, activation: string, value: Value) => {
       for (const { name, shape, increment } of statistic?.(graph, activation.replace(/^block\./, ""), value) ?? []) {
@@ -88,21 +118,40 @@ export class DenseBlock {
     const { hiddenSize: D, headDim: K, numAttentionHeads: H, numKeyValueHeads: G, intermediateSize: F } = config;
     const float = (name: string, shape: readonly number[], data: Floats) =>
       this.#binding.input(name, this.#runtime.tensor(ElementType.float32, shape, data));
-    float("block.norm", [D], weights.norm);
+    for (const { name, length } of blockVectors(config, this.#block)) {
+      float(name, [length], blockVector(weights, name.replace(/^block\./, "")));
+    }
     switch (weights.kind) {
       case "attention": {
         float("block.qkv.0.weight", [(H + 2 * G) * K, D], weights.qkv);
         float("block.output.0.weight", [D, H * K], weights.output);
         if (weights.qkvBias !== null) float("block.qkv.0.bias", [(H + 2 * G) * K], weights.qkvBias);
         if (weights.outputBias !== null) float("block.output.0.bias", [D], weights.outputBias);
-        const pairs = BigInt64Array.from((weights.pairs ?? originalPairs(config)).flat(), BigInt);
-        this.#binding.input("block.pairs", this.#runtime.tensor(ElementType.int64, [G, K / 2], pairs));
+        const rotaryDim = rotaryDimOf(config);
+        if (rotaryDim === 0) break;
+        const pairs = (weights.pairs ?? originalPairs(config)).flatMap((head) =>
+          pairPlaces({ rotaryDim, headDim: K }, head)
+        );
+        this.#binding.input(
+          "block.pairs",
+          this.#runtime.tensor(ElementType.int64, [G, K / 2], BigInt64Array.from(pairs, BigInt)),
+        );
         break;
       }
       case "gatedMlp":
         float("block.gate_up.0.weight", [2 * F, D], weights.gateUp);
         float("block.down.0.weight", [D, F], weights.down);
         break;
+      case "mlp":
+        float("block.up.0.weight", [F, D], weights.up);
+        float("block.down.0.weight", [D, F], weights.down);
+        break;
+      case "mamba": {
+        const { numHeads, headDim } = mambaOf(config);
+        float("block.input.0.weight", [weights.input.length / D, D], weights.input);
+        float("block.output.0.weight", [D, numHeads * headDim], weights.output);
+        break;
+      }
       default:
         weights satisfies never;
     }
@@ -122,7 +171,7 @@ export class DenseBlock {
     const rows = hidden.length / hiddenSize;
     using input = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], hidden);
     this.#binding.input("hidden", input);
-    if (this.#block.kind === "attention") {
+    if (this.#block.kind === "attention" && rotaryDimOf(this.#plan.config) > 0) {
       const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row));
       this.#binding.input("positions", this.#runtime.tensor(ElementType.int64, [rows], positions));
     }

@@ -2,8 +2,9 @@
  * What a model is made of, as data. A family (`families/`) makes a description from a checkpoint's configuration; the
  * graph builder and the compression read it and never ask for the architecture's name.
  *
- * Letters in shapes: D hidden, F intermediate, H query heads, G key/value heads, K head dim, V vocabulary. Every linear
- * layer stores its weight `[outFeatures, inFeatures]` row-major, as Hugging Face checkpoints do.
+ * Letters in shapes: D hidden, F intermediate, H query heads, G key/value heads, K head dim, V vocabulary; in a Mamba
+ * block H heads of P channels each, G groups of N states each, and k taps of the convolution. Every linear layer stores
+ * its weight `[outFeatures, inFeatures]` row-major, as Hugging Face checkpoints do.
  */
 
 /** Names of a linear layer's tensors in the checkpoint. */
@@ -42,8 +43,49 @@ export interface GatedMlpBlock {
   readonly down: LinearNames;
 }
 
+/** `x + down(relu(up(n))²)` with `n = norm(x)`. */
+export interface MlpBlock {
+  readonly kind: "mlp";
+  /** Name of the RMSNorm weight `[D]`. */
+  readonly norm: string;
+  /** `[F, D]` */
+  readonly up: LinearNames;
+  /** `[D, F]` */
+  readonly down: LinearNames;
+}
+
+/**
+ * A Mamba-2 mixer. With `n = norm(x)` and `z, u, dt` the parts of `input(n)`, u the channels x, B and C:
+ * `x + output(gatedNorm(ssd(silu(conv(u)), softplus(dt + dtBias)) ⊙ silu(z)))`.
+ *
+ * Channel `p` of head `h` and state `m` of its group `floor(h / (H/G))` evolve by
+ * `s ← exp(Δ·A)·s + Δ·B[m]·x[h, p]`, `y[h, p] = Σ_m C[m]·s + D·x[h, p]`, with `A = −exp(aLog[h])`.
+ *
+ * @see Transformers are SSMs, https://arxiv.org/abs/2405.21060, section 7
+ */
+export interface MambaBlock {
+  readonly kind: "mamba";
+  /** Name of the RMSNorm weight `[D]`. */
+  readonly norm: string;
+  /** `[2·H·P + 2·G·N + H, D]`: rows of z, x (head by head), B, C (group by group) and dt. */
+  readonly input: LinearNames;
+  /** `[H·P + 2·G·N, 1, k]`, oldest tap first: channels of x, B and C; a bias where the model has one. */
+  readonly convolution: LinearNames;
+  /** `[H]` */
+  readonly aLog: string;
+  /** D: one number per head `[H]`, or per channel `[H·P]`. */
+  readonly skip: string;
+  readonly skipPerChannel: boolean;
+  /** `[H]` */
+  readonly dtBias: string;
+  /** Weight of the gated RMSNorm `[H·P]`. */
+  readonly gatedNorm: string;
+  /** `[D, H·P]` */
+  readonly output: LinearNames;
+}
+
 /** One residual block `x + mixer(norm(x))`. */
-export type Block = AttentionBlock | GatedMlpBlock;
+export type Block = AttentionBlock | GatedMlpBlock | MlpBlock | MambaBlock;
 
 /** Positions are divided by `factor` before RoPE. */
 export interface LinearRopeScaling {
@@ -64,16 +106,39 @@ export interface Llama3RopeScaling {
   readonly originalMaxPositionEmbeddings: number;
 }
 
-/** Rotary position embedding: pair `i` of K/2 turns by `position · theta^(-2i/K)`, before scaling. */
+/** Rotary position embedding: pair `i` of R/2 turns by `position · theta^(-2i/R)`, before scaling. */
 export interface Rope {
   readonly theta: number;
+  /**
+   * R: RoPE turns the first so many components of a head, `i` with `i + R/2`, and leaves the others. K, K/2 or 0 (no
+   * position embedding); K where it is absent.
+   */
+  readonly rotaryDim?: number;
   /** `null`: plain. */
   readonly scaling: null | LinearRopeScaling | Llama3RopeScaling;
 }
 
-/** The numbers of a model, under Hugging Face's names in camelCase. */
+/** The numbers of a model's Mamba-2 mixers, all of one shape. */
+export interface MambaConfig {
+  /** H */
+  readonly numHeads: number;
+  /** P */
+  readonly headDim: number;
+  /** G; divides H. Heads of a group share B and C, and the gated RMSNorm takes its mean over them. */
+  readonly numGroups: number;
+  /** N */
+  readonly stateSize: number;
+  /** k */
+  readonly convKernel: number;
+  /** Tokens that a chunk of the scan had in training; the result does not depend on it. */
+  readonly chunkSize: number;
+  /** Least and greatest Δ; null where there is no upper limit. */
+  readonly timeStepLimit: readonly [number, number | null];
+}
+
+/** The numbers of a model, under Hugging Face's names in camelCase. Those of a kind of block it lacks are 0. */
 export interface ModelConfig {
-  readonly family: "llama" | "qwen2";
+  readonly family: "llama" | "qwen2" | "mamba2" | "nemotron_h" | "bamba";
   /** D */
   readonly hiddenSize: number;
   /** F */
@@ -85,6 +150,8 @@ export interface ModelConfig {
   readonly numKeyValueHeads: number;
   /** K; even. H·K need not be D. */
   readonly headDim: number;
+  /** Absent in a model without Mamba blocks. */
+  readonly mamba?: MambaConfig;
   /** V; rows of the embedding, which can be more than the tokenizer knows. */
   readonly vocabSize: number;
   readonly rmsNormEps: number;
@@ -95,6 +162,17 @@ export interface ModelConfig {
   readonly bosTokenId: number | null;
   /** Every id that ends a generation; without repeats, possibly empty. */
   readonly eosTokenIds: readonly number[];
+}
+
+/** R of a model: the components of a head that RoPE turns. */
+export function rotaryDimOf({ rope, headDim }: Pick<ModelConfig, "rope" | "headDim">): number {
+  return rope.rotaryDim ?? headDim;
+}
+
+/** The Mamba sizes of a model that has such blocks. @throws {RangeError} If it has none. */
+export function mambaOf({ mamba, family }: Pick<ModelConfig, "mamba" | "family">): MambaConfig {
+  if (mamba === undefined) throw new RangeError(`Cannot build a Mamba block: the ${family} configuration has no sizes`);
+  return mamba;
 }
 
 /** A model as data: its numbers, its blocks in order, and the tensor names they read. */
@@ -134,6 +212,24 @@ export function expectedTensors(description: ModelDescription): Map<string, read
         linear(block.up, intermediateSize, hiddenSize);
         linear(block.down, hiddenSize, intermediateSize);
         break;
+      case "mlp":
+        linear(block.up, intermediateSize, hiddenSize);
+        linear(block.down, hiddenSize, intermediateSize);
+        break;
+      case "mamba": {
+        const { numHeads, headDim, numGroups, stateSize, convKernel } = mambaOf(description.config);
+        const inner = numHeads * headDim;
+        const channels = inner + 2 * numGroups * stateSize;
+        linear(block.input, inner + channels + numHeads, hiddenSize);
+        shapes.set(block.convolution.weight, [channels, 1, convKernel]);
+        if (block.convolution.bias !== undefined) shapes.set(block.convolution.bias, [channels]);
+        shapes.set(block.dtBias, [numHeads]);
+        shapes.set(block.aLog, [numHeads]);
+        shapes.set(block.skip, [block.skipPerChannel ? inner : numHeads]);
+        shapes.set(block.gatedNorm, [inner]);
+        linear(block.output, hiddenSize, inner);
+        break;
+      }
       default:
         block satisfies never;
     }

@@ -1,10 +1,12 @@
 /**
  * From a checkpoint's tensors to the order in which we store and multiply them.
  *
- * Letters in shapes: D hidden, F intermediate, H query heads, G key/value heads, K head dim.
+ * Letters in shapes: D hidden, F intermediate, H query heads, G key/value heads, K head dim, R components that RoPE turns;
+ * in a Mamba block H heads of P channels, G groups of N states, k taps of the convolution.
  */
 
-import type { ModelConfig } from "./description.ts";
+import { mambaOf, type ModelConfig, rotaryDimOf } from "./description.ts";
+import { type MambaInputChunk, type Run, runWidth } from "./plan.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 
@@ -51,42 +53,147 @@ export interface PackedGatedMlp {
   readonly down: Floats;
 }
 
+export interface MlpTensors {
+  /** `[F, D]` */
+  readonly up: Floats;
+  /** `[D, F]` */
+  readonly down: Floats;
+}
+
+/** A Mamba block as checkpoints store it; see `MambaBlock` for shapes. */
+export interface MambaTensors {
+  /** `[2·H·P + 2·G·N + H, D]`: rows of z, x, B, C, dt. */
+  readonly input: Floats;
+  /** `[H·P + 2·G·N, 1, k]` */
+  readonly convolution: Floats;
+  readonly convolutionBias?: Floats;
+  readonly aLog: Floats;
+  /** `[H]` or `[H·P]` */
+  readonly skip: Floats;
+  readonly dtBias: Floats;
+  readonly gatedNorm: Floats;
+  /** `[D, H·P]` */
+  readonly output: Floats;
+}
+
+/** A Mamba block as we multiply it: channels and states in sorted order, the convolution in two. */
+export interface PackedMamba {
+  /** `[2·H·P + 2·G·N + H, D]`: rows of z, x, B, C, dt. */
+  readonly input: Floats;
+  /** `[H, P, k]` */
+  readonly convX: Floats;
+  readonly convXBias: Floats | null;
+  /** `[2G, N, k]`: B's groups, then C's. */
+  readonly convBc: Floats;
+  readonly convBcBias: Floats | null;
+  readonly aLog: Floats;
+  readonly skip: Floats;
+  readonly dtBias: Floats;
+  readonly gatedNorm: Floats;
+  readonly output: Floats;
+}
+
+/** The order of a Mamba block's channels and states: which original one stands at each place. */
+export interface MambaOrder {
+  /** `[H][P]` */
+  readonly channels: readonly (readonly number[])[];
+  /** `[G][N]` */
+  readonly states: readonly (readonly number[])[];
+}
+
+/** The channels and states of a Mamba block in their original order. */
+export function originalMambaOrder(config: ModelConfig): MambaOrder {
+  const { numHeads, headDim, numGroups, stateSize } = mambaOf(config);
+  return { channels: rowsOf(numHeads, headDim), states: rowsOf(numGroups, stateSize) };
+}
+
 /** The rotary pairs of a head in their original order, for each key/value head. */
-export function originalPairs({ numKeyValueHeads, headDim }: ModelConfig): number[][] {
-  return Array.from({ length: numKeyValueHeads }, () => Array.from({ length: headDim / 2 }, (_, pair) => pair));
+export function originalPairs(config: ModelConfig): number[][] {
+  return rowsOf(config.numKeyValueHeads, rotaryDimOf(config) / 2);
+}
+
+/** The components that RoPE leaves alone in their original order, for each key/value head. */
+export function originalPassed(config: ModelConfig): number[][] {
+  const rotaryDim = rotaryDimOf(config);
+  return rowsOf(config.numKeyValueHeads, config.headDim - rotaryDim).map((row) => row.map((i) => rotaryDim + i));
+}
+
+function rowsOf(rows: number, length: number): number[][] {
+  return Array.from({ length: rows }, () => Array.from({ length }, (_, i) => i));
 }
 
 /**
- * Packs an attention block: pairs in the given order (uniql.md §3.4), their members, `i` and `i + K/2` in a checkpoint,
+ * The original component at each of the K places of a query or key head.
+ *
+ * Members of a pair are neighbours. Where RoPE turns half of a head, a pair and two components that it leaves alone take
+ * turns, so that every multiple of four places keeps as many of either kind.
+ *
+ * @param pairs The original pairs, R/2 of them.
+ * @param passed The original components that are not turned, K − R of them.
+ */
+export function headPlaces(
+  { rotaryDim, headDim }: { rotaryDim: number; headDim: number },
+  pairs: readonly number[],
+  passed: readonly number[],
+): number[] {
+  const members = (pair: number) => [pair, pair + rotaryDim / 2];
+  switch (rotaryDim) {
+    case headDim:
+      return pairs.flatMap(members);
+    case headDim / 2:
+      return pairs.flatMap((pair, at) => [...members(pair), ...passed.slice(2 * at, 2 * at + 2)]);
+    case 0:
+      return [...passed];
+    default:
+      throw new RangeError(
+        `Cannot place heads of ${headDim} of which RoPE turns ${rotaryDim}: wanted all, half or none`,
+      );
+  }
+}
+
+/**
+ * The original pair at each two neighbouring places of a head: K/2 entries, of which those of components that RoPE leaves
+ * alone are R/2, a pair that does not exist.
+ */
+export function pairPlaces(
+  { rotaryDim, headDim }: { rotaryDim: number; headDim: number },
+  pairs: readonly number[],
+): number[] {
+  return rotaryDim === headDim ? [...pairs] : pairs.flatMap((pair) => [pair, rotaryDim / 2]);
+}
+
+/**
+ * Packs an attention block: pairs in the given order (uniql.md §3.4), their members, `i` and `i + R/2` in a checkpoint,
  * next to each other; a bias on the values moved into the output's, which is exact because attention weights sum to one
  * (uniql.md §3.5).
  *
  * @param pairs For each key/value head the original pair at each place; its query heads follow it.
+ * @param passed Likewise the original components that RoPE leaves alone; by default in their original order.
  */
 export function packAttention(
   config: ModelConfig,
   tensors: AttentionTensors,
   pairs: readonly (readonly number[])[],
+  passed: readonly (readonly number[])[] = originalPassed(config),
 ): PackedAttention {
   const { hiddenSize: D, numAttentionHeads: H, numKeyValueHeads: G, headDim: K } = config;
+  const rotaryDim = rotaryDimOf(config);
   const qkv = new Float32Array((H + 2 * G) * K * D);
   const hasBias = tensors.queryBias !== undefined || tensors.keyBias !== undefined;
   const qkvBias = hasBias ? new Float32Array((H + 2 * G) * K) : null;
 
-  const place = (from: Floats, bias: Floats | undefined, fromRow: number, toRow: number) => {
-    qkv.set(from.subarray(fromRow * D, (fromRow + 1) * D), toRow * D);
-    if (qkvBias !== null && bias !== undefined) qkvBias[toRow] = bias[fromRow]!;
-  };
-  const rotary = (from: Floats, bias: Floats | undefined, head: number, group: number, toHead: number) => {
-    pairs[group]!.forEach((pair, at) => {
-      place(from, bias, head * K + pair, toHead * K + 2 * at);
-      place(from, bias, head * K + pair + K / 2, toHead * K + 2 * at + 1);
+  const places = pairs.map((head, group) => headPlaces({ rotaryDim, headDim: K }, head, passed[group]!));
+  const place = (from: Floats, bias: Floats | undefined, head: number, group: number, toHead: number) => {
+    places[group]!.forEach((component, at) => {
+      const [fromRow, toRow] = [head * K + component, toHead * K + at];
+      qkv.set(from.subarray(fromRow * D, (fromRow + 1) * D), toRow * D);
+      if (qkvBias !== null && bias !== undefined) qkvBias[toRow] = bias[fromRow]!;
     });
   };
   for (let head = 0; head < H; head++) {
-    rotary(tensors.query, tensors.queryBias, head, Math.floor(head / (H / G)), head);
+    place(tensors.query, tensors.queryBias, head, Math.floor(head / (H / G)), head);
   }
-  for (let head = 0; head < G; head++) rotary(tensors.key, tensors.keyBias, head, head, H + head);
+  for (let head = 0; head < G; head++) place(tensors.key, tensors.keyBias, head, head, H + head);
   qkv.set(tensors.value, (H + G) * K * D);
   const { output, outputBias } = foldValueBias(config, tensors);
   return { qkv, qkvBias, output, outputBias: outputBias ?? null };
@@ -133,13 +240,62 @@ export function packGatedMlp(
   return { gateUp, down: packedDown };
 }
 
+/** Packs an MLP without a gate, its channels in the given order. */
+export function packMlp(
+  { hiddenSize: D, intermediateSize: F }: ModelConfig,
+  { up, down }: MlpTensors,
+  channels: readonly number[],
+): MlpTensors {
+  return { up: takeRows(up, D, channels), down: takeColumns(down, F, channels) };
+}
+
+/** Packs a Mamba block, its channels and states in the given order (uniql.md §3.6, §3.7). */
+export function packMamba(config: ModelConfig, tensors: MambaTensors, order: MambaOrder): PackedMamba {
+  const { numHeads: H, headDim: P, numGroups: G, stateSize: N, convKernel: k } = mambaOf(config);
+  const [E, S] = [H * P, G * N];
+  const channels = order.channels.flatMap((places, head) => places.map((place) => head * P + place));
+  const states = order.states.flatMap((places, group) => places.map((place) => group * N + place));
+  const shifted = (indices: readonly number[], by: number) => indices.map((index) => by + index);
+  const bcChannels = [...shifted(states, E), ...shifted(states, E + S)];
+  const rows = [
+    ...channels,
+    ...shifted(channels, E),
+    ...shifted(bcChannels, E),
+    ...Array.from({ length: H }, (_, head) => 2 * E + 2 * S + head),
+  ];
+  const { convolution, convolutionBias, skip } = tensors;
+  return {
+    input: takeRows(tensors.input, config.hiddenSize, rows),
+    convX: takeRows(convolution, k, channels),
+    convXBias: convolutionBias === undefined ? null : takeRows(convolutionBias, 1, channels),
+    convBc: takeRows(convolution, k, bcChannels),
+    convBcBias: convolutionBias === undefined ? null : takeRows(convolutionBias, 1, bcChannels),
+    aLog: tensors.aLog,
+    skip: skip.length === H ? skip : takeRows(skip, 1, channels),
+    dtBias: tensors.dtBias,
+    gatedNorm: takeRows(tensors.gatedNorm, 1, channels),
+    output: takeColumns(tensors.output, E, channels),
+  };
+}
+
+/** Rows of a Mamba block's packed input projection that one of its segments holds, in the order of `mambaInputMatrix`. */
+export function mambaInputRows(config: ModelConfig, { channels, states, start }: MambaInputChunk): Int32Array {
+  const { numHeads: H, headDim: P, numGroups: G, stateSize: N } = mambaOf(config);
+  return Int32Array.from([
+    ...headComponents(2 * H, P, channels),
+    ...headComponents(2 * G, N, states).map((index) => 2 * H * P + index),
+    ...Array.from({ length: start === 0 ? H : 0 }, (_, head) => 2 * H * P + 2 * G * N + head),
+  ]);
+}
+
 /** Where a run of every head's components lies in a packed axis: indices of the components, head by head. */
 export function headComponents(
   heads: number,
   headDim: number,
-  { start, end }: { start: number; end: number },
+  run: Run,
 ): Int32Array {
-  const width = end - start;
+  const { start } = run;
+  const width = runWidth(run);
   return Int32Array.from({ length: heads * width }, (_, at) => Math.floor(at / width) * headDim + start + at % width);
 }
 

@@ -2,7 +2,11 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 
 const Size = z.int().positive();
+/** 0 where the model lacks the kind of block that it is a size of. */
+const SizeOrNone = z.int().nonnegative();
 const Rate = z.number().min(0).lt(1);
+const Order = z.array(z.array(z.int().nonnegative()));
+const Scores = z.array(z.array(z.number()));
 
 const Scaling = z.discriminatedUnion("kind", [
   z.strictObject({ kind: z.literal("linear"), factor: z.number().positive() }),
@@ -18,18 +22,33 @@ const Scaling = z.discriminatedUnion("kind", [
   }),
 ]);
 
-const Config = z.strictObject({
-  family: z.enum(["llama", "qwen2"]),
-  hiddenSize: Size,
-  intermediateSize: Size,
-  numHiddenLayers: Size,
-  numAttentionHeads: Size,
-  numKeyValueHeads: Size,
+const Mamba = z.strictObject({
+  numHeads: Size,
   headDim: Size,
+  numGroups: Size,
+  stateSize: Size,
+  convKernel: z.int().min(2),
+  chunkSize: Size,
+  timeStepLimit: z.tuple([z.number().nonnegative(), z.number().positive().nullable()]).readonly(),
+});
+
+const Config = z.strictObject({
+  family: z.enum(["llama", "qwen2", "mamba2", "nemotron_h", "bamba"]),
+  hiddenSize: Size,
+  intermediateSize: SizeOrNone,
+  numHiddenLayers: Size,
+  numAttentionHeads: SizeOrNone,
+  numKeyValueHeads: SizeOrNone,
+  headDim: SizeOrNone,
+  mamba: Mamba.exactOptional(),
   vocabSize: Size,
   rmsNormEps: z.number().positive(),
   maxPositionEmbeddings: Size,
-  rope: z.strictObject({ theta: z.number().positive(), scaling: Scaling.nullable() }),
+  rope: z.strictObject({
+    theta: z.number().positive(),
+    scaling: Scaling.nullable(),
+    rotaryDim: SizeOrNone.exactOptional(),
+  }),
   tieWordEmbeddings: z.boolean(),
   bosTokenId: z.int().nonnegative().nullable(),
   eosTokenIds: z.array(z.int().nonnegative()),
@@ -43,11 +62,15 @@ const Block = z.discriminatedUnion("kind", [
     queryKeyBias: z.boolean(),
     outputBias: z.boolean(),
     /** For each key/value head, the original rotary pair at each place, most important first. */
-    pairs: z.array(z.array(z.int().nonnegative())).min(1),
+    pairs: Order.min(1),
     /** Raw scores behind `pairs`, by original pair; empty where the order has none. */
-    pairScores: z.array(z.array(z.number())),
+    pairScores: Scores,
+    /** For each key/value head, the original component at each place that RoPE leaves alone; absent if it turns all. */
+    passed: Order.exactOptional(),
+    /** Raw scores behind `passed`, by original component less those that are turned. */
+    passedScores: Scores.exactOptional(),
     /** Value components per head are rotated, not permuted; these are their energies after it. */
-    valueEnergies: z.array(z.array(z.number())),
+    valueEnergies: Scores,
   }),
   z.strictObject({
     kind: z.literal("gatedMlp"),
@@ -56,6 +79,27 @@ const Block = z.discriminatedUnion("kind", [
     channels: z.array(z.int().nonnegative()).min(1),
     /** Raw scores by original channel (lower is kept longer for ridge leverage's κ); empty where the order has none. */
     channelScores: z.array(z.number()),
+  }),
+  z.strictObject({
+    kind: z.literal("mlp"),
+    widths: z.array(Size).min(1),
+    channels: z.array(z.int().nonnegative()).min(1),
+    channelScores: z.array(z.number()),
+  }),
+  z.strictObject({
+    kind: z.literal("mamba"),
+    /** Kept channels of a head per level. */
+    widths: z.array(Size).min(1),
+    /** Kept states of a group per level. */
+    stateWidths: z.array(Size).min(1),
+    convBias: z.boolean(),
+    skipPerChannel: z.boolean(),
+    /** For each head, the original channel at each place, most important first, and raw scores by original channel. */
+    channels: Order.min(1),
+    channelScores: Scores,
+    /** For each group, the original state at each place, and raw scores by original state. */
+    states: Order.min(1),
+    stateScores: Scores,
   }),
 ]);
 
@@ -83,6 +127,9 @@ export const Manifest = z.strictObject({
 });
 
 export type Manifest = z.infer<typeof Manifest>;
+
+/** What a manifest says of one block. */
+export type ManifestBlock = z.infer<typeof Block>;
 
 /** The manifest as text, with a checksum of its own content. */
 export function encodeManifest(manifest: Manifest): string {

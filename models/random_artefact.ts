@@ -1,9 +1,9 @@
 import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64";
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { finishArtefact, type ManifestDraft, openWeightsFile } from "./artefact_writer.ts";
-import type { ModelConfig } from "./description.ts";
-import type { Manifest } from "./manifest.ts";
-import { blockMatrices, outerMatrices } from "./plan.ts";
+import { mambaOf, type ModelConfig, rotaryDimOf } from "./description.ts";
+import type { Manifest, ManifestBlock } from "./manifest.ts";
+import { blockMatrices, type BlockPlan, outerMatrices } from "./plan.ts";
 import { planOf } from "./artefact.ts";
 import { storedTensors } from "./stored_tensors.ts";
 import type { TokenizerFiles } from "./tokenizer_files.ts";
@@ -17,6 +17,8 @@ export interface RandomArtefactOptions {
   /** `[0]` makes a plain, not elastic, model. */
   readonly pruningRates?: readonly number[];
   readonly tokenizer?: TokenizerFiles;
+  /** The kinds of block of every layer; by default attention and a gated MLP, or a Mamba mixer where there is no MLP. */
+  readonly layers?: readonly (readonly BlockPlan["kind"][])[];
 }
 
 /**
@@ -26,6 +28,8 @@ export interface RandomArtefactOptions {
  */
 export async function writeRandomArtefact(folder: string, options: RandomArtefactOptions): Promise<Manifest> {
   const { config, blockSize, seed, pruningRates = PRUNING_RATES, tokenizer = null } = options;
+  const usual: readonly BlockPlan["kind"][] = config.intermediateSize === 0 ? ["mamba"] : ["attention", "gatedMlp"];
+  const layers = options.layers ?? Array.from({ length: config.numHiddenLayers }, () => usual);
   const random = xoroshiro128plus(seed);
   const quanta = quantaFor({ ...config, blockSize });
   const widths = (full: number, quantum: number) => pruningRates.map((rate) => keptWidth(full, rate, quantum));
@@ -37,6 +41,50 @@ export async function writeRandomArtefact(folder: string, options: RandomArtefac
     }
     return order;
   };
+  const shuffledRows = (rows: number, length: number, first = 0) =>
+    Array.from({ length: rows }, () => shuffled(length).map((index) => first + index));
+  const block = (kind: BlockPlan["kind"]): ManifestBlock => {
+    switch (kind) {
+      case "attention": {
+        const rotaryDim = rotaryDimOf(config);
+        const { headDim, numKeyValueHeads } = config;
+        return {
+          kind,
+          widths: widths(headDim, quanta.head),
+          queryKeyBias: qwen,
+          outputBias: qwen,
+          pairs: shuffledRows(numKeyValueHeads, rotaryDim / 2),
+          pairScores: [],
+          ...(rotaryDim < headDim && { passed: shuffledRows(numKeyValueHeads, headDim - rotaryDim, rotaryDim) }),
+          valueEnergies: [],
+        };
+      }
+      case "gatedMlp":
+      case "mlp":
+        return {
+          kind,
+          widths: widths(config.intermediateSize, quanta.mlp),
+          channels: shuffled(config.intermediateSize),
+          channelScores: [],
+        };
+      case "mamba": {
+        const { numHeads, headDim, numGroups, stateSize } = mambaOf(config);
+        return {
+          kind,
+          widths: widths(headDim, quanta.mambaHead),
+          stateWidths: widths(stateSize, quanta.mambaState),
+          convBias: true,
+          skipPerChannel: false,
+          channels: shuffledRows(numHeads, headDim),
+          channelScores: [],
+          states: shuffledRows(numGroups, stateSize),
+          stateScores: [],
+        };
+      }
+      default:
+        return kind satisfies never;
+    }
+  };
   const qwen = config.family === "qwen2";
   const draft: ManifestDraft = {
     name: options.name ?? "random",
@@ -44,23 +92,7 @@ export async function writeRandomArtefact(folder: string, options: RandomArtefac
     quantization: { bits: 4, blockSize },
     rotatedResidual: false,
     levels: pruningRates.map((pruningRate) => ({ pruningRate, perplexity: null })),
-    layers: Array.from({ length: config.numHiddenLayers }, () => [
-      {
-        kind: "attention",
-        widths: widths(config.headDim, quanta.head),
-        queryKeyBias: qwen,
-        outputBias: qwen,
-        pairs: Array.from({ length: config.numKeyValueHeads }, () => shuffled(config.headDim / 2)),
-        pairScores: [],
-        valueEnergies: [],
-      },
-      {
-        kind: "gatedMlp",
-        widths: widths(config.intermediateSize, quanta.mlp),
-        channels: shuffled(config.intermediateSize),
-        channelScores: [],
-      },
-    ]),
+    layers: layers.map((kinds) => kinds.map(block)),
     blockInfluence: [],
     provenance: { weights: "random", seed },
   };
@@ -79,12 +111,22 @@ export async function writeRandomArtefact(folder: string, options: RandomArtefac
       const scale = 0.7 / (4.6 * Math.sqrt(inFeatures.get(name.replace(/\.scales$/, ""))!));
       await writer.write(name, Float16Array.from({ length }, () => scale * (0.75 + uniformFloat64(random) / 2)));
     } else {
-      const around = name.endsWith("norm") ? 1 : 0;
-      await writer.write(name, Float32Array.from({ length }, () => around + 0.2 * (uniformFloat64(random) - 0.5)));
+      const { around, spread } = vectorRange(name, config);
+      await writer.write(name, Float32Array.from({ length }, () => around + spread * (uniformFloat64(random) - 0.5)));
     }
   }
   await writer.finish();
   return await finishArtefact(folder, draft, tokenizer);
+}
+
+/** Values of a vector, uniform around a middle. Mamba's are in the range in which its training starts them. */
+function vectorRange(name: string, { mamba }: ModelConfig): { around: number; spread: number } {
+  const taps = mamba === undefined ? 1 : mamba.convKernel;
+  if (name.endsWith("norm") || name.endsWith(".skip")) return { around: 1, spread: 0.2 };
+  if (name.endsWith(".conv_x") || name.endsWith(".conv_bc")) return { around: 0, spread: 2 / Math.sqrt(taps) };
+  if (name.endsWith(".a_log")) return { around: 1.4, spread: 2.8 }; // A from −1 to −16
+  if (name.endsWith(".dt_bias")) return { around: -4.6, spread: 4.6 }; // Δ from 0.001 to 0.1
+  return { around: 0, spread: 0.2 };
 }
 
 type Random = ReturnType<typeof xoroshiro128plus>;

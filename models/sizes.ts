@@ -6,7 +6,7 @@ import {
   headRotationMatrix,
   type Matrix,
   type ModelPlan,
-  normNames,
+  modelVectors,
   outerMatrices,
 } from "./plan.ts";
 import { SAFETENSORS_DTYPES } from "./safetensors.ts";
@@ -15,7 +15,7 @@ import { matrixTensors } from "./stored_tensors.ts";
 export interface VariantSize {
   /** Weights and biases that the level uses, the embedding once if it is the head as well. */
   readonly parameters: number;
-  /** Bytes that hold them: codes, float16 scales, float32 norms and biases. */
+  /** Bytes that hold them: codes, float16 scales, float32 vectors and biases. */
   readonly bytes: number;
   /** Bytes of weights that one token of a sequence reads: all but the embedding, of which it reads a row. */
   readonly bytesPerToken: number;
@@ -30,15 +30,15 @@ export function variantSize(plan: ModelPlan, level: number, blockSize: number): 
   const blocks = plan.layers.flat().flatMap((block) =>
     blockMatrices(config, block).filter(({ chunk }) => level <= chunk.level).map(({ matrix }) => matrix)
   );
-  const norms = normNames(plan).length * config.hiddenSize;
+  const vectors = sum(modelVectors(plan).map(({ length }) => length));
   const stored = [...outerMatrices(plan), ...blocks];
   const readWhole = [headMatrix(config), ...(plan.headRotation ? [headRotationMatrix(config)] : []), ...blocks];
   const embeddingRow = matrixBytes({ ...headMatrix(config), outFeatures: 1 }, blockSize);
   return {
     parameters: sum(stored.map(({ outFeatures, inFeatures, bias }) => outFeatures * (inFeatures + Number(bias)))) +
-      norms,
-    bytes: sum(stored.map((matrix) => matrixBytes(matrix, blockSize))) + 4 * norms,
-    bytesPerToken: sum(readWhole.map((matrix) => matrixBytes(matrix, blockSize))) + 4 * norms + embeddingRow,
+      vectors,
+    bytes: sum(stored.map((matrix) => matrixBytes(matrix, blockSize))) + 4 * vectors,
+    bytesPerToken: sum(readWhole.map((matrix) => matrixBytes(matrix, blockSize))) + 4 * vectors + embeddingRow,
   };
 }
 

@@ -15,10 +15,19 @@ function uniformPlan(config: ModelConfig, blockSize: number, rates: readonly num
   const widths = (full: number, quantum: number) => rates.map((rate) => keptWidth(full, rate, quantum));
   return planModel(
     config,
-    Array.from({ length: config.numHiddenLayers }, () => [
-      { kind: "attention", widths: widths(config.headDim, quanta.head), queryKeyBias: bias, outputBias: bias },
-      { kind: "gatedMlp", widths: widths(config.intermediateSize, quanta.mlp) },
-    ]),
+    Array.from({ length: config.numHiddenLayers }, () =>
+      config.mamba
+        ? [{
+          kind: "mamba",
+          widths: widths(config.mamba.headDim, quanta.mambaHead),
+          stateWidths: widths(config.mamba.stateSize, quanta.mambaState),
+          convBias: true,
+          skipPerChannel: false,
+        }]
+        : [
+          { kind: "attention", widths: widths(config.headDim, quanta.head), queryKeyBias: bias, outputBias: bias },
+          { kind: "gatedMlp", widths: widths(config.intermediateSize, quanta.mlp) },
+        ]),
   );
 }
 
@@ -44,6 +53,7 @@ function publishedGigabytes({ config, layers }: ModelPlan, level: number): numbe
   const blocks = layers.flat().map((block) => {
     const width = block.widths[level]!;
     if (block.kind === "gatedMlp") return 2 * linear(width, D) + linear(D, width);
+    if (block.kind !== "attention") throw new TypeError(`No published size of a ${block.kind} block`);
     const biased = block.queryKeyBias;
     return linear(H * width, D, biased) + 2 * linear(G * width, D, biased) + linear(D, H * width);
   });

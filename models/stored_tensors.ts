@@ -1,4 +1,4 @@
-import { blockMatrices, type Matrix, type ModelPlan, normNames, outerMatrices } from "./plan.ts";
+import { blockMatrices, type Matrix, type ModelPlan, modelVectors, outerMatrices } from "./plan.ts";
 import type { SafetensorsEntry } from "./safetensors_writer.ts";
 
 /** Every tensor of an artefact's `weights.safetensors`, in the order in which they are stored. */
@@ -10,7 +10,7 @@ export function storedTensors(plan: ModelPlan, blockSize: number): SafetensorsEn
   ];
   return [
     ...matrices.flatMap((matrix) => matrixTensors(matrix, blockSize)),
-    ...normNames(plan).map((name) => ({ name, dtype: "F32" as const, shape: [config.hiddenSize] })),
+    ...modelVectors(plan).map(({ name, length }) => ({ name, dtype: "F32" as const, shape: [length] })),
   ];
 }
 

@@ -5,19 +5,26 @@
  * is a prefix of a wider one (architecture D3, uniql.md §2.3).
  */
 
+import type { ModelConfig } from "./description.ts";
+
 /** The prepared pruning rates, by level. Level 0 is the whole model. */
 export const PRUNING_RATES: readonly number[] = [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35];
 
-/** Kept sizes of the two kinds of prunable axis are multiples of these, except at the full width. */
+/** Kept sizes of each kind of prunable axis are multiples of these, except at the full width. */
 export interface Quanta {
   /** Channels of an MLP. A multiple of the quantization block, so that no block is cut. */
   readonly mlp: number;
   /** Components of a head, hence twice the rotary pairs. */
   readonly head: number;
+  /** Channels of a Mamba head. */
+  readonly mambaHead: number;
+  /** States of a Mamba group. */
+  readonly mambaState: number;
 }
 
 /**
- * The quanta of uniql.md §2.3 (128 channels, 16 of 128 head components) scaled to a model.
+ * The quanta of uniql.md §2.3 (128 channels, 16 of 128 head components, 2 of 64 Mamba channels, 16 of 128 states) scaled
+ * to a model.
  *
  * Attention kernels want head sizes that are multiples of 8, so a head of 64 is cut in eighths and one of 16 in halves;
  * a head of 8 stays whole. Int4 products read rows that are multiples of 128 long fastest (2048 × 384 takes 31 µs,
@@ -26,11 +33,21 @@ export interface Quanta {
  * @param blockSize Channels that share a quantization scale; a power of two up to 128.
  */
 export function quantaFor(
-  { headDim, intermediateSize, blockSize }: { headDim: number; intermediateSize: number; blockSize: number },
+  { headDim, intermediateSize, mamba, blockSize }:
+    & Pick<ModelConfig, "headDim" | "intermediateSize" | "mamba">
+    & { blockSize: number },
 ): Quanta {
   let mlp = 128;
   while (mlp > blockSize && intermediateSize / mlp < MIN_MLP_STEPS) mlp /= 2;
-  return { mlp, head: Math.max(8, Math.floor(headDim / 64) * 8) };
+  let mambaHead = 2;
+  let mambaState = 2;
+  if (mamba !== undefined) {
+    mambaHead = Math.max(2, 2 * Math.floor(mamba.headDim / 64));
+    // A step adds these columns of every head to the output projection: a block of them at least, if that leaves steps.
+    while (mamba.numHeads * mambaHead < blockSize && 8 * mambaHead <= mamba.headDim) mambaHead *= 2;
+    mambaState = Math.max(2, 2 * Math.floor(mamba.stateSize / 16));
+  }
+  return { mlp, head: Math.max(8, Math.floor(headDim / 64) * 8), mambaHead, mambaState };
 }
 
 /** Steps into which an MLP can be cut at least, if its blocks allow: 2.5 % each. */

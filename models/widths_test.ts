@@ -1,5 +1,6 @@
 import { describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, throws } from "node:assert/strict";
+import type { ModelConfig } from "./description.ts";
 import { KNOWN_SHAPES } from "./known_shapes.ts";
 import { chunksOf, chunkWidth, keptWidth, PRUNING_RATES, quantaFor } from "./widths.ts";
 
@@ -23,6 +24,12 @@ describe("keptWidth()", () => {
         `rate ${rate}`,
       );
     }
+  });
+
+  it("gives the published sizes of Mamba heads of 64 channels and groups of 128 states", () => {
+    const rates = [0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4];
+    deepEqual(rates.map((rate) => keptWidth(64, rate, 2)), [60, 58, 54, 52, 48, 44, 42, 38]);
+    deepEqual(rates.map((rate) => keptWidth(128, rate, 16)), [128, 112, 112, 96, 96, 96, 80, 80]);
   });
 
   it("rounds a half to the even number of quanta", () => {
@@ -50,11 +57,21 @@ describe("keptWidth()", () => {
 });
 
 describe("Kept sizes of known models", () => {
-  for (const [name, { headDim, intermediateSize }] of Object.entries(KNOWN_SHAPES)) {
+  /** Sizes of the prunable axes that a model has, with their quanta. */
+  const axes = (config: ModelConfig, blockSize: number): [number, number][] => {
+    const quanta = quantaFor({ ...config, blockSize });
+    const all: [number, number][] = [
+      [config.headDim, quanta.head],
+      [config.intermediateSize, quanta.mlp],
+      [config.mamba?.headDim ?? 0, quanta.mambaHead],
+      [config.mamba?.stateSize ?? 0, quanta.mambaState],
+    ];
+    return all.filter(([full]) => full > 0);
+  };
+  for (const [name, config] of Object.entries(KNOWN_SHAPES)) {
     for (const blockSize of [32, 64, 128]) {
       it(`${name} in blocks of ${blockSize}: multiples of the quanta that never grow with the rate`, () => {
-        const quanta = quantaFor({ headDim, intermediateSize, blockSize });
-        for (const [full, quantum] of [[headDim, quanta.head], [intermediateSize, quanta.mlp]] as const) {
+        for (const [full, quantum] of axes(config, blockSize)) {
           const rates = Array.from({ length: 100 }, (_, i) => i / 100);
           const widths = rates.map((rate) => keptWidth(full, rate, quantum));
           equal(widths[0], full);
@@ -68,8 +85,7 @@ describe("Kept sizes of known models", () => {
     }
 
     it(`${name}: what a rate keeps is kept by every smaller one, chunk by chunk`, () => {
-      const { head, mlp } = quantaFor({ headDim, intermediateSize, blockSize: 128 });
-      for (const [full, quantum] of [[headDim, head], [intermediateSize, mlp]] as const) {
+      for (const [full, quantum] of axes(config, 128)) {
         const widths = PRUNING_RATES.map((rate) => keptWidth(full, rate, quantum));
         const chunks = chunksOf(widths);
         const kept = (level: number) => chunks.filter((chunk) => level <= chunk.level);
@@ -87,7 +103,13 @@ describe("Kept sizes of known models", () => {
 describe("quantaFor()", () => {
   it("are the published ones at the published sizes", () => {
     for (const blockSize of [32, 64, 128]) {
-      deepEqual(quantaFor({ headDim: 128, intermediateSize: 14_336, blockSize }), { mlp: 128, head: 16 });
+      const mamba = { ...KNOWN_SHAPES["mamba2-1.3b"].mamba, numHeads: 128 };
+      deepEqual(quantaFor({ headDim: 128, intermediateSize: 14_336, mamba, blockSize }), {
+        mlp: 128,
+        head: 16,
+        mambaHead: 2,
+        mambaState: 16,
+      });
     }
   });
 

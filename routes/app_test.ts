@@ -48,6 +48,8 @@ describe("createApp()", () => {
       pruning_rate: 0.15,
       kept_parameters: 850,
       bytes_per_token: 425,
+      cache_bytes_per_token: 64,
+      state_bytes_per_sequence: 850,
       perplexity: null,
       predicted_ms_per_token: 8.12,
       predicted_ms_per_prefill_chunk: [{ rows: 8, ms: 16 }],

@@ -14,11 +14,13 @@ export function info({ engine, model, tokenizer, build }: Services): Handler {
         context_tokens: engine.maxTokens,
         tokenizer: tokenizer !== null,
       },
-      levels: model.levels.map(({ pruningRate, keptParameters, bytesPerToken, perplexity }, level) => ({
-        pruning_rate: pruningRate,
-        kept_parameters: keptParameters,
-        bytes_per_token: bytesPerToken,
-        perplexity,
+      levels: model.levels.map((model, level) => ({
+        pruning_rate: model.pruningRate,
+        kept_parameters: model.keptParameters,
+        bytes_per_token: model.bytesPerToken,
+        cache_bytes_per_token: model.cacheBytesPerToken,
+        state_bytes_per_sequence: model.stateBytesPerSequence,
+        perplexity: model.perplexity,
         predicted_ms_per_token: hundredths(engine.table[level]!.stepMs),
         predicted_ms_per_prefill_chunk: engine.table[level]!.chunks.map(({ rows, ms }) => ({ rows, ms: tenths(ms) })),
       })),

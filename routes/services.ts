@@ -14,6 +14,8 @@ export interface ServedModel {
     readonly pruningRate: number;
     readonly keptParameters: number;
     readonly bytesPerToken: number;
+    readonly cacheBytesPerToken: number;
+    readonly stateBytesPerSequence: number;
     readonly perplexity: number | null;
   }[];
 }

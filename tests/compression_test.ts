@@ -1,28 +1,26 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
-import { orderBlock, orderValues } from "../compression/block_order.ts";
+import { methodOf } from "../compression/blocks/mod.ts";
 import { calibrationData } from "../compression/calibration.ts";
 import { compress } from "../compression/compress.ts";
 import { hadamardRotation, supportsHadamard } from "../compression/hadamard.ts";
 import { checkJob, type Job } from "../compression/job.ts";
 import { prepareModel, rotateResidual } from "../compression/prepared_model.ts";
 import { parseRecipe, rotatesResidual } from "../compression/recipe.ts";
-import { orderStatistics } from "../compression/statistics.ts";
 import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
-import type { BlockOrder } from "../compression/journal.ts";
-import { type BlockTensors, densePlan, packOriginal } from "../models/block_tensors.ts";
+import { densePlan, packOriginal } from "../models/block_tensors.ts";
+import type { ModelConfig } from "../models/description.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
 import { openDecoder } from "../models/decoder.ts";
-import { type BlockWeights, DenseBlock, DenseHead } from "../models/dense_block.ts";
-import type { ModelConfig } from "../models/description.ts";
+import { DenseBlock, DenseHead } from "../models/dense_block.ts";
 import { denseLogits, embed } from "../models/dense_model.ts";
-import { packAttention, packGatedMlp } from "../models/layout.ts";
 import { planAtLevel } from "../models/plan.ts";
 import { storedTensors } from "../models/stored_tensors.ts";
 import { openRuntime } from "../onnx/mod.ts";
-import { writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
+import { writeRandomCheckpoint, writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
 import { TINY_LLAMA, TINY_QWEN } from "./support/tiny_models.ts";
+import { TINY_BAMBA, TINY_MAMBA2, TINY_NEMOTRON_H } from "./support/tiny_state_space.ts";
 
 const runtime = openRuntime();
 const algebra = openLinearAlgebra();
@@ -30,7 +28,20 @@ const TOKENS = Int32Array.from({ length: 40 }, (_, i) => (i * i * 7 + 3 * i) % 9
 /** Calibration needs no sense, only tokens. */
 const TEXT = Int32Array.from({ length: 3000 }, (_, i) => (i * 31 + Math.floor(i / 7) * 17) % 95);
 
-for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWEN })) {
+type WriteCheckpoint = (folder: string, seed: number, options?: { onGrid: boolean }) => Promise<void>;
+const dense = (config: ModelConfig): WriteCheckpoint => (folder, seed, options) =>
+  writeTinyCheckpoint(folder, config, seed, options);
+const stateSpace = (raw: object): WriteCheckpoint => (folder, seed, options) =>
+  writeRandomCheckpoint(folder, raw, seed, options);
+const FAMILIES: Readonly<Record<string, WriteCheckpoint>> = {
+  llama: dense(TINY_LLAMA),
+  qwen2: dense(TINY_QWEN),
+  mamba2: stateSpace(TINY_MAMBA2),
+  nemotron_h: stateSpace(TINY_NEMOTRON_H),
+  bamba: stateSpace(TINY_BAMBA),
+};
+
+for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
   describe(`Compression of a tiny ${name}`, () => {
     let folder: string;
     let checkpoint: Checkpoint;
@@ -38,7 +49,7 @@ for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWE
 
     beforeAll(async () => {
       folder = await Deno.makeTempDir();
-      await writeTinyCheckpoint(`${folder}/checkpoint`, config, 11);
+      await writeCheckpoint(`${folder}/checkpoint`, 11);
       checkpoint = await openCheckpoint(`${folder}/checkpoint`);
       await denseLogits(runtime, checkpoint, [TOKENS], (logits) => dense = logits.slice(), { threads: 1 });
     });
@@ -67,7 +78,7 @@ for (const [name, config] of Object.entries({ llama: TINY_LLAMA, qwen2: TINY_QWE
 
     for (const order of ["magnitude", "random"] as const) {
       it(`keeps what int4 can hold exactly, through ${order} order, GPTQ and storage`, async () => {
-        await writeTinyCheckpoint(`${folder}/grid-${order}`, config, 21, { onGrid: true });
+        await writeCheckpoint(`${folder}/grid-${order}`, 21, { onGrid: true });
         using grid = await openCheckpoint(`${folder}/grid-${order}`);
         let expected: Float32Array | undefined;
         await denseLogits(runtime, grid, [TOKENS], (logits) => expected = logits.slice(), { threads: 1 });
@@ -194,16 +205,6 @@ describe("parseRecipe()", () => {
 
 const context = { runtime, progress: () => {}, now: () => performance.now(), saveEveryMs: 0 };
 
-function sortedWeights(config: ModelConfig, { kind, norm, tensors }: BlockTensors, known: BlockOrder): BlockWeights {
-  if (kind === "attention" && known.kind === "attention") {
-    return { kind, norm, pairs: known.pairs, ...packAttention(config, tensors, known.pairs) };
-  }
-  if (kind === "gatedMlp" && known.kind === "gatedMlp") {
-    return { kind, norm, ...packGatedMlp(config, tensors, known.channels) };
-  }
-  throw new TypeError(`A block of kind ${kind} has an order of kind ${known.kind}`);
-}
-
 /** Logits of the sorted model in float32: orders and rotations applied, nothing quantized. */
 async function sortedLogits(
   checkpoint: Checkpoint,
@@ -220,18 +221,20 @@ async function sortedLogits(
   for (const [layer, blocks] of description.layers.entries()) {
     for (const [index, block] of blocks.entries()) {
       const tensors = await model.readBlock(block);
+      const method = methodOf(block.kind);
+      const statistic = method.orderStatistics(config, order);
       using dense = await DenseBlock.open(runtime, {
         plan,
         block: plan.layers[layer]![index]!,
         threads: 1,
-        statistic: orderStatistics(config),
+        ...(statistic && { statistic }),
       });
       dense.setWeights(packOriginal(config, tensors));
       await dense.run(hidden.slice());
       const options = { config, order, ridge: 0.1, seed: 100 * layer + index };
-      const known = await orderBlock(algebra, tensors, dense.statistics, options);
-      const ordered = await orderValues(algebra, tensors, known, options);
-      dense.setWeights(sortedWeights(config, ordered, known));
+      const known = await method.order(algebra, tensors, dense.statistics, options);
+      const ordered = await method.arrange?.(algebra, tensors, known, options) ?? tensors;
+      dense.setWeights(method.pack(config, ordered, known));
       await dense.run(hidden);
     }
   }

@@ -1,10 +1,12 @@
 import { packOriginal, readBlock } from "../../models/block_tensors.ts";
 import type { Checkpoint } from "../../models/checkpoint.ts";
-import type { BlockWeights } from "../../models/dense_block.ts";
+import { blockVector, type BlockWeights } from "../../models/dense_block.ts";
+import { type ModelConfig, rotaryDimOf } from "../../models/description.ts";
 import type { Weights } from "../../models/graph/weights.ts";
-import { originalPairs } from "../../models/layout.ts";
-import type { ModelPlan } from "../../models/plan.ts";
+import { originalPairs, pairPlaces } from "../../models/layout.ts";
+import { type BlockPlan, blockVectors, type ModelPlan } from "../../models/plan.ts";
 import { ElementType, type GraphBuilder } from "../../onnx/mod.ts";
+import { methodOf } from "../blocks/mod.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 
@@ -22,34 +24,31 @@ export async function packedParameters(checkpoint: Checkpoint, plan: ModelPlan):
   if (head !== null) parameters.set("head.weight", await checkpoint.read(head));
   const plans = plan.layers.flat();
   for (const [index, block] of layers.flat().entries()) {
-    const { name } = plans[index]!;
+    const blockPlan = plans[index]!;
     const weights = packOriginal(config, await readBlock(checkpoint, block));
-    parameters.set(`${name}.norm`, weights.norm);
-    for (const [part, data] of matricesOf(weights)) parameters.set(`${name}.${part}`, data);
+    for (const [name, data] of namedWeights(config, blockPlan, weights)) parameters.set(name, data);
   }
   return parameters;
 }
 
-function matricesOf(weights: BlockWeights): [string, Floats][] {
-  switch (weights.kind) {
-    case "attention": {
-      const biases = Object.entries({ "qkv.0.bias": weights.qkvBias, "output.0.bias": weights.outputBias });
-      return [
-        ["qkv.0.weight", weights.qkv],
-        ["output.0.weight", weights.output],
-        ...biases.filter((entry): entry is [string, Floats] => entry[1] !== null),
-      ];
-    }
-    case "gatedMlp":
-      return [["gate_up.0.weight", weights.gateUp], ["down.0.weight", weights.down]];
-    default:
-      return weights satisfies never;
-  }
+/** A block's packed weights by the names that its graph gives them. */
+function namedWeights(config: ModelConfig, plan: BlockPlan, weights: BlockWeights): [string, Floats][] {
+  const packed = weights as unknown as Readonly<Record<string, Floats | null>>;
+  const named = methodOf(plan.kind).projections.flatMap(({ weight, bias, stored }): [string, Floats | null][] => {
+    const { name } = stored(config, plan)[0]!;
+    return [[`${name}.weight`, packed[weight]!], [`${name}.bias`, bias === undefined ? null : packed[bias]!]];
+  });
+  const vectors = blockVectors(config, plan).map(({ name }): [string, Floats] => [
+    name,
+    blockVector(weights, name.slice(plan.name.length + 1)),
+  ]);
+  return [...named, ...vectors].filter((entry): entry is [string, Floats] => entry[1] !== null);
 }
 
 /** Float32 weights inside the model itself, for models that are small. @param parameters As `packedParameters` gives. */
 export function constantWeights(parameters: ReadonlyMap<string, Floats>, plan: ModelPlan): Weights {
-  const pairs = originalPairs(plan.config).flat();
+  const head = { rotaryDim: rotaryDimOf(plan.config), headDim: plan.config.headDim };
+  const pairs = originalPairs(plan.config).flatMap((pairs) => pairPlaces(head, pairs));
   const constant = (graph: GraphBuilder, name: string, shape: readonly number[]) => {
     const data = parameters.get(name);
     if (data === undefined) throw new RangeError(`There is no parameter "${name}"`);

@@ -4,6 +4,27 @@ import type { ParameterLayout } from "./parameters.ts";
 /** Standard deviation of the initial matrices, the usual one of small language models. */
 const DEVIATION = 0.02;
 
+type Start = (random: () => number, index: number, length: number) => number;
+
+/** Steps Δ that the heads of a Mamba block begin with, from the first to the last, evenly on a logarithmic scale. */
+const [SHORTEST_STEP, LONGEST_STEP] = [1e-3, 1e-1];
+
+/**
+ * What vectors start with, by the end of their name: those of a Mamba block as its authors chose them, though spread over
+ * the heads evenly instead of at random. Other vectors are biases, which start at zero.
+ */
+const VECTORS: readonly (readonly [part: string, start: Start])[] = [
+  ["norm", () => 1],
+  [".skip", () => 1],
+  [".conv_x", (random) => random() - 0.5],
+  [".conv_bc", (random) => random() - 0.5],
+  [".a_log", (_random, head) => Math.log(1 + head)],
+  [".dt_bias", (_random, head, heads) => {
+    const step = SHORTEST_STEP * (LONGEST_STEP / SHORTEST_STEP) ** (heads === 1 ? 0 : head / (heads - 1));
+    return Math.log(Math.expm1(step)); // softplus of it is the step
+  }],
+];
+
 /**
  * Weights to start from: norms are one, biases zero, matrices normally distributed; those that write to the residual stream
  * are smaller, by the root of how many write there, so that its variance does not grow with the depth.
@@ -20,7 +41,8 @@ export function initialWeights(
   for (const { name, decays } of layout.places.values()) {
     const view = layout.view(weights, name);
     if (!decays) {
-      view.fill(name.endsWith("norm") ? 1 : 0);
+      const [, start] = VECTORS.find(([part]) => name.endsWith(part)) ?? [];
+      if (start !== undefined) view.forEach((_, i) => view[i] = start(random, i, view.length));
       continue;
     }
     const deviation = /\.(output|down)\./.test(name) ? DEVIATION / writers : DEVIATION;

@@ -5,11 +5,13 @@ import { ungated } from "../../models/graph/gates.ts";
 import { rotaryOf } from "../../models/graph/rotary.ts";
 import { softmaxAttention } from "../../models/graph/softmax_attention.ts";
 import { floatWeights } from "../../models/graph/weights.ts";
-import { originalPairs } from "../../models/layout.ts";
+import { rotaryDimOf } from "../../models/description.ts";
+import { originalPairs, pairPlaces } from "../../models/layout.ts";
 import { embeddingMatrix, type ModelPlan } from "../../models/plan.ts";
 import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mod.ts";
 import { gradients } from "../../onnx/gradient/gradients.ts";
 import { trainedParameters } from "./parameters.ts";
+import { trainableStateSpace } from "./sequence_state_space.ts";
 
 /** The rows of one run: whole sequences, one after the other. Fixed, so that the runtime folds shapes away. */
 export interface BatchShape {
@@ -59,7 +61,8 @@ function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: B
   const { config } = plan;
   const tokens = graph.input("tokens", ElementType.int64, [sequences * length]);
   const positions = graph.integers(Array.from({ length: sequences * length }, (_, row) => row % length));
-  const pairs = originalPairs(config).flat();
+  const rotaryDim = rotaryDimOf(config);
+  const pairs = originalPairs(config).flatMap((head) => pairPlaces({ rotaryDim, headDim: config.headDim }, head));
   const weights = {
     ...floatWeights(),
     pairs: () => graph.integers(pairs, [config.numKeyValueHeads, config.headDim / 2]),
@@ -71,6 +74,7 @@ function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: B
     linear: chunkedLinear(weights, ungated),
     rotary: rotaryOf(graph, config, positions),
     core: softmaxAttention(graph, config, length),
+    stateSpace: trainableStateSpace(config, length),
   };
   let hidden = weights.embed(graph, tokens, embeddingMatrix(config));
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);

@@ -4,7 +4,7 @@ import { type Binding, ElementType, type Model, openRuntime } from "../../onnx/m
 import { evaluationModel, logitsModel, trainingModel } from "./loss.ts";
 import type { ParameterLayout } from "./parameters.ts";
 import { randomFor } from "./random.ts";
-import { TINY, tinyLlama } from "./test_support/tiny_llama.ts";
+import { TINY, type TINY_CONFIGS, tinyLlama, tinyModel } from "./test_support/tiny_models.ts";
 
 const SHAPE = { sequences: 2, length: 6 };
 const ROWS = SHAPE.sequences * SHAPE.length;
@@ -51,30 +51,35 @@ describe("evaluationModel()", () => {
 });
 
 describe("trainingModel()", () => {
-  it("has the gradients of the whole model: they agree with differences in every parameter", async () => {
-    const { plan, layout, weights } = tinyLlama();
-    const gradient = new Float32Array(layout.length);
-    const loss = scalar();
-    const training = (await openBinding(trainingModel(plan, SHAPE), layout, weights)).output("loss", loss);
-    for (const [name, tensor] of layout.tensors(openRuntime(), gradient)) training.output(`gradient.${name}`, tensor);
-    await training.run();
-    const evaluation = (await openBinding(evaluationModel(plan, SHAPE), layout, weights)).output("loss", loss);
-
-    // Along a whole direction, since one weight's share of the loss would drown in float32 rounding: a step of 1e-2 along
-    // the gradient itself moves the loss by about 2e-2 · |gradient|, rounded to 4e-7, with a third-order error below 1 %.
-    for (const { name } of layout.places.values()) {
-      const [view, own] = [layout.view(weights, name), layout.view(gradient, name)];
-      const norm = Math.hypot(...own);
-      ok(norm > 1e-3, `${name}: the gradient is ${norm}`);
-      const before = view.slice();
-      const lossAt = async (step: number) => {
-        view.forEach((_, i) => view[i] = before[i]! + step * own[i]! / norm);
-        await evaluation.run();
-        view.set(before);
-        return loss.data[0]!;
-      };
-      const slope = (await lossAt(1e-2) - await lossAt(-1e-2)) / 2e-2;
-      ok(Math.abs(slope / norm - 1) < 0.01, `${name}: slope ${slope}, gradient ${norm}`);
-    }
-  });
+  for (const family of ["llama", "mamba2", "bamba"] as const) {
+    it(`has the gradients of a whole ${family}: they agree with differences in every parameter`, () =>
+      agreesWithDifferences(family));
+  }
 });
+
+async function agreesWithDifferences(family: keyof typeof TINY_CONFIGS): Promise<void> {
+  const { plan, layout, weights } = tinyModel(family);
+  const gradient = new Float32Array(layout.length);
+  const loss = scalar();
+  const training = (await openBinding(trainingModel(plan, SHAPE), layout, weights)).output("loss", loss);
+  for (const [name, tensor] of layout.tensors(openRuntime(), gradient)) training.output(`gradient.${name}`, tensor);
+  await training.run();
+  const evaluation = (await openBinding(evaluationModel(plan, SHAPE), layout, weights)).output("loss", loss);
+
+  // Along a whole direction, since one weight's share of the loss would drown in float32 rounding: a step of 1e-2 along
+  // the gradient itself moves the loss by about 2e-2 · |gradient|, rounded to 4e-7, with a third-order error below 1 %.
+  for (const { name } of layout.places.values()) {
+    const [view, own] = [layout.view(weights, name), layout.view(gradient, name)];
+    const norm = Math.hypot(...own);
+    ok(norm > 1e-3, `${name}: the gradient is ${norm}`);
+    const before = view.slice();
+    const lossAt = async (step: number) => {
+      view.forEach((_, i) => view[i] = before[i]! + step * own[i]! / norm);
+      await evaluation.run();
+      view.set(before);
+      return loss.data[0]!;
+    };
+    const slope = (await lossAt(1e-2) - await lossAt(-1e-2)) / 2e-2;
+    ok(Math.abs(slope / norm - 1) < 0.01, `${name}: slope ${slope}, gradient ${norm}`);
+  }
+}

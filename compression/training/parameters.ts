@@ -1,11 +1,11 @@
-import { blockMatrices, type Matrix, type ModelPlan, normNames, outerMatrices } from "../../models/plan.ts";
+import { blockMatrices, type Matrix, type ModelPlan, modelVectors, outerMatrices } from "../../models/plan.ts";
 import { ElementType, type Runtime, type Tensor } from "../../onnx/mod.ts";
 
 /** One tensor that training changes, by the name that `floatWeights` gives its input. */
 export interface Parameter {
   readonly name: string;
   readonly shape: readonly number[];
-  /** Whether weight decay pulls it to zero: matrices, not norms and biases. */
+  /** Whether weight decay pulls it to zero: matrices, not vectors and biases. */
   readonly decays: boolean;
 }
 
@@ -26,7 +26,7 @@ export function trainedParameters(plan: ModelPlan): Parameter[] {
       shape: [outFeatures],
       decays: false,
     })),
-    ...normNames(plan).map((name) => ({ name, shape: [plan.config.hiddenSize], decays: false })),
+    ...modelVectors(plan).map(({ name, length }) => ({ name, shape: [length], decays: false })),
   ];
 }
 

@@ -17,7 +17,8 @@ export interface StoryData {
   readonly stories: number;
   /** Tokens of an epoch. */
   readonly tokens: number;
-  /** Tokens of the stories that are held out. */
+  readonly heldOutStories: readonly string[];
+  /** Their tokens. */
   readonly heldOut: Uint16Array;
   readonly extraTokens: number;
   /** The stories of an epoch, names and colours changed in most of them; those in `extra` too if they are wanted. */
@@ -31,6 +32,7 @@ export function prepareStories(
 ): StoryData {
   const isHeldOut = (index: number) => index % STORIES_PER_HELD_OUT === STORIES_PER_HELD_OUT - 1;
   const learned = stories.filter((_, index) => !isHeldOut(index));
+  const heldOutStories = stories.filter((_, index) => isHeldOut(index));
   const files = trainTokenizer(learned, vocabSize);
   const tokenizer = new Tokenizer(files);
   const encode = (story: string) => tokenizer.encode(story, { addSpecialTokens: true });
@@ -39,7 +41,8 @@ export function prepareStories(
     tokenizer: files,
     stories: learned.length,
     tokens: joinStories(learned.map(encode)).tokens.length,
-    heldOut: joinStories(stories.filter((_, index) => isHeldOut(index)).map(encode)).tokens,
+    heldOutStories,
+    heldOut: joinStories(heldOutStories.map(encode)).tokens,
     extraTokens: extraIds.reduce((sum, { length }) => sum + length, 0),
     epoch(index, withExtra) {
       const random = randomFor(seed, "recast", index);

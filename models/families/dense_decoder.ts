@@ -1,9 +1,9 @@
 import type { Block, LinearNames, ModelConfig, ModelDescription } from "../description.ts";
 import { ropeFields, ropeOf } from "./rope.ts";
+import { tokenFields, tokenIdsOf } from "./token_ids.ts";
 import { z } from "zod";
 
 const Count = z.int().positive();
-const TokenId = z.int().nonnegative();
 
 /**
  * What the configurations of Llama and its relatives have in common, under Hugging Face's names. Other keys may stand
@@ -16,13 +16,11 @@ export const denseDecoderFields = {
   num_attention_heads: Count,
   num_key_value_heads: Count.nullish(),
   head_dim: Count.nullish(),
-  vocab_size: Count,
+  ...tokenFields,
   rms_norm_eps: z.number().positive().max(1),
   max_position_embeddings: Count,
   hidden_act: z.literal("silu", { error: 'only "silu" is supported' }).default("silu"),
   tie_word_embeddings: z.boolean().default(false),
-  bos_token_id: TokenId.nullish(),
-  eos_token_id: z.union([TokenId, z.array(TokenId)], { error: "wanted a token id or a list of them" }).nullish(),
   quantization_config: z.null({ error: "the checkpoint is quantized already; wanted one with float weights" })
     .optional(),
   ...ropeFields,
@@ -50,7 +48,7 @@ export function describeDenseDecoder(
   const heads = raw.num_attention_heads;
   const keyValueHeads = raw.num_key_value_heads ?? heads;
   const headDim = raw.head_dim ?? raw.hidden_size / heads;
-  const eosTokenIds = [...new Set([raw.eos_token_id ?? []].flat())];
+  const { bosTokenId, eosTokenIds, problems: tokenProblems } = tokenIdsOf(raw);
 
   const problems: string[] = [];
   if (heads % keyValueHeads !== 0) {
@@ -63,11 +61,7 @@ export function describeDenseDecoder(
   } else if (headDim % 2 !== 0) {
     problems.push(`head_dim: ${headDim} is odd, and RoPE turns pairs`);
   }
-  for (const [field, id] of [["bos_token_id", raw.bos_token_id], ...eosTokenIds.map((id) => ["eos_token_id", id])]) {
-    if (typeof id === "number" && id >= raw.vocab_size) {
-      problems.push(`${field}: ${id} is not below vocab_size ${raw.vocab_size}`);
-    }
-  }
+  problems.push(...tokenProblems);
   if (problems.length > 0) throw new RangeError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
 
   return {
@@ -84,7 +78,7 @@ export function describeDenseDecoder(
       maxPositionEmbeddings: raw.max_position_embeddings,
       rope: ropeOf(raw),
       tieWordEmbeddings: raw.tie_word_embeddings,
-      bosTokenId: raw.bos_token_id ?? null,
+      bosTokenId,
       eosTokenIds,
     },
     embedding: "model.embed_tokens.weight",

@@ -1,5 +1,8 @@
 import type { ModelDescription } from "../description.ts";
+import { BambaConfig } from "./bamba.ts";
 import { LlamaConfig } from "./llama.ts";
+import { Mamba2Config } from "./mamba2.ts";
+import { NemotronHConfig } from "./nemotron_h.ts";
 import { Qwen2Config } from "./qwen2.ts";
 import { z } from "zod";
 
@@ -7,6 +10,9 @@ import { z } from "zod";
 const FAMILIES: Readonly<Record<string, z.ZodType<ModelDescription>>> = {
   LlamaForCausalLM: LlamaConfig,
   Qwen2ForCausalLM: Qwen2Config,
+  Mamba2ForCausalLM: Mamba2Config,
+  NemotronHForCausalLM: NemotronHConfig,
+  BambaForCausalLM: BambaConfig,
 };
 
 /** As `config.json` names them under `architectures`. */

@@ -124,8 +124,9 @@ suite("describe()", () => {
   });
 
   it("refuses other architectures and says which it supports", () => {
-    const message = /BambaForCausalLM is not supported; supported are LlamaForCausalLM, Qwen2ForCausalLM$/;
-    refuses({ ...LLAMA, architectures: ["BambaForCausalLM"] }, message);
+    const message =
+      /GPT2LMHeadModel is not supported; supported are LlamaForCausalLM, Qwen2ForCausalLM, Mamba2ForCausalLM/;
+    refuses({ ...LLAMA, architectures: ["GPT2LMHeadModel"] }, message);
     refuses({ ...LLAMA, architectures: ["toString"] }, /toString is not supported/);
     refuses({}, /"architectures" must name one of LlamaForCausalLM/);
   });

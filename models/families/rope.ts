@@ -31,20 +31,33 @@ const EitherSpelling = z.looseObject({ rope_type: z.string().optional(), type: z
   .transform(({ type, rope_type, ...rest }) => ({ ...rest, rope_type: rope_type ?? type ?? "default" }));
 
 const KnownScaling = EitherSpelling.pipe(Scaling);
-const WholeRotary = z.literal(1, { error: "only 1 is supported: RoPE on every component" }).nullish();
 
-/** The fields of a configuration that say how positions are encoded, in either spelling. */
-export const ropeFields = {
-  // transformers 4
-  rope_theta: Positive.nullish(),
-  rope_scaling: KnownScaling.nullish().transform((scaling) => scaling ?? null),
-  partial_rotary_factor: WholeRotary,
-  // transformers 5: all in one object
-  rope_parameters: z.intersection(
-    z.object({ rope_theta: Positive.nullish(), partial_rotary_factor: WholeRotary }),
-    KnownScaling.transform((scaling) => ({ scaling })),
-  ).nullish(),
-};
+/**
+ * The fields of a configuration that say how positions are encoded, in either spelling.
+ *
+ * @param rotaryFactor The share of a head that the family turns.
+ */
+function fieldsOf(rotaryFactor: number) {
+  const Factor = z.literal(rotaryFactor, { error: `only ${rotaryFactor} is supported: RoPE on that share of a head` })
+    .nullish();
+  return {
+    // transformers 4
+    rope_theta: Positive.nullish(),
+    rope_scaling: KnownScaling.nullish().transform((scaling) => scaling ?? null),
+    partial_rotary_factor: Factor,
+    // transformers 5: all in one object
+    rope_parameters: z.intersection(
+      z.object({ rope_theta: Positive.nullish(), partial_rotary_factor: Factor }),
+      KnownScaling.transform((scaling) => ({ scaling })),
+    ).nullish(),
+  };
+}
+
+/** RoPE on whole heads. */
+export const ropeFields = fieldsOf(1);
+
+/** RoPE on the first half of every head. */
+export const halfRopeFields = fieldsOf(0.5);
 
 /** Where a configuration has both spellings the newer one counts; theta is 10000 where none is given. */
 export function ropeOf(config: z.output<z.ZodObject<typeof ropeFields>>): Rope {

@@ -1,4 +1,5 @@
 import type { GraphBuilder, Value } from "../../onnx/mod.ts";
+import { rotaryDimOf } from "../description.ts";
 import { type AttentionPlan, outputMatrix, qkvMatrix } from "../plan.ts";
 import type { BlockContext } from "./block_context.ts";
 
@@ -24,8 +25,11 @@ export function attention(graph: GraphBuilder, x: Value, block: AttentionPlan, c
     matrixOf: (index) => qkvMatrix(config, block, index),
     tap,
   });
-  const pairs = weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
-  const rotated = rotary.rotate(graph, packed, pairs, block.widths[0]!);
+  const turned = () => {
+    const pairs = weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
+    return rotary.rotate(graph, packed, pairs, block.widths[0]!);
+  };
+  const rotated = rotaryDimOf(config) === 0 ? packed : turned();
   tap?.(`${name}.heads`, rotated);
   return linear.fromHeads(graph, {
     name,

@@ -3,6 +3,8 @@ import type { BlockPlan } from "../plan.ts";
 import { attention } from "./attention.ts";
 import type { BlockContext } from "./block_context.ts";
 import { gatedMlp } from "./gated_mlp.ts";
+import { mamba } from "./mamba.ts";
+import { mlp } from "./mlp.ts";
 
 /** Adds one residual block: `[rows, D]` → `[rows, D]`. */
 export function residualBlock(graph: GraphBuilder, x: Value, block: BlockPlan, context: BlockContext): Value {
@@ -11,6 +13,10 @@ export function residualBlock(graph: GraphBuilder, x: Value, block: BlockPlan, c
       return attention(graph, x, block, context);
     case "gatedMlp":
       return gatedMlp(graph, x, block, context);
+    case "mlp":
+      return mlp(graph, x, block, context);
+    case "mamba":
+      return mamba(graph, x, block, context);
     default:
       return block satisfies never;
   }

@@ -4,6 +4,7 @@ import type { AttentionPlan } from "../plan.ts";
 import type { ElasticLinear, Tap } from "./elastic_linear.ts";
 import type { Gates } from "./gates.ts";
 import type { Rotary } from "./rotary.ts";
+import type { StateSpaceCore } from "./state_space.ts";
 import type { Weights } from "./weights.ts";
 
 /** Softmax attention itself: what stands between the rotated heads and the output projection. */
@@ -23,6 +24,7 @@ export interface BlockContext {
   readonly linear: ElasticLinear;
   readonly rotary: Rotary;
   readonly core: AttentionCore;
+  readonly stateSpace: StateSpaceCore;
   /** Shown every activation that a statistic may want, under the block's name. */
   readonly tap?: Tap;
 }

@@ -3,6 +3,7 @@ import { embeddingMatrix, headMatrix, headRotationMatrix, type ModelPlan } from 
 import { residualBlock } from "./block.ts";
 import type { BlockContext } from "./block_context.ts";
 import { cachedAttention } from "./cached_attention.ts";
+import { cachedStateSpace } from "./cached_state_space.ts";
 import { chunkedLinear } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
 import { rmsNorm } from "./norm.ts";
@@ -13,7 +14,7 @@ import type { Int4Weights, Weights } from "./weights.ts";
 /**
  * The whole elastic model as one graph, for any mixture of levels and of prefill and decode in a step.
  *
- * Inputs, beside the caches of every lane (`cacheNames`):
+ * Inputs, beside the caches and states of every lane (`cacheNames`, `stateNames`):
  *
  * | name | type | |
  * |---|---|---|
@@ -22,7 +23,7 @@ import type { Int4Weights, Weights } from "./weights.ts";
  * | `lane_rows`, `lane_levels`, `lane_lengths` | `[lanes]` | see `LaneInputs` |
  * | `logit_rows` | int64 `[n]` | the rows whose logits are wanted |
  *
- * Output: `logits` float32 `[n, V]`, and the caches.
+ * Output: `logits` float32 `[n, V]`, and the caches and states.
  */
 export function decoderGraph(
   plan: ModelPlan,
@@ -57,6 +58,7 @@ export function decoderGraph(
     linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
     rotary: rotaryOf(graph, config, positions),
     core: cachedAttention(graph, config, laneInputs),
+    stateSpace: cachedStateSpace(graph, config, laneInputs),
   };
   let hidden = ours.embed(graph, tokens, embeddingMatrix(config));
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);

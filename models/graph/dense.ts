@@ -2,6 +2,7 @@ import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mo
 import type { BlockPlan, ModelPlan } from "../plan.ts";
 import { residualBlock } from "./block.ts";
 import { causalAttention } from "./causal_attention.ts";
+import { causalStateSpace } from "./causal_state_space.ts";
 import { languageModelHead } from "./decoder.ts";
 import { chunkedLinear } from "./elastic_linear.ts";
 import { ungated } from "./gates.ts";
@@ -44,6 +45,7 @@ export function denseBlockGraph(
     linear: chunkedLinear(weights, ungated),
     rotary,
     core: causalAttention(plan.config),
+    stateSpace: causalStateSpace(plan.config),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),
   });
   if (withOutput) graph.output("output", output, ElementType.float32);

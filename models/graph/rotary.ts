@@ -1,12 +1,13 @@
 import { ElementType, type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
-import type { ModelConfig } from "../description.ts";
+import { type ModelConfig, rotaryDimOf } from "../description.ts";
 import { ropeFrequencies } from "../rope.ts";
 
 /** Rotates the query and key heads of a packed row and leaves its value heads as they are. */
 export interface Rotary {
   /**
    * @param packed `[rows, heads, width]`, heads as in `qkvMatrix`, members of a pair side by side.
-   * @param pairs int64 `[G, width / 2]`: which original pair, hence which frequency, stands at each place of a head.
+   * @param pairs int64 `[G, width / 2]`: which original pair, hence which frequency, stands at each place of a head; R/2
+   * where the two components there are not to be turned.
    */
   rotate(graph: GraphBuilder, packed: Value, pairs: Value, width: number): Value;
 }
@@ -20,14 +21,38 @@ export interface Rotary {
  *
  * @param positions int64 `[rows]`: each row's place in its sequence.
  */
-export function rotaryOf(graph: GraphBuilder, config: ModelConfig, positions: Value): Rotary {
-  const { numAttentionHeads, numKeyValueHeads, headDim } = config;
-  const pairs = headDim / 2;
+export function rotaryOf(builder: GraphBuilder, config: ModelConfig, positions: Value): Rotary {
+  const { numAttentionHeads, numKeyValueHeads } = config;
+  const heads = numAttentionHeads + 2 * numKeyValueHeads;
+  let tables: ReturnType<typeof angleTables> | undefined;
+  return {
+    rotate(graph, packed, order, width) {
+      const { cosines, sines, lines } = tables ??= angleTables(builder, config, positions);
+      const table = (values: Value) =>
+        graph.op("Reshape", [
+          graph.op("Gather", [values, graph.op("Reshape", [order, graph.integers([-1])])], { attributes: { axis: 1 } }),
+          graph.integers([-1, width / 2]),
+        ]);
+      const flat = graph.op("Reshape", [packed, graph.integers([-1, 1, width])]);
+      const rotated = graph.op("RotaryEmbedding", [flat, lines, table(cosines), table(sines)], {
+        domain: MICROSOFT,
+        attributes: { interleaved: 1 },
+      });
+      return graph.op("Reshape", [rotated, graph.integers([-1, heads, width])]);
+    },
+  };
+}
+
+/** Cosines and sines `[rows + 1, pairs]` of every pair's angle, and the line of every head of every row. */
+function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value) {
+  const { numAttentionHeads, numKeyValueHeads, headDim, rope } = config;
+  const rotaryDim = rotaryDimOf(config);
+  const frequencies = [...ropeFrequencies(rope, rotaryDim), ...(rotaryDim < headDim ? [0] : [])];
   const float = { attributes: { to: ElementType.float32 } };
   const withZero = graph.op("Concat", [graph.integers([0]), positions], { attributes: { axis: 0 } });
   const column = graph.op("Unsqueeze", [graph.op("Cast", [withZero], float), graph.integers([1])]);
-  const angles = graph.op("Mul", [column, graph.floats(ropeFrequencies(config.rope, headDim), [1, pairs])]);
-  const cosines = graph.op("Cos", [angles]); // [rows + 1, K/2]
+  const angles = graph.op("Mul", [column, graph.floats(frequencies, [1, frequencies.length])]);
+  const cosines = graph.op("Cos", [angles]);
   const sines = graph.op("Sin", [angles]);
 
   const groupSize = numAttentionHeads / numKeyValueHeads;
@@ -48,19 +73,5 @@ export function rotaryOf(graph: GraphBuilder, config: ModelConfig, positions: Va
     graph.integers([-1, 1]),
   ]);
 
-  return {
-    rotate(graph, packed, order, width) {
-      const table = (values: Value) =>
-        graph.op("Reshape", [
-          graph.op("Gather", [values, graph.op("Reshape", [order, graph.integers([-1])])], { attributes: { axis: 1 } }),
-          graph.integers([-1, width / 2]),
-        ]);
-      const flat = graph.op("Reshape", [packed, graph.integers([-1, 1, width])]);
-      const rotated = graph.op("RotaryEmbedding", [flat, lines, table(cosines), table(sines)], {
-        domain: MICROSOFT,
-        attributes: { interleaved: 1 },
-      });
-      return graph.op("Reshape", [rotated, graph.integers([-1, heads, width])]);
-    },
-  };
+  return { cosines, sines, lines };
 }

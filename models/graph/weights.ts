@@ -9,7 +9,7 @@ export interface Weights {
   embed(graph: GraphBuilder, tokens: Value, embedding: Matrix): Value;
   /** A float32 vector that is stored as it is: a norm's weight. */
   vector(graph: GraphBuilder, name: string, length: number): Value;
-  /** Original pair at each place of every key/value head, int64 `[G, widest / 2]`. */
+  /** Original rotary pair at each pair of places of every key/value head, int64 `[G, widest / 2]`; see `Rotary`. */
   pairs(graph: GraphBuilder, block: AttentionPlan, shape: readonly [number, number]): Value;
 }
 

@@ -57,6 +57,12 @@ export const ELEMENTWISE: Readonly<Record<string, Rule>> = {
     }];
   },
 
+  /** y = log(1 + eˣ): dx = g · sigmoid(x) */
+  Softplus(node) {
+    const { graph, inputs: [x] } = node;
+    return [() => graph.op("Mul", [onlyGradient(node), graph.op("Sigmoid", [x!])])];
+  },
+
   Where(node) {
     const { graph, inputs: [condition, a, b] } = node;
     const gradient = onlyGradient(node);

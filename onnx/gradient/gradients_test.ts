@@ -47,6 +47,7 @@ const CASES: readonly Case[] = [
   { op: "Log", shapes: [[5]], range: [0.5, 2] },
   { op: "Sqrt", shapes: [[5]], range: [0.5, 2] },
   { op: "Sigmoid", shapes: [[5]] },
+  { op: "Softplus", shapes: [[5]], range: [-4, 4] },
   {
     op: "Where",
     shapes: [[2, 3], [3]],

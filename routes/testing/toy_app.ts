@@ -37,6 +37,8 @@ export function toyApp(
         pruningRate,
         keptParameters: 1000 * (1 - pruningRate),
         bytesPerToken: 500 * (1 - pruningRate),
+        cacheBytesPerToken: 64,
+        stateBytesPerSequence: 1000 * (1 - pruningRate),
         perplexity: null,
       })),
     },

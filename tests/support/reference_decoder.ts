@@ -7,16 +7,9 @@
 
 import { join } from "node:path";
 import type { Artefact } from "../../models/artefact.ts";
-import type { AttentionPlan, GatedMlpPlan, Matrix } from "../../models/plan.ts";
-import {
-  downMatrix,
-  embeddingMatrix,
-  gateUpMatrix,
-  headMatrix,
-  headRotationMatrix,
-  outputMatrix,
-  qkvMatrix,
-} from "../../models/plan.ts";
+import { mambaOf, rotaryDimOf } from "../../models/description.ts";
+import type { AttentionPlan, BlockPlan, GatedMlpPlan, MambaPlan, Matrix, MlpPlan } from "../../models/plan.ts";
+import { blockMatrices, embeddingMatrix, headMatrix, headRotationMatrix, modelVectors } from "../../models/plan.ts";
 import { RangeFile } from "../../models/range_file.ts";
 import { ropeFrequencies } from "../../models/rope.ts";
 
@@ -62,16 +55,9 @@ export class ReferenceDecoder {
     await load(embeddingMatrix(config));
     await load(headMatrix(config));
     if (plan.headRotation) await load(headRotationMatrix(config));
-    reference.#vectors.set("final_norm", await floats("final_norm"));
+    for (const { name } of modelVectors(plan)) reference.#vectors.set(name, await floats(name));
     for (const block of plan.layers.flat()) {
-      reference.#vectors.set(`${block.name}.norm`, await floats(`${block.name}.norm`));
-      for (let chunk = 0; chunk < block.chunks.length; chunk++) {
-        for (
-          const matrix of block.kind === "attention"
-            ? [qkvMatrix(config, block, chunk), outputMatrix(config, block, chunk)]
-            : [gateUpMatrix(config, block, chunk), downMatrix(config, block, chunk)]
-        ) await load(matrix);
-      }
+      for (const { matrix } of blockMatrices(config, block)) await load(matrix);
     }
     return reference;
   }
@@ -84,9 +70,7 @@ export class ReferenceDecoder {
     let hidden = tokens.map((token) => embedding.rows[token]!.map((value) => Math.f16round(value)));
     for (const block of plan.layers.flat()) {
       const normed = hidden.map((row) => this.#norm(row, `${block.name}.norm`));
-      const change = block.kind === "attention"
-        ? this.#attention(normed, block, level)
-        : this.#mlp(normed, block, level);
+      const change = this.#mixer(normed, block, level);
       hidden = hidden.map((row, t) => row.map((value, i) => value + change[t]![i]!));
     }
     return hidden.map((row) => {
@@ -96,12 +80,27 @@ export class ReferenceDecoder {
     });
   }
 
+  #mixer(normed: Float64Array[], block: BlockPlan, level: number): Float64Array[] {
+    switch (block.kind) {
+      case "attention":
+        return this.#attention(normed, block, level);
+      case "gatedMlp":
+      case "mlp":
+        return this.#mlp(normed, block, level);
+      case "mamba":
+        return this.#mamba(normed, block, level);
+      default:
+        return block satisfies never;
+    }
+  }
+
   #attention(normed: Float64Array[], block: AttentionPlan, level: number): Float64Array[] {
     const { numAttentionHeads: H, numKeyValueHeads: G, headDim: K, hiddenSize, rope } = this.#artefact.plan.config;
     const index = this.#artefact.plan.layers.flat().indexOf(block);
     const stored = this.#artefact.manifest.layers.flat()[index]!;
     if (stored.kind !== "attention") throw new TypeError(`Cannot find the pairs of ${block.name}`);
-    const frequencies = ropeFrequencies(rope, K);
+    const rotaryDim = rotaryDimOf(this.#artefact.plan.config);
+    const frequencies = ropeFrequencies(rope, rotaryDim);
     const heads = normed.map((row, position) => {
       const packed = Array.from({ length: H + 2 * G }, () => new Float64Array(K));
       block.chunks.forEach((chunk, c) => {
@@ -112,12 +111,14 @@ export class ReferenceDecoder {
       });
       for (let head = 0; head < H + G; head++) {
         const group = head < H ? Math.floor(head / (H / G)) : head - H;
-        for (let pair = 0; pair < K / 2; pair++) {
+        for (let pair = 0; pair < rotaryDim / 2; pair++) {
           const angle = Math.fround(position * frequencies[stored.pairs[group]![pair]!]!);
           const [cos, sin] = [Math.cos(angle), Math.sin(angle)];
-          const [a, b] = [packed[head]![2 * pair]!, packed[head]![2 * pair + 1]!];
-          packed[head]![2 * pair] = a * cos - b * sin;
-          packed[head]![2 * pair + 1] = b * cos + a * sin;
+          // Behind each pair of a head that is half turned stand two components that are not.
+          const place = pair * 2 * K / rotaryDim;
+          const [a, b] = [packed[head]![place]!, packed[head]![place + 1]!];
+          packed[head]![place] = a * cos - b * sin;
+          packed[head]![place + 1] = b * cos + a * sin;
         }
       }
       return packed;
@@ -148,22 +149,91 @@ export class ReferenceDecoder {
     });
   }
 
-  #mlp(normed: Float64Array[], block: GatedMlpPlan, level: number): Float64Array[] {
+  #mlp(normed: Float64Array[], block: GatedMlpPlan | MlpPlan, level: number): Float64Array[] {
     return normed.map((row) =>
       this.#sum(
         block.chunks.map((chunk, c) => {
           const width = chunk.end - chunk.start;
-          const gateUp = this.#product(row, `${block.name}.gate_up.${c}`);
           const kept = level <= chunk.level ? 1 : 0;
-          const hidden = Float64Array.from(
-            { length: width },
-            (_, i) => kept * gateUp[i]! / (1 + Math.exp(-gateUp[i]!)) * gateUp[width + i]!,
-          );
+          const up = this.#product(row, `${block.name}.${block.kind === "mlp" ? "up" : "gate_up"}.${c}`);
+          const hidden = block.kind === "mlp"
+            ? up.map((value) => kept * Math.max(value, 0) ** 2)
+            : up.slice(0, width).map((gate, i) => kept * silu(gate) * up[width + i]!);
           return this.#product(hidden, `${block.name}.down.${c}`);
         }),
         row.length,
       )
     );
+  }
+
+  /** Token by token, all channels and states of the whole model; those that the level drops are zero throughout. */
+  #mamba(normed: Float64Array[], block: MambaPlan, level: number): Float64Array[] {
+    const { config } = this.#artefact.plan;
+    const { numHeads: H, headDim: P, numGroups: G, stateSize: N, convKernel: k, timeStepLimit } = mambaOf(config);
+    const vector = (part: string) => this.#vectors.get(`${block.name}.${part}`)!;
+    const keepsChannel = (place: number) => place % P < block.widths[level]!;
+    const keepsState = (place: number) => place % N < block.stateWidths[level]!;
+    const state = new Float64Array(H * P * N);
+    const past: { x: Float64Array; bc: Float64Array }[] = [];
+    return normed.map((row) => {
+      const zx = new Float64Array(2 * H * P);
+      const bc = new Float64Array(2 * G * N);
+      let dt = new Float64Array(H);
+      block.inputChunks.forEach(({ channels, states }, c) => {
+        const values = this.#product(row, `${block.name}.input.${c}`);
+        let at = 0;
+        for (let head = 0; head < 2 * H; head++) {
+          for (let p = channels.start; p < channels.end; p++) zx[head * P + p] = values[at++]!;
+        }
+        for (let group = 0; group < 2 * G; group++) {
+          for (let m = states.start; m < states.end; m++) bc[group * N + m] = values[at++]!;
+        }
+        if (c === 0) dt = values.slice(at, at + H);
+      });
+      past.push({ x: zx.subarray(H * P), bc });
+      const convolve = (of: "x" | "bc", part: string, keeps: (place: number) => boolean) =>
+        past.at(-1)![of].map((_, channel) => {
+          if (!keeps(channel)) return 0;
+          let sum = block.convBias ? vector(`${part}_bias`)[channel]! : 0;
+          for (let tap = 0; tap < k; tap++) {
+            sum += vector(part)[channel * k + tap]! * (past.at(tap - k)?.[of][channel] ?? 0);
+          }
+          return silu(sum);
+        });
+      const x = convolve("x", "conv_x", keepsChannel);
+      const convolved = convolve("bc", "conv_bc", keepsState);
+      const gated = Float64Array.from({ length: H * P }, (_, channel) => {
+        const head = Math.floor(channel / P);
+        const group = Math.floor(head / (H / G));
+        const softplus = Math.log1p(Math.exp(dt[head]! + vector("dt_bias")[head]!));
+        const delta = Math.min(Math.max(softplus, timeStepLimit[0]), timeStepLimit[1] ?? Infinity);
+        const decay = Math.exp(-Math.exp(vector("a_log")[head]!) * delta);
+        let y = vector("skip")[block.skipPerChannel ? channel : head]! * x[channel]!;
+        for (let m = 0; m < N; m++) {
+          const at = channel * N + m;
+          state[at] = decay * state[at]! + delta * convolved[group * N + m]! * x[channel]!;
+          y += convolved[(G + group) * N + m]! * state[at]!;
+        }
+        return keepsChannel(channel) ? y * silu(zx[channel]!) : 0;
+      });
+      const groupWidth = H / G * P;
+      const normedChannels = gated.map((value, channel) => {
+        const start = Math.floor(channel / groupWidth) * groupWidth;
+        const group = gated.subarray(start, start + groupWidth);
+        return value / Math.sqrt(dot(group, group) / groupWidth + config.rmsNormEps) * vector("gated_norm")[channel]!;
+      });
+      return this.#sum(
+        block.chunks.map(({ start, end }, c) => {
+          const width = end - start;
+          const piece = Float64Array.from(
+            { length: H * width },
+            (_, at) => normedChannels[Math.floor(at / width) * P + start + at % width]!,
+          );
+          return this.#product(piece, `${block.name}.output.${c}`);
+        }),
+        config.hiddenSize,
+      );
+    });
   }
 
   #norm(row: Float64Array, name: string): Float64Array {
@@ -180,6 +250,10 @@ export class ReferenceDecoder {
   #sum(parts: Float64Array[], length: number): Float64Array {
     return Float64Array.from({ length }, (_, i) => parts.reduce((total, part) => total + part[i]!, 0));
   }
+}
+
+function silu(x: number): number {
+  return x / (1 + Math.exp(-x));
 }
 
 function dot(a: Float64Array, b: Float64Array): number {

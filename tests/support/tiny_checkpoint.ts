@@ -22,17 +22,12 @@ const TOKENIZER = {
   },
 };
 
-/**
- * Writes a checkpoint of random weights as Hugging Face lays one out.
- *
- * @param onGrid All weights of a matrix row are small multiples of one power of two, so that int4 holds them exactly,
- * in whatever order their columns are.
- */
+/** Writes a random checkpoint of a Llama or a Qwen2; see `writeRandomCheckpoint`. */
 export async function writeTinyCheckpoint(
   folder: string,
   config: ModelConfig,
   seed: number,
-  { onGrid = false }: { onGrid?: boolean } = {},
+  options: { onGrid?: boolean } = {},
 ): Promise<void> {
   const qwen = config.family === "qwen2";
   const raw = {
@@ -62,6 +57,22 @@ export async function writeTinyCheckpoint(
     bos_token_id: config.bosTokenId,
     eos_token_id: [...config.eosTokenIds],
   };
+  await writeRandomCheckpoint(folder, raw, seed, options);
+}
+
+/**
+ * Writes a checkpoint of random weights as Hugging Face lays one out.
+ *
+ * @param raw `config.json` of any family.
+ * @param onGrid All weights of a matrix row are small multiples of one power of two, so that int4 holds them exactly,
+ * in whatever order their columns are.
+ */
+export async function writeRandomCheckpoint(
+  folder: string,
+  raw: object,
+  seed: number,
+  { onGrid = false }: { onGrid?: boolean } = {},
+): Promise<void> {
   await Deno.mkdir(folder, { recursive: true });
   await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(raw));
   await Deno.writeTextFile(join(folder, "tokenizer.json"), JSON.stringify(TOKENIZER));
@@ -79,7 +90,7 @@ export async function writeTinyCheckpoint(
     const length = shape.reduce((product, size) => product * size, 1);
     const data = new Float32Array(length);
     if (name.endsWith("norm.weight")) data.forEach((_, i) => data[i] = 1 + 0.3 * normal());
-    else if (shape.length === 1) data.forEach((_, i) => data[i] = 0.5 * normal());
+    else if (shape.length !== 2) data.forEach((_, i) => data[i] = 0.5 * normal());
     else if (onGrid) {
       // Every block must have a 7, for the search to find the step, and something else, to find no other.
       const multiple = () => uniformFloat64(random) < 2 / 3 ? 7 : [0, 1, 4][Math.floor(3 * uniformFloat64(random))]!;

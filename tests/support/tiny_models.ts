@@ -32,3 +32,52 @@ export const TINY_QWEN: ModelConfig = {
   },
   tieWordEmbeddings: false,
 };
+
+/** Mamba mixers alone, B and C shared by halves of the heads. */
+export const TINY_MAMBA2: ModelConfig = {
+  family: "mamba2",
+  hiddenSize: 64,
+  intermediateSize: 0,
+  numHiddenLayers: 2,
+  numAttentionHeads: 0,
+  numKeyValueHeads: 0,
+  headDim: 0,
+  mamba: {
+    numHeads: 4,
+    headDim: 32,
+    numGroups: 2,
+    stateSize: 16,
+    convKernel: 4,
+    chunkSize: 8,
+    timeStepLimit: [0, null],
+  },
+  vocabSize: 96,
+  rmsNormEps: 1e-5,
+  maxPositionEmbeddings: 256,
+  rope: { theta: 10_000, scaling: null, rotaryDim: 0 },
+  tieWordEmbeddings: false,
+  bosTokenId: 1,
+  eosTokenIds: [2],
+};
+
+/** Mamba, then attention without positions, then an MLP without a gate, each a layer; limits on the time step. */
+export const TINY_NEMOTRON_H: ModelConfig = {
+  ...TINY_MAMBA2,
+  family: "nemotron_h",
+  intermediateSize: 172,
+  numHiddenLayers: 4,
+  numAttentionHeads: 4,
+  numKeyValueHeads: 2,
+  headDim: 32,
+  mamba: { ...TINY_MAMBA2.mamba!, numHeads: 6, headDim: 16, timeStepLimit: [0.02, 0.05] },
+};
+
+/** Mamba and attention in turn, each with a gated MLP; half of every attention head is rotary. */
+export const TINY_BAMBA: ModelConfig = {
+  ...TINY_NEMOTRON_H,
+  family: "bamba",
+  numHiddenLayers: 2,
+  mamba: { ...TINY_MAMBA2.mamba!, numGroups: 1 },
+  rope: { theta: 10_000, scaling: null, rotaryDim: 16 },
+  tieWordEmbeddings: true,
+};

@@ -1,80 +1,104 @@
 import { describe, it } from "@std/testing/bdd";
-import { deepEqual, equal, ok } from "node:assert/strict";
-import { openCheckpoint } from "../../models/checkpoint.ts";
+import { deepEqual, equal, ok, throws } from "node:assert/strict";
+import { type Checkpoint, openCheckpoint } from "../../models/checkpoint.ts";
 import { openDecoder } from "../../models/decoder.ts";
 import type { ModelPlan } from "../../models/plan.ts";
 import { Tokenizer } from "../../models/tokenizer.ts";
 import { ElementType, openRuntime } from "../../onnx/mod.ts";
 import { constantWeights, packedParameters } from "./checkpoint_weights.ts";
-import { writeLlamaCheckpoint } from "./llama_checkpoint.ts";
 import { logitsModel } from "./loss.ts";
 import type { ParameterLayout } from "./parameters.ts";
-import { TINY, tinyLlama } from "./test_support/tiny_llama.ts";
+import { TINY, TINY_CONFIGS, tinyLlama, type TinyModel, tinyModel } from "./test_support/tiny_models.ts";
+import { trainedTensors, writeTrainedCheckpoint } from "./trained_checkpoint.ts";
 import { trainTokenizer } from "./train_tokenizer.ts";
 
 const tokenizer = trainTokenizer(["once upon a time, once again"], 260);
 
-describe("writeLlamaCheckpoint()", () => {
-  it("writes what opens as the same model", async () => {
-    const { plan, layout, weights } = tinyLlama();
-    const folder = await Deno.makeTempDir();
-    try {
-      await writeLlamaCheckpoint(folder, { plan, layout, weights, tokenizer, provenance: { seed: "5" } });
-      using checkpoint = await openCheckpoint(folder);
-      deepEqual(checkpoint.description.config, TINY);
-      equal(new Tokenizer(checkpoint.tokenizer!).vocabSize, 260);
+const FAMILIES = Object.keys(TINY_CONFIGS) as (keyof typeof TINY_CONFIGS)[];
 
-      const packed = await packedParameters(checkpoint, plan);
-      deepEqual([...packed.keys()].sort(), [...layout.places.keys()].sort());
-      for (const [name, data] of packed) deepEqual(data, layout.view(weights, name), name);
-    } finally {
-      await Deno.remove(folder, { recursive: true });
-    }
-  });
+describe("writeTrainedCheckpoint()", () => {
+  for (const family of FAMILIES) {
+    it(`writes a ${family} that opens as the same model`, () => {
+      const model = tinyModel(family);
+      return withCheckpoint(model, async (checkpoint) => {
+        deepEqual(checkpoint.description, model.description);
+        equal(new Tokenizer(checkpoint.tokenizer!).vocabSize, 260);
+        const packed = await packedParameters(checkpoint, model.plan);
+        deepEqual([...packed.keys()].sort(), [...model.layout.places.keys()].sort());
+        for (const [name, data] of packed) deepEqual(data, model.layout.view(model.weights, name), name);
+      });
+    });
+  }
 
   it("writes halves where training has neighbouring pairs: a plain rotate-half Llama gives the same logits", async () => {
-    const { plan, layout, weights } = tinyLlama();
+    const model = tinyLlama();
     const ids = [0, 7, 31, 7, 12];
-    const [logits] = await trainingLogits([ids], plan, layout, weights);
-    const folder = await Deno.makeTempDir();
-    try {
-      await writeLlamaCheckpoint(folder, { plan, layout, weights, tokenizer, provenance: {} });
-      using checkpoint = await openCheckpoint(folder);
+    const [logits] = await trainingLogits([ids], model.plan, model.layout, model.weights);
+    await withCheckpoint(model, async (checkpoint) => {
       const tensors = new Map<string, Float32Array>();
       for (const name of checkpoint.tensors.keys()) tensors.set(name, await checkpoint.read(name));
       isNear(logits!, plainLlama(tensors, ids));
-    } finally {
-      await Deno.remove(folder, { recursive: true });
-    }
+    });
+  });
+
+  it("refuses a model with tensors that are not trained", () => {
+    const { description, plan, layout, weights } = tinyLlama();
+    throws(() => trainedTensors({ ...description, head: "lm_head.weight" }, plan, layout, weights), {
+      name: "RangeError",
+      message: /head/,
+    });
   });
 });
 
 describe("constantWeights()", () => {
-  it("decodes token by token what the training graph computes at once", async () => {
-    const { plan, layout, weights } = tinyLlama();
-    const sequences = [[0, 7, 31, 7, 12], [0, 1, 2, 3, 39]];
-    const expected = await trainingLogits(sequences, plan, layout, weights);
-    const parameters = new Map(layout.places.keys().map((name) => [name, layout.view(weights, name)]));
-    using decoder = await openDecoder(openRuntime(), {
-      plan,
-      weights: constantWeights(parameters, plan),
-      folder: ".",
-      lanes: 2,
-      maxTokens: 8,
-      maxRows: 2,
-      threads: 1,
-    });
-    const open = sequences.map((ids) => ({ ids, sequence: decoder.openSequence(0) }));
-    for (let position = 0; position < 5; position++) {
-      const logits = await decoder.step(
-        open.map(({ ids, sequence }) => ({ sequence, tokens: [ids[position]!], logits: "last" })),
-      );
-      logits.forEach((own, i) =>
-        isNear(own, expected[i]!.subarray(position * TINY.vocabSize, (position + 1) * TINY.vocabSize))
-      );
-    }
-  });
+  for (const family of FAMILIES) {
+    it(`decodes with a ${family} token by token what the training graph computes at once`, () => decodesAlike(family));
+  }
 });
+
+async function decodesAlike(family: keyof typeof TINY_CONFIGS): Promise<void> {
+  const { plan, layout, weights } = tinyModel(family);
+  const sequences = [[0, 7, 31, 7, 12], [0, 1, 2, 3, 39]];
+  const expected = await trainingLogits(sequences, plan, layout, weights);
+  const parameters = new Map(layout.places.keys().map((name) => [name, layout.view(weights, name)]));
+  using decoder = await openDecoder(openRuntime(), {
+    plan,
+    weights: constantWeights(parameters, plan),
+    folder: ".",
+    lanes: 2,
+    maxTokens: 8,
+    maxRows: 2,
+    threads: 1,
+  });
+  const open = sequences.map((ids) => ({ ids, sequence: decoder.openSequence(0) }));
+  for (let position = 0; position < 5; position++) {
+    const logits = await decoder.step(
+      open.map(({ ids, sequence }) => ({ sequence, tokens: [ids[position]!], logits: "last" })),
+    );
+    logits.forEach((own, i) =>
+      isNear(own, expected[i]!.subarray(position * TINY.vocabSize, (position + 1) * TINY.vocabSize))
+    );
+  }
+}
+
+async function withCheckpoint(model: TinyModel, use: (checkpoint: Checkpoint) => Promise<void>): Promise<void> {
+  const { rawConfig, description, plan, layout, weights } = model;
+  const folder = await Deno.makeTempDir();
+  try {
+    const tensors = trainedTensors(description, plan, layout, weights);
+    await writeTrainedCheckpoint(folder, {
+      tensors,
+      rawConfig,
+      config: description.config,
+      tokenizer,
+      provenance: { seed: "5" },
+    });
+    using checkpoint = await openCheckpoint(folder);
+    await use(checkpoint);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
 
 /** Logits `[tokens, V]` of sequences of equal length, by the graph that is trained. */
 async function trainingLogits(

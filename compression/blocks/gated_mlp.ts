@@ -1,0 +1,44 @@
+import { packGatedMlp } from "../../models/layout.ts";
+import { downMatrix, gateUpMatrix } from "../../models/plan.ts";
+import { allChannels, channelOrder, hiddenGram } from "./channels.ts";
+import type { BlockMethod } from "./method.ts";
+
+/** Hidden channels by ridge leverage; gate, up and down follow (uniql.md §3.3). */
+export const gatedMlpMethod: BlockMethod<"gatedMlp"> = {
+  stream: { readers: ["gate", "up"], writers: ["down"], biases: [] },
+  projections: [
+    {
+      weight: "gateUp",
+      input: "input",
+      cut: "rows",
+      stored: (config, plan) => plan.chunks.map((_, chunk) => gateUpMatrix(config, plan, chunk)),
+      order: ({ intermediateSize }, { chunks }) =>
+        chunks.flatMap(({ start, end }) => {
+          const channels = Array.from({ length: end - start }, (_, i) => start + i);
+          return [...channels, ...channels.map((channel) => intermediateSize + channel)];
+        }),
+    },
+    {
+      weight: "down",
+      input: "hidden.0",
+      cut: "columns",
+      stored: (config, plan) => plan.chunks.map((_, chunk) => downMatrix(config, plan, chunk)),
+      order: allChannels,
+    },
+  ],
+
+  quanta: ({ mlp }) => ({ widths: mlp }),
+
+  orderStatistics: hiddenGram,
+
+  order: async (algebra, { tensors: { gate, up, down } }, statistics, options) => ({
+    kind: "gatedMlp",
+    ...await channelOrder(algebra, { into: [gate, up], down }, statistics, options),
+  }),
+
+  pack: (config, { norm, tensors }, { channels }) => ({
+    kind: "gatedMlp",
+    norm,
+    ...packGatedMlp(config, tensors, channels),
+  }),
+};

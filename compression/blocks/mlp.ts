@@ -1,0 +1,36 @@
+import { packMlp } from "../../models/layout.ts";
+import { downMatrix, upMatrix } from "../../models/plan.ts";
+import { allChannels, channelOrder, hiddenGram } from "./channels.ts";
+import type { BlockMethod } from "./method.ts";
+
+/** Hidden channels of an MLP without a gate by ridge leverage (uniql.md §3.3). */
+export const mlpMethod: BlockMethod<"mlp"> = {
+  stream: { readers: ["up"], writers: ["down"], biases: [] },
+  projections: [
+    {
+      weight: "up",
+      input: "input",
+      cut: "rows",
+      stored: (config, plan) => plan.chunks.map((_, chunk) => upMatrix(config, plan, chunk)),
+      order: allChannels,
+    },
+    {
+      weight: "down",
+      input: "hidden.0",
+      cut: "columns",
+      stored: (config, plan) => plan.chunks.map((_, chunk) => downMatrix(config, plan, chunk)),
+      order: allChannels,
+    },
+  ],
+
+  quanta: ({ mlp }) => ({ widths: mlp }),
+
+  orderStatistics: hiddenGram,
+
+  order: async (algebra, { tensors: { up, down } }, statistics, options) => ({
+    kind: "mlp",
+    ...await channelOrder(algebra, { into: [up], down }, statistics, options),
+  }),
+
+  pack: (config, { norm, tensors }, { channels }) => ({ kind: "mlp", norm, ...packMlp(config, tensors, channels) }),
+};

@@ -1,0 +1,79 @@
+import { mambaOf, type ModelConfig } from "./description.ts";
+import { cacheNames } from "./graph/cached_attention.ts";
+import { IDLE_WIDTH, stateNames } from "./graph/cached_state_space.ts";
+import type { BlockPlan, ModelPlan } from "./plan.ts";
+
+/** An array that a sequence keeps from step to step: keys, values, or a state of a Mamba block. */
+export interface Cache {
+  /** What the graph calls it in a lane, before and after a step. Both names are bound to one tensor. */
+  names(lane: number): { readonly past: string; readonly present: string };
+  /** Its shape at a level, for a sequence of so many tokens at most. */
+  shape(level: number, tokens: number): readonly number[];
+  /** Its smallest shape, for a lane without a sequence. */
+  readonly idle: readonly number[];
+  /** Its size does not depend on the tokens, it must start as zeros, and every step overwrites it. */
+  readonly recurrent: boolean;
+}
+
+/** All caches of a model's sequences, in the order of its blocks. */
+export function cachesOf({ config, layers }: ModelPlan): Cache[] {
+  return layers.flat().flatMap((block) => blockCaches(config, block));
+}
+
+function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
+  switch (block.kind) {
+    case "attention": {
+      const shape = (width: number, tokens: number) => [1, config.numKeyValueHeads, tokens, width];
+      return ([["pastKey", "key"], ["pastValue", "value"]] as const).map(([past, present]) => ({
+        names(lane) {
+          const names = cacheNames(block, lane);
+          return { past: names[past], present: names[present] };
+        },
+        shape: (level, tokens) => shape(block.widths[level]!, tokens),
+        idle: shape(block.widths.at(-1)!, 1),
+        recurrent: false,
+      }));
+    }
+    case "mamba": {
+      const { numHeads, numGroups, convKernel } = mambaOf(config);
+      const shapes = {
+        convX: (width: number, _states: number) => [1, convKernel - 1, numHeads * width],
+        convBc: (_width: number, states: number) => [1, convKernel - 1, 2 * numGroups * states],
+        scan: (width: number, states: number) => [1, numHeads, states, width],
+      };
+      return (["convX", "convBc", "scan"] as const).map((part) => ({
+        names: (lane) => stateNames(block, lane)[part],
+        shape: (level) => shapes[part](block.widths[level]!, block.stateWidths[level]!),
+        idle: shapes[part](IDLE_WIDTH, IDLE_WIDTH),
+        recurrent: true,
+      }));
+    }
+    case "gatedMlp":
+    case "mlp":
+      return [];
+    default:
+      return block satisfies never;
+  }
+}
+
+/** Number of floats of a shape. */
+export function elementsOf(shape: readonly number[]): number {
+  return shape.reduce((product, size) => product * size, 1);
+}
+
+/** Bytes of float32 keys and values per token of a sequence. */
+export function cacheBytesPerToken(plan: ModelPlan, level: number): number {
+  return bytesOf(cachesOf(plan).filter(({ recurrent }) => !recurrent), level);
+}
+
+/** Bytes of float32 states of a sequence, however long it is: those of convolutions and recurrences. */
+export function stateBytesPerSequence(plan: ModelPlan, level: number): number {
+  return bytesOf(cachesOf(plan).filter(({ recurrent }) => recurrent), level);
+}
+
+function bytesOf(caches: readonly Cache[], level: number): number {
+  return caches.reduce(
+    (sum, { shape }) => sum + Float32Array.BYTES_PER_ELEMENT * elementsOf(shape(level, 1)),
+    0,
+  );
+}
