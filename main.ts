@@ -5,10 +5,11 @@ import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
 import { createMetrics, Engine, measureLevels, registerProcessMetrics } from "./engine/mod.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
+import { chatTemplateOf } from "./models/chat_template.ts";
 import { cacheBytesPerToken, openDecoder } from "./models/decoder.ts";
 import { Tokenizer } from "./models/tokenizer.ts";
 import { openRuntime } from "./onnx/mod.ts";
-import { type Build, createApp, listen } from "./routes/mod.ts";
+import { type Build, createApp, DEFAULT_JSON_LIMITS, listen } from "./routes/mod.ts";
 
 const Settings = z.strictObject({
   host: z.string().min(1).default("127.0.0.1").describe("Address to listen on"),
@@ -20,6 +21,9 @@ const Settings = z.strictObject({
     .describe("Tokens of prompt and answer together; no more than the model was made for"),
   prefillChunk: z.int().min(1).max(4096).default(128).describe("Prompt tokens that one step takes"),
   maxWaiting: z.int().min(0).max(100_000).default(64).describe("Requests that can wait for a slot"),
+  maxBodyBytes: z.int().min(1024).max(1 << 22).default(DEFAULT_JSON_LIMITS.maxBodyBytes).describe("Bytes of a body"),
+  maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
+    .describe("Arrays and objects inside each other in a body"),
   drainSeconds: z.number().min(0).max(3600).default(10).describe("Time for running requests when asked to stop"),
 });
 type Settings = z.output<typeof Settings>;
@@ -93,6 +97,8 @@ async function serve(settings: Settings): Promise<void> {
       levels: artefact.levels,
     },
     tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
+    chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
+    limits: { maxBodyBytes: settings.maxBodyBytes, maxJsonDepth: settings.maxJsonDepth },
     build,
     registry,
     metrics,

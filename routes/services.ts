@@ -1,5 +1,7 @@
 import type { Registry } from "prom-client";
 import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
+import type { ChatTemplate } from "../models/chat_template.ts";
+import type { JsonLimits } from "./read_json.ts";
 
 /** What the routes say about the model. */
 export interface ServedModel {
@@ -32,12 +34,21 @@ export interface Build {
   readonly startedSeconds: number;
 }
 
+/** What answers with probabilities need of a tokenizer besides. */
+export interface ServedTokenizer extends TextTokenizer {
+  /** The bytes that a token stands for by itself; they need not be whole characters. */
+  tokenBytes(token: number): Uint8Array;
+}
+
 /** All that the routes work with. */
 export interface Services {
   readonly engine: Engine;
   readonly model: ServedModel;
   /** `null`: only token ids are taken and given. */
-  readonly tokenizer: TextTokenizer | null;
+  readonly tokenizer: ServedTokenizer | null;
+  /** `null`: the model takes no conversations. */
+  readonly chatTemplate: Pick<ChatTemplate, "render"> | null;
+  readonly limits: JsonLimits;
   readonly build: Build;
   readonly registry: Registry;
   readonly metrics: Metrics;

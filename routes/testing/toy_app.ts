@@ -5,6 +5,7 @@ import { toyEngine } from "../../engine/testing/toy_engine.ts";
 import { TOY_VOCABULARY } from "../../engine/testing/toy_runner.ts";
 import { toyTokenizer } from "../../engine/testing/toy_tokenizer.ts";
 import { createApp } from "../app.ts";
+import { DEFAULT_JSON_LIMITS } from "../read_json.ts";
 import type { RecordedEnv } from "../request_record.ts";
 import type { Services } from "../services.ts";
 
@@ -41,6 +42,8 @@ export function toyApp(
       })),
     },
     tokenizer: toyTokenizer,
+    chatTemplate: null,
+    limits: DEFAULT_JSON_LIMITS,
     build: {
       version: "0.0.0",
       engine: "toy 1.0",
