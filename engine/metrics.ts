@@ -65,17 +65,3 @@ export function createMetrics(registry: Registry) {
     admissionRejected: counter("admission_rejected_total", "Requests refused at the door", ["reason"]),
   };
 }
-
-/** Registers what Prometheus expects of any process; prom-client's own collection does not work on Deno throughout. */
-export function registerProcessMetrics(registry: Registry, startedSeconds: number): void {
-  const registers = [registry];
-  new Gauge({ name: "process_start_time_seconds", help: "Start, since 1970", registers }).set(startedSeconds);
-  new Gauge({
-    name: "process_resident_memory_bytes",
-    help: "Memory in use, mapped weights included",
-    registers,
-    collect() {
-      this.set(Deno.memoryUsage().rss);
-    },
-  });
-}
