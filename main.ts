@@ -3,7 +3,17 @@ import { z } from "zod";
 import { parseFlags } from "./commands/flags.ts";
 import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
-import { createMetrics, Engine, measureLevels, registerProcessMetrics } from "./engine/mod.ts";
+import {
+  ContentionSensor,
+  createMetrics,
+  Engine,
+  findDeviceSensors,
+  measureLevels,
+  OTHER_CPU_SHARE,
+  queryPrometheus,
+  registerDeviceMetrics,
+  registerProcessMetrics,
+} from "./engine/mod.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
 import { chatTemplateOf } from "./models/chat_template.ts";
 import { cacheBytesPerToken, openDecoder } from "./models/decoder.ts";
@@ -25,11 +35,19 @@ const Settings = z.strictObject({
   maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
     .describe("Arrays and objects inside each other in a body"),
   drainSeconds: z.number().min(0).max(3600).default(10).describe("Time for running requests when asked to stop"),
+  prometheusUrl: z.url({ protocol: /^https?$/ }).optional()
+    .describe("Prometheus server to ask what other workloads take of the machine"),
+  prometheusQuery: z.string().min(1).default(OTHER_CPU_SHARE).describe("What to ask it: PromQL for a share, 0 to 1"),
+  prometheusSeconds: z.number().min(0.1).max(300).default(5).describe("Time between two questions"),
+  sysfs: z.string().min(1).default("/sys").describe("Where Linux tells of temperature, power and GPU load"),
 });
 type Settings = z.output<typeof Settings>;
 
 /** Time for measuring the levels; what a large model takes beyond it is needed. */
 const MEASURE_MS = 1500;
+
+/** A Prometheus server that takes longer is taken for one that does not answer. */
+const PROMETHEUS_MS = 2000;
 
 /** Time that open connections get after the last answer. */
 const CLOSE_MS = 1000;
@@ -81,6 +99,8 @@ async function serve(settings: Settings): Promise<void> {
   const registry = new Registry();
   const metrics = createMetrics(registry);
   registerProcessMetrics(registry, build.startedSeconds);
+  await watchDevice(registry, settings.sysfs);
+  watchContention(registry, settings);
   metrics.buildInfo.set({ version: build.version, engine: build.engine, kernels: build.kernels }, 1);
   for (const [kind, bytes] of Object.entries(build.memory)) metrics.modelBytes.set({ kind }, bytes);
 
@@ -114,6 +134,35 @@ async function serve(settings: Settings): Promise<void> {
     if (!await within(settings.drainSeconds * 1000, engine.stop())) await within(CLOSE_MS, engine.abort());
     await within(CLOSE_MS, server.close());
   });
+}
+
+/** Registers the sensors of the machine, and says which there are. */
+async function watchDevice(registry: Registry, sysfs: string): Promise<void> {
+  try {
+    const sensors = await findDeviceSensors(sysfs);
+    registerDeviceMetrics(registry, sensors);
+    say(`device sensors: ${sensors.map(({ name }) => name).join(", ") || `none in ${sysfs}`}`);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotCapable)) throw error;
+    say(`device sensors: none; to read ${sysfs}, Deno wants --allow-all, or a mount of it elsewhere (--sysfs)`);
+  }
+}
+
+/**
+ * Begins to ask a Prometheus server what other workloads take, if there is one.
+ *
+ * @returns The share that they take now, from 0 to 1; null if nothing is known.
+ */
+function watchContention(
+  registry: Registry,
+  { prometheusUrl: url, prometheusQuery: query, prometheusSeconds }: Settings,
+): () => number | null {
+  if (url === undefined) return () => null;
+  const intervalMs = 1000 * prometheusSeconds;
+  const ask = () => queryPrometheus({ url, query, timeoutMs: Math.min(intervalMs, PROMETHEUS_MS) });
+  const sensor = new ContentionSensor({ ask, intervalMs, registry, now, say });
+  sensor.start();
+  return () => sensor.ratio;
 }
 
 /** Bytes by use. Caches take theirs as their tokens come. */

@@ -81,15 +81,18 @@ export class ContentionSensor {
     }
   }
 
-  /** Reads at once and then once an interval, until the signal is aborted. */
-  start(signal: AbortSignal): void {
-    const { intervalMs } = this.#options;
+  /** Reads at once and then once an interval. @returns Ends that. */
+  start(): () => void {
     let timer: ReturnType<typeof setTimeout> | undefined;
+    let stopped = false;
     const next = async () => {
       await this.read();
-      if (!signal.aborted) timer = setTimeout(next, intervalMs);
+      if (!stopped) timer = setTimeout(next, this.#options.intervalMs);
     };
-    signal.addEventListener("abort", () => clearTimeout(timer), { once: true });
     void next();
+    return () => {
+      stopped = true;
+      clearTimeout(timer);
+    };
   }
 }
