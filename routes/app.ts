@@ -7,6 +7,8 @@ import { livez, readyz } from "./health.ts";
 import { info } from "./info.ts";
 import { metrics } from "./metrics.ts";
 import { models } from "./models.ts";
+import { chatCompletions } from "./openai/chat_completions.ts";
+import { completions } from "./openai/completions.ts";
 import { recorded, type RecordedEnv } from "./request_record.ts";
 import type { Services } from "./services.ts";
 
@@ -14,6 +16,8 @@ import type { Services } from "./services.ts";
 export function createApp(services: Services): Hono<RecordedEnv> {
   const app = new Hono<RecordedEnv>();
   app.post("/generate", recorded(services), generate(services));
+  app.post("/v1/completions", recorded(services), completions(services));
+  app.post("/v1/chat/completions", recorded(services), chatCompletions(services));
   app.get("/v1/models", models(services));
   app.get("/info", info(services));
   app.get("/metrics", metrics(services));
