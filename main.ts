@@ -19,7 +19,18 @@ import { chatTemplateOf } from "./models/chat_template.ts";
 import { cacheBytesPerToken, openDecoder } from "./models/decoder.ts";
 import { Tokenizer } from "./models/tokenizer.ts";
 import { openRuntime } from "./onnx/mod.ts";
-import { type Build, createApp, DEFAULT_JSON_LIMITS, listen } from "./routes/mod.ts";
+import {
+  ApiKeys,
+  type Build,
+  checkBinding,
+  createApp,
+  DEFAULT_CONNECTION_LIMITS,
+  DEFAULT_JSON_LIMITS,
+  isLoopback,
+  listen,
+  readKeys,
+  type Security,
+} from "./routes/mod.ts";
 
 const Settings = z.strictObject({
   host: z.string().min(1).default("127.0.0.1").describe("Address to listen on"),
@@ -34,6 +45,28 @@ const Settings = z.strictObject({
   maxBodyBytes: z.int().min(1024).max(1 << 22).default(DEFAULT_JSON_LIMITS.maxBodyBytes).describe("Bytes of a body"),
   maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
     .describe("Arrays and objects inside each other in a body"),
+  apiKeys: z.array(z.string()).default([]).describe(
+    "Key that callers must bring; other users see flags, not variables",
+  ),
+  apiKeysFile: z.string().min(1).optional().describe("File with such keys, one a line"),
+  allowWithoutKeys: z.boolean().default(false).describe("Serves a network without keys"),
+  metricsWithoutKey: z.boolean().default(false).describe("Answers /metrics to everyone"),
+  corsOrigins: z.array(z.string().regex(/^https?:\/\/[^/\s]+$/)).default([])
+    .describe("Origin whose pages may call, such as https://example.org"),
+  allowedHosts: z.array(z.string().regex(/^[\w.-]+$/).toLowerCase()).default([])
+    .describe("Name that the header Host may have besides loopback's; on a network, none means any"),
+  maxConnections: z.int().min(1).max(100_000).default(DEFAULT_CONNECTION_LIMITS.maxConnections)
+    .describe("Connections at once"),
+  maxHeaderBytes: z.int().min(1024).max(1 << 20).default(DEFAULT_CONNECTION_LIMITS.maxHeaderBytes)
+    .describe("Bytes of a request's headers"),
+  headerSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.headerSeconds)
+    .describe("Time for a request's headers"),
+  requestSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.requestSeconds)
+    .describe("Time for a whole request to arrive"),
+  idleSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.idleSeconds)
+    .describe("Time that a connection stays open between requests"),
+  stalledSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.stalledSeconds)
+    .describe("Time after which an answer that nobody takes is cancelled"),
   drainSeconds: z.number().min(0).max(3600).default(10).describe("Time for running requests when asked to stop"),
   prometheusUrl: z.url({ protocol: /^https?$/ }).optional()
     .describe("Prometheus server to ask what other workloads take of the machine"),
@@ -57,6 +90,7 @@ const say = (line: string) => console.error(line);
 const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 async function serve(settings: Settings): Promise<void> {
+  const security = await securityOf(settings);
   Deno.listen({ hostname: settings.host, port: settings.port }).close(); // better now than after loading
   const artefact = await openArtefact(settings.model);
   const { config } = artefact.plan;
@@ -119,6 +153,7 @@ async function serve(settings: Settings): Promise<void> {
     tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
     chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
     limits: { maxBodyBytes: settings.maxBodyBytes, maxJsonDepth: settings.maxJsonDepth },
+    security,
     build,
     registry,
     metrics,
@@ -127,7 +162,11 @@ async function serve(settings: Settings): Promise<void> {
     newId: () => crypto.randomUUID(),
     newSeed: () => crypto.getRandomValues(new Uint32Array(1))[0]!,
   });
-  const server = await listen((request) => app.fetch(request), { hostname: settings.host, port: settings.port });
+  const server = await listen((request) => app.fetch(request), {
+    hostname: settings.host,
+    port: settings.port,
+    limits: settings,
+  });
   say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
   stopOnSignals(async () => {
     say(`Stopping: running requests have ${settings.drainSeconds} s`);
@@ -163,6 +202,19 @@ function watchContention(
   const sensor = new ContentionSensor({ ask, intervalMs, registry, now, say });
   sensor.start();
   return () => sensor.ratio;
+}
+
+/** Who may ask. @throws {RangeError} If keys cannot be used, or a network would be served without any. */
+async function securityOf(settings: Settings): Promise<Security> {
+  const { host, apiKeys, apiKeysFile, allowedHosts } = settings;
+  const keys = [...apiKeys, ...apiKeysFile === undefined ? [] : readKeys(await Deno.readTextFile(apiKeysFile))];
+  checkBinding({ host, keys: keys.length, allowed: settings.allowWithoutKeys });
+  return {
+    keys: apiKeysFile === undefined && keys.length === 0 ? null : new ApiKeys(keys),
+    metricsWithoutKey: settings.metricsWithoutKey,
+    hosts: isLoopback(host) || allowedHosts.length > 0 ? allowedHosts : null,
+    origins: settings.corsOrigins,
+  };
 }
 
 /** Bytes by use. Caches take theirs as their tokens come. */

@@ -2,6 +2,7 @@ import type { Registry } from "prom-client";
 import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
 import type { ChatTemplate } from "../models/chat_template.ts";
 import type { JsonLimits } from "./read_json.ts";
+import type { Security } from "./security/guard.ts";
 
 /** What the routes say about the model. */
 export interface ServedModel {
@@ -49,6 +50,7 @@ export interface Services {
   /** `null`: the model takes no conversations. */
   readonly chatTemplate: Pick<ChatTemplate, "render"> | null;
   readonly limits: JsonLimits;
+  readonly security: Security;
   readonly build: Build;
   readonly registry: Registry;
   readonly metrics: Metrics;

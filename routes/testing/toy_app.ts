@@ -44,6 +44,7 @@ export function toyApp(
     tokenizer: toyTokenizer,
     chatTemplate: null,
     limits: DEFAULT_JSON_LIMITS,
+    security: { keys: null, metricsWithoutKey: false, hosts: null, origins: [] },
     build: {
       version: "0.0.0",
       engine: "toy 1.0",
