@@ -6,10 +6,12 @@ import project from "./deno.json" with { type: "json" };
 import {
   ContentionSensor,
   createMetrics,
+  createPolicy,
   Engine,
   findDeviceSensors,
-  measureLevels,
+  measureSteps,
   OTHER_CPU_SHARE,
+  POLICY_NAMES,
   queryPrometheus,
   registerDeviceMetrics,
   registerProcessMetrics,
@@ -42,6 +44,14 @@ const Settings = z.strictObject({
     .describe("Tokens of prompt and answer together; no more than the model was made for"),
   prefillChunk: z.int().min(1).max(4096).default(128).describe("Prompt tokens that one step takes"),
   maxWaiting: z.int().min(0).max(100_000).default(64).describe("Requests that can wait for a slot"),
+  maxWaitingTokens: z.int().min(1).max(1 << 30).default(1 << 16).describe("Prompt tokens that can wait for slots"),
+  policy: z.string().min(1).default("predictive").describe(`How rates are chosen: ${POLICY_NAMES.join(", ")}`),
+  shed: z.boolean().default(true)
+    .describe("Refuses requests whose budget only the load stands against; only policy predictive"),
+  targetTtftMs: z.number().min(1).max(3_600_000).default(5000)
+    .describe("Time to the first token that is aimed at for requests without a budget"),
+  targetTpotMs: z.number().min(1).max(3_600_000).default(500)
+    .describe("Time between tokens that is aimed at for requests without a budget"),
   maxBodyBytes: z.int().min(1024).max(1 << 22).default(DEFAULT_JSON_LIMITS.maxBodyBytes).describe("Bytes of a body"),
   maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
     .describe("Arrays and objects inside each other in a body"),
@@ -118,16 +128,17 @@ async function serve(settings: Settings): Promise<void> {
   describe(artefact, build, { maxTokens, slots: settings.slots });
 
   const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
-  const table = await measureLevels(decoder, {
-    levels: pruningRates.length,
+  const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
+  const table = await measureSteps(decoder, {
+    pruningRates,
     prefillChunk: settings.prefillChunk,
     now,
     budgetMs: MEASURE_MS,
-    onLevel: (level) => say(`  measured at rate ${pruningRates[level]}`),
+    onProgress: (share) => say(`  measured ${Math.round(100 * share)} %`),
   });
-  for (const [level, { stepMs, chunks }] of table.entries()) {
-    const prefill = chunks.map(({ rows, ms }) => `${rows} prompt tokens ${ms.toFixed(1)} ms`).join(", ");
-    say(`rate ${pruningRates[level]}: a token ${stepMs.toFixed(2)} ms, ${prefill}`);
+  for (const [level, times] of table.stepMs.entries()) {
+    const steps = table.rows.map((rows, i) => `${rows} rows ${times[i]!.toFixed(2)} ms`).join(", ");
+    say(`rate ${pruningRates[level]}: ${steps}`);
   }
 
   const registry = new Registry();
@@ -138,8 +149,19 @@ async function serve(settings: Settings): Promise<void> {
   metrics.buildInfo.set({ version: build.version, engine: build.engine, kernels: build.kernels }, 1);
   for (const [kind, bytes] of Object.entries(build.memory)) metrics.modelBytes.set({ kind }, bytes);
 
-  const { prefillChunk, maxWaiting } = settings;
-  const engine = new Engine({ runner: decoder, pruningRates, table, prefillChunk, maxWaiting, metrics, now });
+  const engine = new Engine({
+    runner: decoder,
+    pruningRates,
+    table,
+    policy,
+    targets: { ttftMs: settings.targetTtftMs, tpotMs: settings.targetTpotMs },
+    prefillChunk: settings.prefillChunk,
+    maxWaiting: settings.maxWaiting,
+    maxWaitingTokens: settings.maxWaitingTokens,
+    metrics,
+    registry,
+    now,
+  });
   const app = createApp({
     engine,
     model: {

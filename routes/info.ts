@@ -14,14 +14,17 @@ export function info({ engine, model, tokenizer, build }: Services): Handler {
         context_tokens: engine.maxTokens,
         tokenizer: tokenizer !== null,
       },
-      levels: model.levels.map(({ pruningRate, keptParameters, bytesPerToken, perplexity }, level) => ({
-        pruning_rate: pruningRate,
-        kept_parameters: keptParameters,
-        bytes_per_token: bytesPerToken,
-        perplexity,
-        predicted_ms_per_token: hundredths(engine.table[level]!.stepMs),
-        predicted_ms_per_prefill_chunk: engine.table[level]!.chunks.map(({ rows, ms }) => ({ rows, ms: tenths(ms) })),
-      })),
+      levels: model.levels.map(({ pruningRate, keptParameters, bytesPerToken, perplexity }, level) => {
+        const { tokenMs, chunkRows, chunkMs } = engine.predicted(level);
+        return {
+          pruning_rate: pruningRate,
+          kept_parameters: keptParameters,
+          bytes_per_token: bytesPerToken,
+          perplexity,
+          predicted_ms_per_token: hundredths(tokenMs),
+          predicted_ms_per_prefill_chunk: [{ rows: chunkRows, ms: tenths(chunkMs) }],
+        };
+      }),
       version: build.version,
       engine: build.engine,
       kernels: build.kernels,

@@ -1,4 +1,4 @@
-import { neverRising } from "../../engine/level_table.ts";
+import { neverRising } from "../../engine/never_rising.ts";
 import type { Answer, Info, Reply, ServiceClient } from "./client.ts";
 import type { RandomDraws } from "./random.ts";
 import { median } from "./statistics.ts";
@@ -17,16 +17,18 @@ export interface CostOptions {
   readonly prefillChunk: number;
   /** Tokens before those that are decoded. */
   readonly context: number;
+  /** Time after which no other round begins; there is one at least. */
+  readonly seconds: number;
   readonly draws: RandomDraws;
   /** @param share Of the work, 0 to 1. */
   readonly onProgress: (share: number) => void;
 }
 
-/** Times that everything is measured; medians count. */
-const ROUNDS = 3;
+/** Times that everything is measured at most; medians count. */
+const ROUNDS = 5;
 
 /** Tokens of a measured answer: the first comes with the prefill, some are decoded beside those who start or end. */
-const TOKENS = 10;
+const TOKENS = 6;
 
 /** Times that prompts are exchanged before it is given up. */
 const ATTEMPTS = 100;
@@ -38,10 +40,10 @@ const ATTEMPTS = 100;
  * @throws {RangeError} If an answer is refused, or no answer is long enough to measure.
  */
 export async function measureCosts(options: CostOptions): Promise<StepCosts> {
-  const { client, info, prefillChunk, context, draws, onProgress } = options;
+  const { client, info, prefillChunk, context, seconds, draws, onProgress } = options;
   const pruningRates = info.levels.map(({ pruning_rate }) => pruning_rate);
   const batches = sizes(info.slots, [1, 2, 3, 4, 8, 16, 32, 64]);
-  const rows = sizes(prefillChunk, [1, 4, 16, 64]);
+  const rows = sizes(prefillChunk, [1, 8, 32]);
   const longest = Math.max(context, prefillChunk);
   const overheads: number[] = [];
   const prompts: number[][] = [];
@@ -71,7 +73,9 @@ export async function measureCosts(options: CostOptions): Promise<StepCosts> {
   const decode = pruningRates.map(() => batches.map(() => [] as number[]));
   const prefill = pruningRates.map(() => rows.map(() => [] as number[]));
   await ask(1, context, TOKENS, pruningRates[0]!);
-  for (let round = 0; round < ROUNDS; round++) {
+  const start = performance.now();
+  const timeShare = () => (performance.now() - start) / (1000 * seconds);
+  for (let round = 0; round === 0 || (round < ROUNDS && timeShare() < 1); round++) {
     for (const [level, rate] of pruningRates.entries()) {
       for (const [i, count] of batches.entries()) {
         const answers = await ask(count, context, TOKENS, rate);
@@ -81,7 +85,8 @@ export async function measureCosts(options: CostOptions): Promise<StepCosts> {
       for (const [i, count] of rows.entries()) {
         prefill[level]![i]!.push((await ask(1, count, 1, rate))[0]!.timings_ms.prefill);
       }
-      onProgress((round + (level + 1) / pruningRates.length) / ROUNDS);
+      const rounds = round + (level + 1) / pruningRates.length;
+      onProgress(Math.max(rounds / ROUNDS, Math.min(timeShare(), rounds, 1)));
     }
   }
   const settled = (samples: readonly (readonly number[])[][]) => {
