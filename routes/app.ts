@@ -1,6 +1,7 @@
 import { Hono } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { RequestError } from "./errors.ts";
+import { docs } from "./docs.ts";
 import { explainError } from "./explain_error.ts";
 import { generate } from "./generate.ts";
 import { livez, readyz } from "./health.ts";
@@ -9,6 +10,8 @@ import { metrics } from "./metrics.ts";
 import { models } from "./models.ts";
 import { chatCompletions } from "./openai/chat_completions.ts";
 import { completions } from "./openai/completions.ts";
+import { openapi } from "./openapi.ts";
+import { pageRoutes } from "./page/page.ts";
 import { guard } from "./security/guard.ts";
 import { recorded, type RecordedEnv } from "./request_record.ts";
 import type { Services } from "./services.ts";
@@ -25,6 +28,10 @@ export function createApp(services: Services): Hono<RecordedEnv> {
   app.get("/metrics", metrics(services));
   app.get("/livez", livez());
   app.get("/readyz", readyz(services));
+
+  app.get("/openapi.json", openapi(services));
+  app.get("/docs", docs(services));
+  for (const { path, handler } of pageRoutes()) app.get(path, handler);
 
   app.notFound((c) => {
     const here = app.routes.filter(({ method, path }) => path === c.req.path && method !== "ALL");

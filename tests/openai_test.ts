@@ -3,7 +3,7 @@ import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import OpenAI, { APIError, APIUserAbortError } from "openai";
 import { fileURLToPath } from "node:url";
 import { finishArtefact } from "../models/artefact_writer.ts";
-import { type ServedModel, serveModel } from "./support/served_model.ts";
+import { Service } from "./support/service.ts";
 
 const DEMO = fileURLToPath(new URL("../artifacts/demo", import.meta.url));
 const TEMPLATE = "{{ bos_token }}{% for message in messages %}{{ message.content }}\n{% endfor %}";
@@ -23,14 +23,16 @@ async function copyDemo(folder: string, chat_template: string): Promise<void> {
 
 describe("The official OpenAI client", () => {
   let folder: string;
-  let service: ServedModel;
+  let service: Service;
+  let url: string;
   let client: OpenAI;
 
   beforeAll(async () => {
     folder = await Deno.makeTempDir();
     await copyDemo(folder, TEMPLATE);
-    service = await serveModel(folder, "--api-keys", KEY);
-    client = new OpenAI({ baseURL: `${service.url}/v1`, apiKey: KEY, maxRetries: 0 });
+    service = await Service.start("--model", folder, "--api-keys", KEY);
+    url = `http://127.0.0.1:${service.port}`;
+    client = new OpenAI({ baseURL: `${url}/v1`, apiKey: KEY, maxRetries: 0 });
   });
   afterAll(async () => {
     await service?.[Symbol.asyncDispose]();
@@ -79,7 +81,7 @@ describe("The official OpenAI client", () => {
     const { choices } = await client.chat.completions.create({ ...GREEDY, messages });
     const body = JSON.stringify({ prompt: `${PROMPT}\n`, max_new_tokens: 12, temperature: 0 });
     const headers = { Authorization: `Bearer ${KEY}` };
-    const { text } = await (await fetch(`${service.url}/generate`, { method: "POST", body, headers })).json();
+    const { text } = await (await fetch(`${url}/generate`, { method: "POST", body, headers })).json();
     equal(choices[0]!.message.content, text);
   });
 
@@ -132,7 +134,7 @@ describe("The official OpenAI client", () => {
         return true;
       });
     }
-    const stranger = new OpenAI({ baseURL: `${service.url}/v1`, apiKey: "another key entirely", maxRetries: 0 });
+    const stranger = new OpenAI({ baseURL: `${url}/v1`, apiKey: "another key entirely", maxRetries: 0 });
     await rejects(stranger.models.list(), (error) => error instanceof OpenAI.AuthenticationError);
   });
 

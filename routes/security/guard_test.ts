@@ -26,7 +26,7 @@ describe("guard()", () => {
       equal((await refused.json()).error.type, "authentication_error");
     }
     equal((await ask("/generate", {}, "POST")).status, 401);
-    for (const path of ["/livez", "/readyz"]) equal((await ask(path)).status, 200, path);
+    for (const path of ["/livez", "/readyz", "/", "/docs", "/openapi.json"]) equal((await ask(path)).status, 200, path);
     const headers = { Authorization: `Bearer ${KEY}` };
     for (const path of ["/info", "/metrics", "/v1/models"]) equal((await ask(path, headers)).status, 200, path);
     equal((await ask("/generate", headers, "POST")).status, 200);
