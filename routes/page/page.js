@@ -13,7 +13,7 @@ const REASONS = {
   budget: "the budget",
   load: "the load",
   pinned: "it was pinned",
-  floor: "the floor stopped it",
+  floor: "no smaller model is allowed",
 };
 const FINISHES = {
   stop: "the text was complete",
@@ -235,6 +235,7 @@ function showBars(budget, totalMs) {
   set(document.querySelector(".bar.happened i"), totalMs);
   $("mark").hidden = asked === null || asked > scale;
   if (asked !== null) set($("mark"), asked);
+  $("mark").classList.toggle("left", asked !== null && asked / scale < 0.3);
 }
 
 // --- load ------------------------------------------------------------------------------------------------------------
