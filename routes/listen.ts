@@ -195,8 +195,10 @@ async function send(
     const sent = taken("finish", outgoing, signal, stalledMs);
     outgoing.end();
     await sent;
-  } catch {
-    outgoing.destroy(); // the body failed, or nobody reads it: the client sees that it is not whole
+  } catch (error) {
+    // The body failed, or nobody takes it: the client sees that it is not whole.
+    outgoing.destroy();
+    await reader?.cancel(error).catch(() => {});
   } finally {
     signal.removeEventListener("abort", leave);
   }
