@@ -53,6 +53,8 @@ const Settings = z.strictObject({
   targetTpotMs: z.number().min(1).max(3_600_000).default(500)
     .describe("Time between tokens that is aimed at for requests without a budget"),
   maxBodyBytes: z.int().min(1024).max(1 << 22).default(DEFAULT_JSON_LIMITS.maxBodyBytes).describe("Bytes of a body"),
+  maxPromptLength: z.int().min(1).max(1 << 22).optional()
+    .describe("UTF-16 units of a prompt; if not given, 16 for each token of the context"),
   maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
     .describe("Arrays and objects inside each other in a body"),
   apiKeys: z.array(z.string()).default([]).describe(
@@ -91,6 +93,9 @@ const MEASURE_MS = 1500;
 
 /** A Prometheus server that takes longer is taken for one that does not answer. */
 const PROMETHEUS_MS = 2000;
+
+/** Tokens of ordinary text have 4 or so; what has more than this per token is no text that anybody waits for. */
+const UNITS_PER_TOKEN = 16;
 
 /** Time that open connections get after the last answer. */
 const CLOSE_MS = 1000;
@@ -174,7 +179,11 @@ async function serve(settings: Settings): Promise<void> {
     },
     tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
     chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
-    limits: { maxBodyBytes: settings.maxBodyBytes, maxJsonDepth: settings.maxJsonDepth },
+    limits: {
+      maxBodyBytes: settings.maxBodyBytes,
+      maxJsonDepth: settings.maxJsonDepth,
+      maxPromptLength: settings.maxPromptLength ?? UNITS_PER_TOKEN * maxTokens,
+    },
     security,
     build,
     registry,

@@ -1,4 +1,4 @@
-import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { deepEqual, equal, fail, match, ok } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { Gate } from "../engine/testing/toy_engine.ts";
 import { toyAnswer, ToyRunner } from "../engine/testing/toy_runner.ts";
@@ -56,6 +56,12 @@ describe("POST /generate", () => {
     const whole = { prompt_tokens: [1, 2, 3], max_new_tokens: 4, temperature: 0, pruning_rate: 0.35 };
     const { text, reason, pruning_rate } = await (await post(app, whole)).json();
     deepEqual([text, reason, pruning_rate], [textOf(toyAnswer([1, 2, 3], 2, 4)), "pinned", 0.35]);
+  });
+
+  it("refuses a text that is too long before it makes tokens of it", async () => {
+    const tokenizer = { ...toyTokenizer, encode: () => fail("it was turned into tokens") };
+    const response = await post(toyApp({}, { tokenizer }).app, { prompt: "a".repeat(1001) });
+    deepEqual([response.status, (await response.json()).error.param], [413, "prompt"]);
   });
 
   it("streams a start, tokens and an end", async () => {

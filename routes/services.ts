@@ -41,6 +41,14 @@ export interface ServedTokenizer extends TextTokenizer {
   tokenBytes(token: number): Uint8Array;
 }
 
+export interface Limits extends JsonLimits {
+  /**
+   * UTF-16 units of a text that is to be turned into tokens. That happens between steps, about a second for a million,
+   * so a text that cannot fit is to be refused before.
+   */
+  readonly maxPromptLength: number;
+}
+
 /** All that the routes work with. */
 export interface Services {
   readonly engine: Engine;
@@ -49,7 +57,7 @@ export interface Services {
   readonly tokenizer: ServedTokenizer | null;
   /** `null`: the model takes no conversations. */
   readonly chatTemplate: Pick<ChatTemplate, "render"> | null;
-  readonly limits: JsonLimits;
+  readonly limits: Limits;
   readonly security: Security;
   readonly build: Build;
   readonly registry: Registry;

@@ -36,6 +36,7 @@ const TABLE: readonly [string, string, number | null][] = [
   ["a byte order mark alone", post("\ufeff"), 400],
   ["an empty body", post(""), 400],
   ["no length and no chunks", framed("", ""), 400],
+  ["a text that is too long to look at", post(JSON.stringify({ prompt: "a".repeat(5000) })), 413],
   ["a body that is too long", post(JSON.stringify({ prompt: "a".repeat(1 << 17) })), 413],
   [
     "a body that is too long, in chunks",

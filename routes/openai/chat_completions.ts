@@ -2,6 +2,7 @@ import type { Handler } from "hono";
 import type { TextToken } from "../../engine/mod.ts";
 import { type ChatMessage, ChatTemplateError } from "../../models/chat_template.ts";
 import { RequestError } from "../errors.ts";
+import { checkLength } from "../generate_request.ts";
 import { readJson } from "../read_json.ts";
 import type { RecordedEnv } from "../request_record.ts";
 import { parseBody } from "../schemas.ts";
@@ -39,10 +40,10 @@ export function chatCompletions(services: Services): Handler<RecordedEnv> {
   };
 }
 
-/** @throws {RequestError} 400 if the model takes no conversations, or not this one. */
+/** @throws {RequestError} 400 if the model takes no conversations, or not this one; 413 if it is too long. */
 function encodeMessages(
   messages: ChatBody["messages"],
-  { tokenizer, chatTemplate }: Pick<Services, "tokenizer" | "chatTemplate">,
+  { tokenizer, chatTemplate, limits }: Pick<Services, "tokenizer" | "chatTemplate" | "limits">,
 ): number[] {
   if (tokenizer === null || chatTemplate === null) {
     const missing = tokenizer === null ? "tokenizer" : "chat_template in its tokenizer_config.json";
@@ -54,6 +55,7 @@ function encodeMessages(
   } catch (error) {
     throw error instanceof ChatTemplateError ? new RequestError(400, error.message, "messages") : error;
   }
+  checkLength(text, limits, "messages");
   return tokenizer.encode(text, { addSpecialTokens: false });
 }
 

@@ -25,7 +25,7 @@ interface Differences {
 export function nativeRequest(
   body: ChatBody | CompletionBody,
   { names, ...differences }: Differences,
-  services: Pick<Services, "engine" | "model" | "tokenizer" | "newSeed">,
+  services: Pick<Services, "engine" | "model" | "tokenizer" | "limits" | "newSeed">,
   arrivedMs: number,
 ): TextRequest {
   const pinned = body.model === undefined ? null : pinnedRate(body.model, services.model);

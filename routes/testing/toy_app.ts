@@ -43,7 +43,7 @@ export function toyApp(
     },
     tokenizer: toyTokenizer,
     chatTemplate: null,
-    limits: DEFAULT_JSON_LIMITS,
+    limits: { ...DEFAULT_JSON_LIMITS, maxPromptLength: 1000 },
     security: { keys: null, metricsWithoutKey: false, hosts: null, origins: [] },
     build: {
       version: "0.0.0",
