@@ -222,7 +222,7 @@ describe("The service", () => {
     const cancelled = 'requests_total{outcome="cancelled",code="200"}';
     const other = { ...GREEDY, max_new_tokens: 300 };
     const expected = await service.tokens(other);
-    const [before, decodedBefore] = [await service.metric(cancelled), await service.decodedTokens()];
+    const [before, decodedBefore] = [await service.metric(cancelled), await service.stepTokens("decode")];
     const times = 4;
     for (let i = 1; i <= times; i++) {
       const leaving = new AbortController();
@@ -236,7 +236,7 @@ describe("The service", () => {
       deepEqual(await staying, expected);
     }
     await service.isIdle();
-    const decoded = await service.decodedTokens() - decodedBefore;
+    const decoded = await service.stepTokens("decode") - decodedBefore;
     const whole = times * (long.max_new_tokens + other.max_new_tokens);
     ok(decoded >= times * other.max_new_tokens && decoded < whole, `${decoded} tokens of ${whole}`);
   });

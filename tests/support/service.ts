@@ -88,7 +88,7 @@ export class Service implements AsyncDisposable {
 
   /** Reads a series until it has a value; each reading lets the service go on. */
   async metricBecomes(name: string, value: number): Promise<void> {
-    const readings = 2000;
+    const readings = 10_000;
     for (let i = 0; i < readings; i++) if (await this.metric(name) === value) return;
     throw new Error(`espalier_${name} is ${await this.metric(name)} after ${readings} readings, not ${value}`);
   }
@@ -98,16 +98,25 @@ export class Service implements AsyncDisposable {
     for (const name of IDLE) await this.metricBecomes(name, 0);
   }
 
-  /** Tokens that steps gave so far. */
-  async decodedTokens(): Promise<number> {
+  /** Tokens that steps took (prefill) or gave (decode) so far. */
+  async stepTokens(phase: "prefill" | "decode"): Promise<number> {
     const text = await (await this.get("/metrics")).text();
-    const series = [...text.matchAll(/^espalier_tokens_total\{phase="decode",.*\} (\d+)$/gm)];
+    const series = [...text.matchAll(new RegExp(`^espalier_tokens_total\\{phase="${phase}",.*\\} (\\d+)$`, "gm"))];
     return series.reduce((sum, [, count]) => sum + Number(count), 0);
   }
 
   /** Files and sockets that it has open. */
   openFiles(): number {
     return [...Deno.readDirSync(`/proc/${this.#child.pid}/fd`)].length;
+  }
+
+  /** Connections with clients that it has not closed, as the kernel knows them. Linux only. */
+  connections(): number {
+    const port = `:${this.port.toString(16).toUpperCase().padStart(4, "0")}`;
+    const sockets = Deno.readTextFileSync(`/proc/${this.#child.pid}/net/tcp`).split("\n").slice(1);
+    // Columns: number, local address, remote address, state. 01: both ends are open, 08: the client has closed its end.
+    return sockets.map((line) => line.trim().split(/\s+/))
+      .filter(([, local, , state]) => local?.endsWith(port) && (state === "01" || state === "08")).length;
   }
 
   /** Resident memory in bytes. */
