@@ -4,7 +4,7 @@
 #   docker build --tag espalier .
 #   docker build --tag espalier:jetson --target jetson \
 #     --build-arg RUNTIME_IMAGE=<image with CUDA> --build-arg ONNXRUNTIME=<path of its libonnxruntime.so.1> .
-#   docker run --publish 8080:8080 --volume "$PWD/my-artefact:/model:ro" --env ESPALIER_API_KEYS=a-secret espalier
+#   docker run --publish 8080:8080 --volume "$PWD/my-artefact:/model:ro" --env ESPALIER_API_KEYS=$KEY espalier
 #
 # With Prometheus and Grafana: compose.yaml. On Kubernetes: deploy/README.md.
 

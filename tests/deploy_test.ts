@@ -13,7 +13,7 @@ import {
 const DEPLOY = fileURLToPath(new URL("../deploy/", import.meta.url));
 
 /** Labels that Prometheus adds, or that parts of a histogram have. */
-const ADDED = ["instance", "job", "le", "__name__"];
+const ADDED = ["instance", "job", "node", "le", "__name__"];
 
 /** The names that each series can have, with its labels. */
 function allSeries(): Map<string, readonly string[]> {
