@@ -4,7 +4,9 @@
 #   docker build --tag espalier .
 #   docker build --tag espalier:jetson --target jetson \
 #     --build-arg RUNTIME_IMAGE=<image with CUDA> --build-arg ONNXRUNTIME=<path of its libonnxruntime.so.1> .
-#   docker run --publish 8080:8080 --volume "$PWD/my-artefact:/model:ro" espalier
+#   docker run --publish 8080:8080 --volume "$PWD/my-artefact:/model:ro" --env ESPALIER_API_KEYS=$KEY espalier
+#
+# With Prometheus and Grafana: compose.yaml. On Kubernetes: deploy/README.md.
 
 ARG NODE_IMAGE=node:22-bookworm-slim
 ARG RUNTIME_IMAGE=debian:bookworm-slim
@@ -46,9 +48,10 @@ EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
   CMD ["deno", "eval", "Deno.exit((await fetch('http://127.0.0.1:8080/readyz')).ok ? 0 : 1)"]
-# FFI cannot be limited to a path: Deno would refuse to read the runtime's memory. Everything else is named.
+# FFI cannot be limited to a path: Deno would refuse to read the runtime's memory. The network is not limited either,
+# since Prometheus can be anywhere. Sensors are read where the real /sys is mounted, /host/sys (deploy/README.md).
 ENTRYPOINT ["deno", "run", "--cached-only", "--no-prompt", "--allow-ffi", "--allow-env", "--allow-sys", \
-  "--allow-net=0.0.0.0:8080", "--allow-read=/espalier,/model,/sys/devices/system/cpu", "main.ts"]
+  "--allow-net", "--allow-read=/espalier,/model,/host/sys", "main.ts"]
 
 # The same with a Jetson's own build of ONNX Runtime: on aarch64 the npm package has no CUDA code.
 FROM service AS jetson

@@ -3,12 +3,37 @@ import { z } from "zod";
 import { parseFlags } from "./commands/flags.ts";
 import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
-import { createMetrics, Engine, measureLevels, registerProcessMetrics } from "./engine/mod.ts";
+import {
+  ContentionSensor,
+  createMetrics,
+  createPolicy,
+  Engine,
+  findDeviceSensors,
+  measureSteps,
+  OTHER_CPU_SHARE,
+  POLICY_NAMES,
+  queryPrometheus,
+  registerDeviceMetrics,
+  registerProcessMetrics,
+} from "./engine/mod.ts";
+import { openKernels } from "./kernels/native_library.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
+import { chatTemplateOf } from "./models/chat_template.ts";
 import { openDecoder } from "./models/decoder.ts";
 import { Tokenizer } from "./models/tokenizer.ts";
 import { openRuntime } from "./onnx/mod.ts";
-import { type Build, createApp, listen } from "./routes/mod.ts";
+import {
+  ApiKeys,
+  type Build,
+  checkBinding,
+  createApp,
+  DEFAULT_CONNECTION_LIMITS,
+  DEFAULT_JSON_LIMITS,
+  isLoopback,
+  listen,
+  readKeys,
+  type Security,
+} from "./routes/mod.ts";
 
 const Settings = z.strictObject({
   host: z.string().min(1).default("127.0.0.1").describe("Address to listen on"),
@@ -20,12 +45,58 @@ const Settings = z.strictObject({
     .describe("Tokens of prompt and answer together; no more than the model was made for"),
   prefillChunk: z.int().min(1).max(4096).default(128).describe("Prompt tokens that one step takes"),
   maxWaiting: z.int().min(0).max(100_000).default(64).describe("Requests that can wait for a slot"),
+  maxWaitingTokens: z.int().min(1).max(1 << 30).default(1 << 16).describe("Prompt tokens that can wait for slots"),
+  policy: z.string().min(1).default("predictive").describe(`How rates are chosen: ${POLICY_NAMES.join(", ")}`),
+  shed: z.boolean().default(true)
+    .describe("Refuses requests whose budget only the load stands against; only policy predictive"),
+  targetTtftMs: z.number().min(1).max(3_600_000).default(5000)
+    .describe("Time to the first token that is aimed at for requests without a budget"),
+  targetTpotMs: z.number().min(1).max(3_600_000).default(500)
+    .describe("Time between tokens that is aimed at for requests without a budget"),
+  maxBodyBytes: z.int().min(1024).max(1 << 22).default(DEFAULT_JSON_LIMITS.maxBodyBytes).describe("Bytes of a body"),
+  maxPromptLength: z.int().min(1).max(1 << 22).optional()
+    .describe("UTF-16 units of a prompt; if not given, 16 for each token of the context"),
+  maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
+    .describe("Arrays and objects inside each other in a body"),
+  apiKeys: z.array(z.string()).default([]).describe(
+    "Key that callers must bring; other users see flags, not variables",
+  ),
+  apiKeysFile: z.string().min(1).optional().describe("File with such keys, one a line"),
+  allowWithoutKeys: z.boolean().default(false).describe("Serves a network without keys"),
+  metricsWithoutKey: z.boolean().default(false).describe("Answers /metrics to everyone"),
+  corsOrigins: z.array(z.string().regex(/^https?:\/\/[^/\s]+$/)).default([])
+    .describe("Origin whose pages may call, such as https://example.org"),
+  allowedHosts: z.array(z.string().regex(/^[\w.-]+$/).toLowerCase()).default([])
+    .describe("Name that the header Host may have besides loopback's; on a network, none means any"),
+  maxConnections: z.int().min(1).max(100_000).default(DEFAULT_CONNECTION_LIMITS.maxConnections)
+    .describe("Connections at once"),
+  maxHeaderBytes: z.int().min(1024).max(1 << 20).default(DEFAULT_CONNECTION_LIMITS.maxHeaderBytes)
+    .describe("Bytes of a request's headers"),
+  headerSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.headerSeconds)
+    .describe("Time for a request's headers"),
+  requestSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.requestSeconds)
+    .describe("Time for a whole request to arrive"),
+  idleSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.idleSeconds)
+    .describe("Time that a connection stays open between requests"),
+  stalledSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.stalledSeconds)
+    .describe("Time after which an answer that nobody takes is cancelled"),
   drainSeconds: z.number().min(0).max(3600).default(10).describe("Time for running requests when asked to stop"),
+  prometheusUrl: z.url({ protocol: /^https?$/ }).optional()
+    .describe("Prometheus server to ask what other workloads take of the machine"),
+  prometheusQuery: z.string().min(1).default(OTHER_CPU_SHARE).describe("What to ask it: PromQL for a share, 0 to 1"),
+  prometheusSeconds: z.number().min(0.1).max(300).default(5).describe("Time between two questions"),
+  sysfs: z.string().min(1).default("/sys").describe("Where Linux tells of temperature, power and GPU load"),
 });
 type Settings = z.output<typeof Settings>;
 
 /** Time for measuring the levels; what a large model takes beyond it is needed. */
 const MEASURE_MS = 1500;
+
+/** A Prometheus server that takes longer is taken for one that does not answer. */
+const PROMETHEUS_MS = 2000;
+
+/** Tokens of ordinary text have 4 or so; what has more than this per token is no text that anybody waits for. */
+const UNITS_PER_TOKEN = 16;
 
 /** Time that open connections get after the last answer. */
 const CLOSE_MS = 1000;
@@ -35,12 +106,14 @@ const say = (line: string) => console.error(line);
 const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 async function serve(settings: Settings): Promise<void> {
+  const security = await securityOf(settings);
   Deno.listen({ hostname: settings.host, port: settings.port }).close(); // better now than after loading
   const artefact = await openArtefact(settings.model);
   const { config } = artefact.plan;
   const maxTokens = Math.min(settings.maxContext, config.maxPositionEmbeddings);
   const memory = memoryPlan(artefact, { maxTokens, slots: settings.slots });
   checkMemory(memory, Deno.systemMemoryInfo().total);
+  const { kernels, reason } = await openKernels((done, total) => say(`Compiling kernels: ${done} of ${total}`));
   const runtime = openRuntime();
   const decoder = await openDecoder(runtime, {
     plan: artefact.plan,
@@ -50,11 +123,12 @@ async function serve(settings: Settings): Promise<void> {
     maxTokens,
     maxRows: settings.prefillChunk + settings.slots,
     threads: settings.threads,
+    operators: kernels?.path ?? null,
   });
   const build: Build = {
     version: project.version,
     engine: `ONNX Runtime ${runtime.version}`,
-    kernels: "stock",
+    kernels: kernels?.instructionSet ?? `stock: ${reason}`,
     threads: settings.threads,
     memory,
     startedSeconds: Math.floor(Date.now() / 1000),
@@ -62,26 +136,40 @@ async function serve(settings: Settings): Promise<void> {
   describe(artefact, build, { maxTokens, slots: settings.slots });
 
   const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
-  const table = await measureLevels(decoder, {
-    levels: pruningRates.length,
+  const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
+  const table = await measureSteps(decoder, {
+    pruningRates,
     prefillChunk: settings.prefillChunk,
     now,
     budgetMs: MEASURE_MS,
-    onLevel: (level) => say(`  measured at rate ${pruningRates[level]}`),
+    onProgress: (share) => say(`  measured ${Math.round(100 * share)} %`),
   });
-  for (const [level, { stepMs, chunks }] of table.entries()) {
-    const prefill = chunks.map(({ rows, ms }) => `${rows} prompt tokens ${ms.toFixed(1)} ms`).join(", ");
-    say(`rate ${pruningRates[level]}: a token ${stepMs.toFixed(2)} ms, ${prefill}`);
+  for (const [level, times] of table.stepMs.entries()) {
+    const steps = table.rows.map((rows, i) => `${rows} rows ${times[i]!.toFixed(2)} ms`).join(", ");
+    say(`rate ${pruningRates[level]}: ${steps}`);
   }
 
   const registry = new Registry();
   const metrics = createMetrics(registry);
   registerProcessMetrics(registry, build.startedSeconds);
+  await watchDevice(registry, settings.sysfs);
+  watchContention(registry, settings);
   metrics.buildInfo.set({ version: build.version, engine: build.engine, kernels: build.kernels }, 1);
   for (const [kind, bytes] of Object.entries(build.memory)) metrics.modelBytes.set({ kind }, bytes);
 
-  const { prefillChunk, maxWaiting } = settings;
-  const engine = new Engine({ runner: decoder, pruningRates, table, prefillChunk, maxWaiting, metrics, now });
+  const engine = new Engine({
+    runner: decoder,
+    pruningRates,
+    table,
+    policy,
+    targets: { ttftMs: settings.targetTtftMs, tpotMs: settings.targetTpotMs },
+    prefillChunk: settings.prefillChunk,
+    maxWaiting: settings.maxWaiting,
+    maxWaitingTokens: settings.maxWaitingTokens,
+    metrics,
+    registry,
+    now,
+  });
   const app = createApp({
     engine,
     model: {
@@ -93,6 +181,13 @@ async function serve(settings: Settings): Promise<void> {
       levels: artefact.levels,
     },
     tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
+    chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
+    limits: {
+      maxBodyBytes: settings.maxBodyBytes,
+      maxJsonDepth: settings.maxJsonDepth,
+      maxPromptLength: settings.maxPromptLength ?? UNITS_PER_TOKEN * maxTokens,
+    },
+    security,
     build,
     registry,
     metrics,
@@ -101,13 +196,59 @@ async function serve(settings: Settings): Promise<void> {
     newId: () => crypto.randomUUID(),
     newSeed: () => crypto.getRandomValues(new Uint32Array(1))[0]!,
   });
-  const server = await listen((request) => app.fetch(request), { hostname: settings.host, port: settings.port });
+  const server = await listen((request) => app.fetch(request), {
+    hostname: settings.host,
+    port: settings.port,
+    limits: settings,
+  });
   say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
   stopOnSignals(async () => {
     say(`Stopping: running requests have ${settings.drainSeconds} s`);
     if (!await within(settings.drainSeconds * 1000, engine.stop())) await within(CLOSE_MS, engine.abort());
     await within(CLOSE_MS, server.close());
   });
+}
+
+/** Registers the sensors of the machine, and says which there are. */
+async function watchDevice(registry: Registry, sysfs: string): Promise<void> {
+  try {
+    const sensors = await findDeviceSensors(sysfs);
+    registerDeviceMetrics(registry, sensors);
+    say(`device sensors: ${sensors.map(({ name }) => name).join(", ") || `none in ${sysfs}`}`);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotCapable)) throw error;
+    say(`device sensors: none; to read ${sysfs}, Deno wants --allow-all, or a mount of it elsewhere (--sysfs)`);
+  }
+}
+
+/**
+ * Begins to ask a Prometheus server what other workloads take, if there is one.
+ *
+ * @returns The share that they take now, from 0 to 1; null if nothing is known.
+ */
+function watchContention(
+  registry: Registry,
+  { prometheusUrl: url, prometheusQuery: query, prometheusSeconds }: Settings,
+): () => number | null {
+  if (url === undefined) return () => null;
+  const intervalMs = 1000 * prometheusSeconds;
+  const ask = () => queryPrometheus({ url, query, timeoutMs: Math.min(intervalMs, PROMETHEUS_MS) });
+  const sensor = new ContentionSensor({ ask, intervalMs, registry, now, say });
+  sensor.start();
+  return () => sensor.ratio;
+}
+
+/** Who may ask. @throws {RangeError} If keys cannot be used, or a network would be served without any. */
+async function securityOf(settings: Settings): Promise<Security> {
+  const { host, apiKeys, apiKeysFile, allowedHosts } = settings;
+  const keys = [...apiKeys, ...apiKeysFile === undefined ? [] : readKeys(await Deno.readTextFile(apiKeysFile))];
+  checkBinding({ host, keys: keys.length, allowed: settings.allowWithoutKeys });
+  return {
+    keys: apiKeysFile === undefined && keys.length === 0 ? null : new ApiKeys(keys),
+    metricsWithoutKey: settings.metricsWithoutKey,
+    hosts: isLoopback(host) || allowedHosts.length > 0 ? allowedHosts : null,
+    origins: settings.corsOrigins,
+  };
 }
 
 type MemoryUse = "weights" | "kv_cache" | "states" | "logits";
@@ -146,7 +287,7 @@ function describe(artefact: Artefact, build: Build, { maxTokens, slots }: { maxT
   say(`espalier ${build.version}`);
   say(`model ${artefact.name}: ${config.family}, ${config.numHiddenLayers} layers, vocabulary ${config.vocabSize}`);
   say(`pruning rates (parameters): ${levels.join(", ")}`);
-  say(`${build.engine}, stock operators (no kernels of our own), ${build.threads} threads`);
+  say(`${build.engine}, kernels ${build.kernels}, ${build.threads} threads`);
   say(
     `memory: weights ${mebibytes(weights)} mapped, caches up to ${mebibytes(cache)} (${slots} x ${maxTokens} tokens)`,
   );

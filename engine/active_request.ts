@@ -8,6 +8,8 @@ import type { Progress } from "./scheduler.ts";
 /** A request that waits for a slot. */
 export interface WaitingRequest {
   readonly request: GenerationRequest;
+  /** Whether its budget was lost while it waited: it stands behind those whose budgets can be kept. */
+  readonly hopeless: boolean;
   readonly events: Channel<GenerationEvent>;
   /** Stops listening to the caller's signal. */
   readonly unlisten: () => void;
@@ -16,6 +18,7 @@ export interface WaitingRequest {
 /** A request that has a slot, from its first step to its last. */
 export class ActiveRequest implements Progress, WaitingRequest {
   readonly request: GenerationRequest;
+  readonly hopeless: boolean;
   readonly events: Channel<GenerationEvent>;
   readonly unlisten: () => void;
   readonly choice: RateChoice;
@@ -30,11 +33,12 @@ export class ActiveRequest implements Progress, WaitingRequest {
   finishReason: FinishReason | null = null;
 
   constructor(
-    { request, events, unlisten }: WaitingRequest,
+    { request, hopeless, events, unlisten }: WaitingRequest,
     slot: { choice: RateChoice; sequence: Sequence; nowMs: number },
     scratch: SamplerScratch,
   ) {
     this.request = request;
+    this.hopeless = hopeless;
     this.events = events;
     this.unlisten = unlisten;
     this.choice = slot.choice;

@@ -1,13 +1,19 @@
+import type { Registry } from "prom-client";
 import type { StepEntry } from "../models/decoder.ts";
 import { ActiveRequest, type Course, deadlineOf, generationEnd, type WaitingRequest } from "./active_request.ts";
 import { Channel } from "./channel.ts";
 import { BudgetError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
-import { type LevelTable, prefillMs, requestMs } from "./level_table.ts";
+import { limitsOf, type Targets } from "./limits.ts";
+import { LoadSensor } from "./load_sensor.ts";
 import type { Metrics } from "./metrics.ts";
-import { chooseRate, type RateChoice } from "./rate_choice.ts";
+import type { Policy } from "./policies/mod.ts";
+import { contentionSlowdown, type RunningWork, stepTimes, type WaitingWork } from "./predictor.ts";
+import { queueInstant } from "./queue_order.ts";
+import { type RateAnswer, type RateQuestion, RateSelector } from "./rate_selector.ts";
 import { SamplerScratch } from "./sampler.ts";
 import { type ScheduledRows, scheduleStep } from "./scheduler.ts";
+import { phaseOf, StepCosts, type StepPart, type StepTable, widestLevel } from "./step_costs.ts";
 import type { StepRunner } from "./step_runner.ts";
 
 export interface EngineOptions {
@@ -15,15 +21,33 @@ export interface EngineOptions {
   readonly runner: StepRunner;
   /** The prepared rates, 0 first. */
   readonly pruningRates: readonly number[];
-  readonly table: LevelTable;
+  /** What steps cost. */
+  readonly table: StepTable;
+  readonly policy: Policy;
+  readonly targets: Targets;
   /** Prompt rows of one step. */
   readonly prefillChunk: number;
   /** Requests that can wait for a slot. */
   readonly maxWaiting: number;
+  /** Prompt tokens of all that wait for a slot. */
+  readonly maxWaitingTokens: number;
   readonly metrics: Metrics;
+  /** Where the metrics are registered, and those of other sensors of load. */
+  readonly registry: Registry;
+  /** Closes a runner whose steps fail, and opens another like it. Without it the engine goes on with the one it has. */
+  readonly reopen?: () => Promise<StepRunner>;
   /** A monotonic clock, in milliseconds. */
   readonly now: () => number;
 }
+
+/** `stalled`: work waits and no step has ended for long. `broken`: steps fail and the runner could not be reopened. */
+export type EngineState = "ready" | "draining" | "reopening" | "broken" | "stalled";
+
+/** No step takes that long. */
+const STALLED_MS = 30_000;
+
+/** Steps that fail in a row until the runner, not what it was given, is held to be at fault. */
+const BROKEN_FAILURES = 2;
 
 /**
  * Runs requests together, each at its own rate: between two steps it lets ended requests go and new ones in, then it
@@ -32,53 +56,72 @@ export interface EngineOptions {
 export class Engine {
   /** Requests that can run at once. */
   readonly slots: number;
+  /** Tokens of prompt and answer that a request can have. */
+  readonly maxTokens: number;
   readonly pruningRates: readonly number[];
-  /** What predictions are made from; a new table holds from the next prediction on. */
-  table: LevelTable;
   readonly #options: EngineOptions;
+  readonly #costs: StepCosts;
+  readonly #sensor: LoadSensor;
+  readonly #selector: RateSelector;
+  #runner: StepRunner;
   readonly #scratch = new SamplerScratch();
   #waiting: WaitingRequest[] = [];
   #running: ActiveRequest[] = [];
   /** Running requests that nobody waits for any more. */
   readonly #cancelled = new Set<ActiveRequest>();
   #stopping = false;
-  #stepStartedMs: number | null = null;
+  /** The step that runs. */
+  #step: { readonly scheduled: readonly ScheduledRows<ActiveRequest>[]; readonly endMs: number } | null = null;
+  /** When a step ended last, or work came after a pause. */
+  #progressMs = 0;
+  /** Steps that failed in a row. */
+  #failures = 0;
+  #reopening = false;
   #looping = false;
   /** Settles when there is nothing more to do. */
   #loop = Promise.resolve();
 
   /** @throws {RangeError} If a step cannot hold a prefill chunk and a row of every slot. */
   constructor(options: EngineOptions) {
-    const { runner, prefillChunk, table, pruningRates, metrics } = options;
+    const { runner, prefillChunk, table, pruningRates, metrics, registry, policy } = options;
     if (runner.maxRows < prefillChunk + runner.freeSlots) {
       throw new RangeError(
         `Cannot run chunks of ${prefillChunk} rows beside ${runner.freeSlots} slots: a step holds ${runner.maxRows}`,
       );
     }
-    if (table.length !== pruningRates.length) {
-      throw new RangeError(`Cannot predict ${pruningRates.length} rates from a table of ${table.length}`);
+    this.#costs = new StepCosts(table);
+    if (this.#costs.levels !== pruningRates.length) {
+      throw new RangeError(`Cannot predict ${pruningRates.length} rates from a table of ${this.#costs.levels}`);
     }
     this.#options = options;
+    this.#runner = runner;
     this.slots = runner.freeSlots;
+    this.maxTokens = runner.maxTokens;
     this.pruningRates = pruningRates;
-    this.table = table;
+    this.#sensor = new LoadSensor({ metrics, registry, pruningRates });
+    this.#selector = new RateSelector({ costs: this.#costs, policy, sensor: this.#sensor, prefillChunk });
     metrics.slots.set(this.slots);
     this.#gauge();
   }
 
-  /** Tokens of prompt and answer that a request can have. */
-  get maxTokens(): number {
-    return this.#options.runner.maxTokens;
+  /** Whether it takes requests and gets on with them, or why not. */
+  get state(): EngineState {
+    if (this.#stopping) return "draining";
+    if (this.#reopening) return "reopening";
+    if (this.#failures >= BROKEN_FAILURES) return "broken";
+    const busy = this.#waiting.length + this.#running.length > 0;
+    return busy && this.#options.now() - this.#progressMs > STALLED_MS ? "stalled" : "ready";
   }
 
-  /** Whether it takes no more requests. */
-  get stopping(): boolean {
-    return this.#stopping;
-  }
-
-  /** How long the present step has been running; 0 between steps. */
-  get stepMs(): number {
-    return this.#stepStartedMs === null ? 0 : this.#options.now() - this.#stepStartedMs;
+  /** What a level costs as the machine is now: a token, and a full prefill chunk, of a sequence that is alone. */
+  predicted(level: number): { readonly tokenMs: number; readonly chunkRows: number; readonly chunkMs: number } {
+    const { now, prefillChunk } = this.#options;
+    const stepMs = stepTimes(this.#costs, this.#sensor.snapshot(now()));
+    return {
+      tokenMs: stepMs([{ level, phase: "decode", rows: 1, context: 0 }]),
+      chunkRows: prefillChunk,
+      chunkMs: stepMs([{ level, phase: "prefill", rows: prefillChunk, context: 0 }]),
+    };
   }
 
   /**
@@ -89,7 +132,7 @@ export class Engine {
    * `StepError` or with a `StoppingError`.
    *
    * @throws {StoppingError} If no more requests are taken.
-   * @throws {QueueFullError} If too many are waiting.
+   * @throws {QueueFullError} If too many are waiting, or too many for this request's budget.
    * @throws {BudgetError} If no rate is predicted to meet the budget, and the request asked to be refused then.
    * @throws {RangeError} If the request is empty or too long.
    */
@@ -98,13 +141,14 @@ export class Engine {
     this.#check(request);
     const waiting: WaitingRequest = {
       request,
+      hopeless: false,
       events: new Channel(() => this.#cancel(waiting, new DOMException("The reader left", "AbortError"))),
       unlisten: () => signal.removeEventListener("abort", abort),
     };
     const abort = () => this.#cancel(waiting, signal.reason);
     signal.addEventListener("abort", abort, { once: true });
-    this.#waiting.push(waiting);
-    this.#gauge();
+    if (this.#waiting.length + this.#running.length === 0) this.#progressMs = this.#options.now();
+    this.#enqueue(waiting);
     if (!this.#looping) this.#loop = this.#run();
     return waiting.events;
   }
@@ -124,7 +168,7 @@ export class Engine {
   }
 
   #check(request: GenerationRequest): void {
-    const { metrics, maxWaiting } = this.#options;
+    const { metrics, maxWaiting, maxWaitingTokens } = this.#options;
     const { promptTokens, maxNewTokens } = request;
     if (promptTokens.length === 0) throw new RangeError("Cannot continue a prompt without tokens");
     if (maxNewTokens < 1 || promptTokens.length + maxNewTokens > this.maxTokens) {
@@ -132,45 +176,125 @@ export class Engine {
         `Cannot add ${maxNewTokens} tokens to ${promptTokens.length}: a sequence holds ${this.maxTokens}`,
       );
     }
+    metrics.requestsArrived.inc();
     if (this.#stopping) {
       metrics.admissionRejected.inc({ reason: "stopping" });
       throw new StoppingError("The service is stopping");
     }
-    if (this.#waiting.length >= maxWaiting && (this.#running.length + this.#waiting.length) >= this.slots) {
-      metrics.admissionRejected.inc({ reason: "queue_full" });
-      throw new QueueFullError(`${this.#waiting.length} requests are waiting, no more can`, this.#remainingMs());
+    if (this.#running.length + this.#waiting.length >= this.slots) {
+      const tokens = promptTokensOf(this.#waiting);
+      if (this.#waiting.length >= maxWaiting) {
+        throw this.#queueFull(`${this.#waiting.length} requests are waiting, no more can`);
+      }
+      if (tokens + promptTokens.length > maxWaitingTokens) {
+        throw this.#queueFull(
+          `${tokens} prompt tokens are waiting, with ${promptTokens.length} more they would be over ${maxWaitingTokens}`,
+        );
+      }
     }
-    this.#refuse(request, this.#choose(request));
+    const place = this.#place(this.#instant(request, false));
+    const answer = this.#choose(request, "arrival", this.#waiting.slice(0, place), this.#waiting.slice(place));
+    if (answer.kind === "refuse") throw this.#refusal(request, answer);
   }
 
-  /** The rate for a request by what is known now. */
-  #choose({ promptTokens, maxNewTokens, budget, pinnedLevel, floorLevel, arrivedMs }: GenerationRequest): RateChoice {
-    const elapsedMs = this.#options.now() - arrivedMs;
-    const question = { promptTokens: promptTokens.length, maxNewTokens, budget, pinnedLevel, floorLevel, elapsedMs };
-    return chooseRate(question, this.table);
-  }
-
-  /** @throws {BudgetError} If the choice does not fit and the request asked to be refused then. */
-  #refuse({ onMiss }: GenerationRequest, { fits, level, predictedMs }: RateChoice): void {
-    if (fits || onMiss !== "reject") return;
-    this.#options.metrics.admissionRejected.inc({ reason: "budget" });
-    throw new BudgetError(
-      `The budget cannot be met: at pruning rate ${this.pruningRates[level]} the answer would take ` +
-        `${predictedMs.toFixed(1)} ms`,
-      this.#remainingMs(),
-    );
+  #queueFull(message: string): QueueFullError {
+    this.#options.metrics.admissionRejected.inc({ reason: "queue_full" });
+    return new QueueFullError(message, this.#remainingMs());
   }
 
   /** Expected time until all requests that it has are done. */
   #remainingMs(): number {
-    const running = this.#running.map(({ choice, request, prefilled, promptLength, tokens }) => {
-      const costs = this.table[choice.level]!;
-      return prefillMs(costs, promptLength - prefilled) + (request.maxNewTokens - tokens) * costs.stepMs;
-    });
-    const waiting = this.#waiting.map(({ request: { promptTokens, maxNewTokens, floorLevel, pinnedLevel } }) =>
-      requestMs(this.table[pinnedLevel ?? floorLevel]!, promptTokens.length, maxNewTokens)
+    return this.#selector.remainingMs(this.#situation(this.#waiting, []));
+  }
+
+  /** Where a request with such an instant stands in the queue: behind those with the same. */
+  #place(instantMs: number): number {
+    const later = this.#waiting.findIndex(({ request, hopeless }) => this.#instant(request, hopeless) > instantMs);
+    return later < 0 ? this.#waiting.length : later;
+  }
+
+  #instant(request: GenerationRequest, hopeless: boolean): number {
+    return queueInstant(request, { targets: this.#options.targets, hopeless });
+  }
+
+  #enqueue(waiting: WaitingRequest): void {
+    this.#waiting = this.#waiting.toSpliced(
+      this.#place(this.#instant(waiting.request, waiting.hopeless)),
+      0,
+      waiting,
     );
-    return [...running, ...waiting].reduce((sum, ms) => sum + ms, 0) / this.slots;
+    this.#gauge();
+  }
+
+  #choose(
+    request: GenerationRequest,
+    stage: RateQuestion["stage"],
+    before: readonly WaitingRequest[],
+    after: readonly WaitingRequest[],
+  ): RateAnswer {
+    const situation = this.#situation(before, after);
+    return this.#selector.choose({ ...situation, request, stage, work: this.#waitingWork(request) });
+  }
+
+  #situation(
+    before: readonly WaitingRequest[],
+    after: readonly WaitingRequest[],
+  ): Omit<RateQuestion, "request" | "work" | "stage"> {
+    const nowMs = this.#options.now();
+    return {
+      nowMs,
+      busyMs: this.#step === null ? 0 : Math.max(0, this.#step.endMs - nowMs),
+      running: this.#running.flatMap((active) => this.#runningWork(active) ?? []),
+      before: before.map(({ request }) => this.#waitingWork(request)),
+      after: after.map(({ request }) => this.#waitingWork(request)),
+    };
+  }
+
+  #waitingWork(request: GenerationRequest): WaitingWork {
+    const { now, targets } = this.#options;
+    const newTokens = this.#expectedTokens(request);
+    return {
+      promptTokens: request.promptTokens.length,
+      newTokens,
+      limits: limitsOf(request, { targets, newTokens, nowMs: now(), firstTokenMs: null }),
+      waitedMs: now() - request.arrivedMs,
+      widestLevel: request.pinnedLevel ?? 0,
+      narrowestLevel: request.pinnedLevel ?? request.floorLevel,
+    };
+  }
+
+  /** What a running request needs after the present step; null if it needs no more. */
+  #runningWork(active: ActiveRequest): RunningWork | null {
+    const { request, choice, sequence, firstTokenMs } = active;
+    const { now, targets } = this.#options;
+    const part = this.#step?.scheduled.find(({ sequence }) => sequence === active);
+    const rows = part?.rows ?? 0;
+    const promptTokens = Math.max(0, active.promptLength - active.prefilled - rows);
+    const expected = Math.max(this.#expectedTokens(request), active.tokens + 1);
+    const newTokens = expected - active.tokens - (part !== undefined && promptTokens === 0 ? 1 : 0);
+    if (newTokens <= 0 || this.#cancelled.has(active)) return null;
+    return {
+      level: choice.level,
+      promptTokens,
+      context: sequence.length + rows,
+      newTokens,
+      limits: limitsOf(request, { targets, newTokens: expected, nowMs: now(), firstTokenMs }),
+    };
+  }
+
+  #expectedTokens({ maxNewTokens }: GenerationRequest): number {
+    return Math.max(1, Math.ceil(maxNewTokens * this.#sensor.lengthRatio.high));
+  }
+
+  #refusal({ budget }: GenerationRequest, { reason, choice }: Extract<RateAnswer, { kind: "refuse" }>): Error {
+    this.#options.metrics.admissionRejected.inc({ reason });
+    const message = `at pruning rate ${this.pruningRates[choice.level]} the answer would take ` +
+      `${choice.predictedMs.toFixed(1)} ms, its first token ${choice.predictedTtftMs.toFixed(1)} ms`;
+    if (reason === "budget") return new BudgetError(`The budget cannot be met: ${message}`, this.#remainingMs());
+    // When the machine is free for it again: now less its own time, in which the budget could be met.
+    const limitMs = Math.min(budget.latencyMs ?? Infinity, budget.ttftMs ?? Infinity);
+    const retryMs = Number.isFinite(limitMs) ? Math.max(0, choice.predictedMs - limitMs) : this.#remainingMs();
+    return new QueueFullError(`Too much is waiting for this budget: ${message}`, retryMs);
   }
 
   async #run(): Promise<void> {
@@ -178,10 +302,11 @@ export class Engine {
     try {
       while (this.#waiting.length + this.#running.length > 0) {
         this.#letGo();
+        if (this.#failures >= BROKEN_FAILURES && !await this.#reopen()) break;
         this.#letIn();
         this.#gauge();
         const step = scheduleStep(this.#running, this.#options.prefillChunk);
-        if (step.length > 0) await this.#step(step);
+        if (step.length > 0) await this.#runStep(step);
       }
     } finally {
       this.#looping = false;
@@ -198,25 +323,32 @@ export class Engine {
     for (const waiting of [...this.#waiting]) {
       if (now < deadlineOf(waiting.request)) continue;
       this.#unqueue(waiting);
-      const choice = this.#choose(waiting.request);
+      const { choice } = this.#choose(waiting.request, "start", [], []);
       waiting.events.push({ kind: "start", choice });
       this.#end(waiting, { choice, startedMs: now, firstTokenMs: null, lastTokenMs: null, tokens: 0 }, "budget");
     }
   }
 
-  /** Gives the free slots to those who wait, first come, first served. */
+  /** Gives the free slots to those who wait, in the order of the queue. */
   #letIn(): void {
-    const { runner, metrics, now } = this.#options;
-    while (this.#waiting.length > 0 && runner.freeSlots > 0) {
+    const { metrics, now } = this.#options;
+    while (this.#waiting.length > 0 && this.#runner.freeSlots > 0) {
       const waiting = this.#waiting[0]!;
+      const { request } = waiting;
       this.#unqueue(waiting);
       try {
-        const choice = this.#choose(waiting.request);
-        this.#refuse(waiting.request, choice);
-        const sequence = runner.openSequence(choice.level);
+        const answer = this.#choose(request, "start", [], this.#waiting);
+        if (answer.kind === "refuse") throw this.#refusal(request, answer);
+        const { choice, lost } = answer;
+        if (lost && !waiting.hopeless && this.#waiting.length > 0) {
+          this.#enqueue({ ...waiting, hopeless: true });
+          continue;
+        }
+        const sequence = this.#runner.openSequence(choice.level);
         this.#running.push(new ActiveRequest(waiting, { choice, sequence, nowMs: now() }, this.#scratch));
         metrics.rateSelected.inc({ rate: this.#rate(choice.level), reason: choice.reason });
         waiting.events.push({ kind: "start", choice });
+        this.#gauge();
       } catch (error) {
         waiting.unlisten();
         waiting.events.fail(error);
@@ -224,29 +356,67 @@ export class Engine {
     }
   }
 
-  async #step(step: readonly ScheduledRows<ActiveRequest>[]): Promise<void> {
-    const { runner, metrics, now } = this.#options;
-    const entries = step.map(({ sequence: active, rows, phase }): StepEntry => ({
+  async #runStep(scheduled: readonly ScheduledRows<ActiveRequest>[]): Promise<void> {
+    const { metrics, now } = this.#options;
+    const entries = scheduled.map(({ sequence: active, rows, phase }): StepEntry => ({
       sequence: active.sequence,
       tokens: active.nextTokens(rows),
       logits: phase === "decode" || active.prefilled + rows === active.promptLength ? "last" : "none",
     }));
+    const parts = scheduled.map(({ sequence: active, rows, phase }): StepPart => ({
+      level: active.choice.level,
+      phase,
+      rows,
+      context: active.sequence.length,
+    }));
+    const level = widestLevel(parts);
+    const labels = { phase: phaseOf(parts), rate: this.#rate(level) };
+    const baseMs = this.#costs.stepMs(parts) * contentionSlowdown(this.#sensor.contention);
+    const startMs = now();
+    this.#step = { scheduled, endMs: startMs + baseMs * this.#sensor.stepRatio(labels.phase, level) };
     let logits: readonly Float32Array[];
-    const startMs = this.#stepStartedMs = now();
     try {
-      logits = await runner.step(entries);
+      logits = await this.#runner.step(entries);
     } catch (cause) {
-      for (const { sequence: active } of step) this.#fail(active, cause);
+      this.#failures++;
+      for (const { sequence: active } of scheduled) this.#fail(active, cause);
       return;
     } finally {
-      this.#stepStartedMs = null;
+      this.#step = null;
+      this.#progressMs = now();
     }
 
+    this.#failures = 0;
     const endMs = now();
-    const phase = step.some(({ phase }) => phase === "prefill") ? "prefill" : "decode";
-    const rate = this.#rate(Math.min(...step.map(({ sequence: { choice } }) => choice.level)));
-    metrics.stepSeconds.observe({ phase, rate }, (endMs - startMs) / 1000);
-    step.forEach((scheduled, index) => this.#advance(scheduled, entries[index]!, logits[index]!, endMs));
+    metrics.stepSeconds.observe(labels, (endMs - startMs) / 1000);
+    metrics.stepPredictedSeconds.inc(labels, baseMs / 1000);
+    this.#sensor.readSteps();
+    scheduled.forEach((part, index) => this.#advance(part, entries[index]!, logits[index]!, endMs));
+  }
+
+  /** Opens the runner again. @returns Whether it could; if not, all who wait have been told. */
+  async #reopen(): Promise<boolean> {
+    const { reopen, now } = this.#options;
+    for (const active of [...this.#running]) {
+      this.#fail(active, new Error("The session broke in another request's step"));
+    }
+    if (reopen === undefined) return true;
+    this.#reopening = true;
+    try {
+      this.#runner = await reopen();
+      this.#failures = 0;
+      return true;
+    } catch (cause) {
+      for (const waiting of [...this.#waiting]) {
+        this.#unqueue(waiting);
+        waiting.unlisten();
+        waiting.events.fail(new StepError("The session broke and could not be opened again", { cause }));
+      }
+      return false;
+    } finally {
+      this.#reopening = false;
+      this.#progressMs = now();
+    }
   }
 
   /** Notes what a step did for a request, and takes its next token. */
@@ -265,7 +435,7 @@ export class Engine {
     if (entry.logits === "none" || this.#cancelled.has(active)) return;
     const { lastTokenMs } = active;
     try {
-      active.take(logits, nowMs, this.table[active.choice.level]!.stepMs);
+      active.take(logits, nowMs, active.choice.predictedTpotMs);
     } catch (cause) {
       return this.#fail(active, cause);
     }
@@ -293,8 +463,12 @@ export class Engine {
     if (completionTokens > 0) {
       metrics.requestPrefillTime.observe(timings.prefillMs / 1000);
       metrics.requestDecodeTime.observe(timings.decodeMs / 1000);
-      const predictedMs = requestMs(this.table[choice.level]!, request.promptTokens.length, completionTokens);
+      if (finishReason !== "budget") {
+        metrics.generationLengthRatio.observe(completionTokens / request.maxNewTokens);
+      }
+      const predictedMs = choice.predictedTtftMs - timings.queueMs + (completionTokens - 1) * choice.predictedTpotMs;
       metrics.predictionErrorRatio.observe((timings.prefillMs + timings.decodeMs) / predictedMs);
+      this.#sensor.readErrors();
     }
     if (budgetMet !== null) {
       metrics.sloRequests.inc({ rate: this.#rate(choice.level), outcome: budgetMet ? "met" : "missed" });
@@ -313,11 +487,12 @@ export class Engine {
   }
 
   /** Ends a request with an error: now if it waits, before the next step if it has a slot. */
-  #cancel(request: WaitingRequest, reason: unknown): void {
-    request.unlisten();
-    request.events.fail(reason);
-    if (this.#waiting.includes(request)) return this.#unqueue(request);
-    const active = this.#running.find(({ events }) => events === request.events);
+  #cancel({ events, unlisten }: WaitingRequest, reason: unknown): void {
+    unlisten();
+    events.fail(reason);
+    const waiting = this.#waiting.find((other) => other.events === events);
+    if (waiting !== undefined) return this.#unqueue(waiting);
+    const active = this.#running.find((other) => other.events === events);
     if (active !== undefined) this.#cancelled.add(active);
   }
 
@@ -336,10 +511,9 @@ export class Engine {
 
   #gauge(): void {
     const { metrics } = this.#options;
-    const sum = (values: readonly number[]) => values.reduce((total, value) => total + value, 0);
     metrics.requestsRunning.set(this.#running.length);
     metrics.requestsWaiting.set(this.#waiting.length);
-    metrics.waitingPromptTokens.set(sum(this.#waiting.map(({ request }) => request.promptTokens.length)));
+    metrics.waitingPromptTokens.set(promptTokensOf(this.#waiting));
     metrics.kvCacheUsageRatio.set(sum(this.#running.map((a) => a.sequence.length)) / (this.slots * this.maxTokens));
     const rates = this.#running.map(({ choice }) => this.pruningRates[choice.level]!);
     metrics.effectivePruningRate.set(rates.length === 0 ? 0 : sum(rates) / rates.length);
@@ -348,4 +522,12 @@ export class Engine {
   #rate(level: number): string {
     return String(this.pruningRates[level]);
   }
+}
+
+function promptTokensOf(waiting: readonly WaitingRequest[]): number {
+  return sum(waiting.map(({ request }) => request.promptTokens.length));
+}
+
+function sum(values: readonly number[]): number {
+  return values.reduce((total, value) => total + value, 0);
 }

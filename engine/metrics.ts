@@ -11,6 +11,7 @@ const TOKENS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20
 /** A decode step of the smallest model that is worth serving takes about a millisecond. */
 const STEP = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8];
 const RATIO = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10];
+const SHARE = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 const SLACK = [-10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
 
 /** All series of the service, without the prefix `espalier_` of their names. `rate` is a prepared pruning rate. */
@@ -44,9 +45,10 @@ export function createMetrics(registry: Registry) {
     ),
     predictionErrorRatio: histogram(
       "prediction_error_ratio",
-      "Time from start to last token, divided by what is predicted for as many tokens",
+      "Time from start to last token, divided by what was predicted at the start for as many tokens",
       RATIO,
     ),
+    generationLengthRatio: histogram("generation_length_ratio", "Tokens of answers, of those allowed", SHARE),
     budgetSlack: histogram("budget_slack_seconds", "Latency budget less the time taken; negative if missed", SLACK),
 
     requestsRunning: gauge("requests_running", "Requests that have a slot"),
@@ -58,24 +60,16 @@ export function createMetrics(registry: Registry) {
     modelBytes: gauge("model_bytes", "Memory by use", ["kind"]),
     buildInfo: gauge("build_info", "Always 1; the labels say what runs", ["version", "engine", "kernels"]),
 
+    requestsArrived: counter("requests_arrived_total", "Requests that asked for a place, refused ones too"),
+    stepPredictedSeconds: counter(
+      "step_predicted_seconds_total",
+      "Time that steps take by the table of this machine and by what other work takes; beside step_seconds_sum",
+      ["phase", "rate"],
+    ),
     requests: counter("requests_total", "Requests by how they ended and what HTTP said", ["outcome", "code"]),
     sloRequests: counter("slo_requests_total", "Requests with a budget: met or missed", ["rate", "outcome"]),
     tokens: counter("tokens_total", "Tokens that steps took (prefill) and gave (decode)", ["phase", "rate"]),
     rateSelected: counter("rate_selected_total", "Requests by their rate and its reason", ["rate", "reason"]),
     admissionRejected: counter("admission_rejected_total", "Requests refused at the door", ["reason"]),
   };
-}
-
-/** Registers what Prometheus expects of any process; prom-client's own collection does not work on Deno throughout. */
-export function registerProcessMetrics(registry: Registry, startedSeconds: number): void {
-  const registers = [registry];
-  new Gauge({ name: "process_start_time_seconds", help: "Start, since 1970", registers }).set(startedSeconds);
-  new Gauge({
-    name: "process_resident_memory_bytes",
-    help: "Memory in use, mapped weights included",
-    registers,
-    collect() {
-      this.set(Deno.memoryUsage().rss);
-    },
-  });
 }

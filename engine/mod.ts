@@ -1,10 +1,12 @@
 /** Requests over time: a queue, steps in batches, rates by budget. */
-export { Engine, type EngineOptions } from "./engine.ts";
+export { Engine, type EngineOptions, type EngineState } from "./engine.ts";
 export { BudgetError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 export type { FinishReason, GenerationEnd, GenerationRequest, GenerationStart, Timings } from "./generation.ts";
-export { type LevelCosts, type LevelTable, measureLevels } from "./level_table.ts";
-export { createMetrics, type Metrics, registerProcessMetrics } from "./metrics.ts";
-export type { Budget, RateChoice } from "./rate_choice.ts";
+export { NO_TARGETS, type Targets } from "./limits.ts";
+export { measureSteps } from "./measure_steps.ts";
+export { createMetrics, type Metrics } from "./metrics.ts";
+export { createPolicy, type Policy, POLICY_NAMES } from "./policies/mod.ts";
+export type { Budget, RateChoice, RateReason } from "./rate_choice.ts";
 export {
   type Logprobs,
   PLAIN_SAMPLING,
@@ -13,6 +15,18 @@ export {
   type SamplingOptions,
   type TokenLogprob,
 } from "./sampler.ts";
+export {
+  ContentionSensor,
+  type ContentionSensorOptions,
+  type DeviceSensor,
+  findDeviceSensors,
+  OTHER_CPU_SHARE,
+  type PrometheusQuestion,
+  queryPrometheus,
+  registerDeviceMetrics,
+  registerProcessMetrics,
+} from "./sensors/mod.ts";
+export { StepCosts, type StepTable } from "./step_costs.ts";
 export type { StepRunner } from "./step_runner.ts";
 export {
   generateText,

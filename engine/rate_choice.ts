@@ -1,5 +1,3 @@
-import { type LevelTable, prefillMs, requestMs } from "./level_table.ts";
-
 /** What a request asks for, in milliseconds; `null` where it asks for nothing. */
 export interface Budget {
   /** Arrival to last token. */
@@ -10,52 +8,23 @@ export interface Budget {
   readonly tpotMs: number | null;
 }
 
-export interface RateQuestion {
-  readonly promptTokens: number;
-  /** The most that can be generated; the prediction counts on all of it. */
-  readonly maxNewTokens: number;
-  readonly budget: Budget;
-  /** The level to run at, whatever it takes. */
-  readonly pinnedLevel: number | null;
-  /** The narrowest level allowed. */
-  readonly floorLevel: number;
-  /** Time since arrival. */
-  readonly elapsedMs: number;
-}
+/**
+ * Why a request runs at its rate. `idle`: the full model, nothing asked for less. `budget`: its budget needs a narrower
+ * model even on a machine without other work. `load`: the requests beside it need one. `pinned`: it was asked for, by
+ * the caller or by the policy. `floor`: its floor stopped a narrower one.
+ */
+export type RateReason = "idle" | "budget" | "load" | "pinned" | "floor";
 
 export interface RateChoice {
   readonly level: number;
-  /**
-   * `idle`: the full model, nothing asked for less. `budget`: the smallest rate that fits the budget. `pinned`: asked
-   * for. `floor`: no allowed rate fits the budget, this is the largest.
-   */
-  readonly reason: "idle" | "budget" | "pinned" | "floor";
-  /** From arrival to the last token. */
+  readonly reason: RateReason;
+  /** From arrival to the last token, with the other requests that there are. */
   readonly predictedMs: number;
   readonly predictedMsAtRate0: number;
+  /** From arrival to the first token. */
+  readonly predictedTtftMs: number;
+  /** Between two tokens, on average. */
+  readonly predictedTpotMs: number;
   /** Whether the budget is expected to be met. True without one. */
   readonly fits: boolean;
-}
-
-/** Chooses the smallest rate whose predicted times fit the budget. */
-export function chooseRate(question: RateQuestion, table: LevelTable): RateChoice {
-  const { promptTokens, maxNewTokens, budget, pinnedLevel, floorLevel, elapsedMs } = question;
-  const totalMs = (level: number) => elapsedMs + requestMs(table[level]!, promptTokens, maxNewTokens);
-  const fits = (level: number) =>
-    totalMs(level) <= (budget.latencyMs ?? Infinity) &&
-    elapsedMs + prefillMs(table[level]!, promptTokens) <= (budget.ttftMs ?? Infinity) &&
-    table[level]!.stepMs <= (budget.tpotMs ?? Infinity);
-  const chosen = (level: number, reason: RateChoice["reason"]): RateChoice => ({
-    level,
-    reason,
-    predictedMs: totalMs(level),
-    predictedMsAtRate0: totalMs(0),
-    fits: fits(level),
-  });
-
-  if (pinnedLevel !== null) return chosen(pinnedLevel, "pinned");
-  for (let level = 0; level <= floorLevel; level++) {
-    if (fits(level)) return chosen(level, level === 0 ? "idle" : "budget");
-  }
-  return chosen(floorLevel, "floor");
 }

@@ -1,27 +1,41 @@
 import { Hono } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
 import { RequestError } from "./errors.ts";
+import { docs } from "./docs.ts";
 import { explainError } from "./explain_error.ts";
 import { generate } from "./generate.ts";
 import { livez, readyz } from "./health.ts";
 import { info } from "./info.ts";
 import { metrics } from "./metrics.ts";
 import { models } from "./models.ts";
+import { chatCompletions } from "./openai/chat_completions.ts";
+import { completions } from "./openai/completions.ts";
+import { openapi } from "./openapi.ts";
+import { pageRoutes } from "./page/page.ts";
+import { guard } from "./security/guard.ts";
 import { recorded, type RecordedEnv } from "./request_record.ts";
 import type { Services } from "./services.ts";
 
 /** All routes of the service. */
 export function createApp(services: Services): Hono<RecordedEnv> {
   const app = new Hono<RecordedEnv>();
+  app.use(guard(services));
   app.post("/generate", recorded(services), generate(services));
+  app.post("/v1/completions", recorded(services), completions(services));
+  app.post("/v1/chat/completions", recorded(services), chatCompletions(services));
   app.get("/v1/models", models(services));
   app.get("/info", info(services));
   app.get("/metrics", metrics(services));
   app.get("/livez", livez());
   app.get("/readyz", readyz(services));
 
+  app.get("/openapi.json", openapi(services));
+  app.get("/docs", docs(services));
+  for (const { path, handler } of pageRoutes()) app.get(path, handler);
+
   app.notFound((c) => {
-    const methods = new Set(app.routes.filter(({ path }) => path === c.req.path).map(({ method }) => method));
+    const here = app.routes.filter(({ method, path }) => path === c.req.path && method !== "ALL");
+    const methods = new Set(here.map(({ method }) => method));
     if (methods.size === 0) throw new RequestError(404, `There is no ${c.req.path}`);
     c.header("Allow", [...methods].join(", "));
     throw new RequestError(405, `${c.req.path} takes ${[...methods].join(", ")}`);

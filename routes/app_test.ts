@@ -1,7 +1,7 @@
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
+import { Gate, TOY_TABLE } from "../engine/testing/toy_engine.ts";
 import { registerProcessMetrics } from "../engine/mod.ts";
-import { Gate } from "../engine/testing/toy_engine.ts";
 import { ToyRunner } from "../engine/testing/toy_runner.ts";
 import { post, toyApp } from "./testing/toy_app.ts";
 
@@ -41,8 +41,8 @@ describe("createApp()", () => {
   });
 
   it("describes the levels with what they cost now", async () => {
-    const { app, engine } = toyApp();
-    engine.table = engine.table.map(({ stepMs, chunks }) => ({ stepMs: stepMs + 0.123, chunks }));
+    const stepMs = TOY_TABLE.stepMs.map((times) => times.map((ms) => ms + 0.123));
+    const { app } = toyApp({ table: { ...TOY_TABLE, stepMs } });
     const info = await (await app.request("/info")).json();
     deepEqual(info.levels[1], {
       pruning_rate: 0.15,
@@ -52,7 +52,7 @@ describe("createApp()", () => {
       state_bytes_per_sequence: 850,
       perplexity: null,
       predicted_ms_per_token: 8.12,
-      predicted_ms_per_prefill_chunk: [{ rows: 8, ms: 16 }],
+      predicted_ms_per_prefill_chunk: [{ rows: 8, ms: 16.1 }],
     });
     deepEqual([info.model.context_tokens, info.slots, info.kernels], [64, 2, "stock"]);
   });

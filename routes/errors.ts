@@ -1,10 +1,13 @@
 import { BudgetError, QueueFullError, StepError, StoppingError } from "../engine/mod.ts";
 
+/** What is wrong with a request, as HTTP says it. */
+export type RefusalStatus = 400 | 401 | 403 | 404 | 405 | 408 | 413 | 415 | 417 | 422 | 431;
+
 /** A request that we refuse; the message is for the caller. */
 export class RequestError extends Error {
   override readonly name = "RequestError";
   /** @param param The field at fault. */
-  constructor(readonly status: 400 | 404 | 405 | 413 | 422, message: string, readonly param: string | null = null) {
+  constructor(readonly status: RefusalStatus, message: string, readonly param: string | null = null) {
     super(message);
   }
 }
@@ -19,11 +22,17 @@ export type FailureOutcome = "invalid" | "rejected" | "cancelled" | "error";
 
 /** What the caller is told about an error: the body is OpenAI's, without stacks or paths. */
 export interface ErrorAnswer {
-  readonly status: 400 | 404 | 405 | 413 | 422 | 429 | 499 | 500 | 503;
+  readonly status: RefusalStatus | 429 | 499 | 500 | 503;
   readonly body: { readonly error: { readonly type: string; readonly message: string; readonly param: string | null } };
   readonly retryAfterSeconds: number | null;
   readonly outcome: FailureOutcome;
 }
+
+const REFUSAL_TYPES: { readonly [status in RefusalStatus]?: string } = {
+  401: "authentication_error",
+  403: "permission_error",
+  404: "not_found_error",
+};
 
 /** The one place that decides what an error means to the caller. */
 export function errorAnswer(error: unknown): ErrorAnswer {
@@ -39,7 +48,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
     outcome,
   });
   if (error instanceof RequestError) {
-    return answer(error.status, error.status === 404 ? "not_found_error" : "invalid_request_error", "invalid", error);
+    return answer(error.status, REFUSAL_TYPES[error.status] ?? "invalid_request_error", "invalid", error);
   }
   if (error instanceof QueueFullError) return answer(429, "overloaded_error", "rejected", error);
   if (error instanceof BudgetError) return answer(429, "budget_error", "rejected", error);

@@ -1,6 +1,5 @@
 import type { Handler } from "hono";
-import { generateText, type GenerationStart, type TextEvent, type TextRequest } from "../engine/mod.ts";
-import { ClientGoneError } from "./errors.ts";
+import type { GenerationStart, TextEvent } from "../engine/mod.ts";
 import { eventStream, type ServerEvent } from "./event_stream.ts";
 import { explainError } from "./explain_error.ts";
 import { Answer } from "./generate_answer.ts";
@@ -9,21 +8,19 @@ import { readJson } from "./read_json.ts";
 import { type RecordedEnv, type RequestRecord, tenths } from "./request_record.ts";
 import { GenerateBody, parseBody } from "./schemas.ts";
 import type { Services } from "./services.ts";
-
-/** Room for a prompt of a hundred thousand tokens and more. */
-const MAX_BODY_BYTES = 1 << 20;
+import { textEvents } from "./text_events.ts";
 
 /** `POST /generate`: one JSON, or server-sent events. */
 export function generate(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { record } = c.var;
-    const body = parseBody(GenerateBody, await readJson(c.req.raw, MAX_BODY_BYTES));
+    const body = parseBody(GenerateBody, await readJson(c.req.raw, services.limits));
     const request = generateRequest(body, services, record.arrivedMs);
     record.promptTokens = request.promptTokens.length;
 
     const leaving = new AbortController();
     const signal = AbortSignal.any([c.req.raw.signal, leaving.signal]);
-    const events = run(services, request, record, signal);
+    const events = textEvents(services, request, record, signal);
     // The first event is the start: here the request waits for a slot, and may still be refused.
     const { choice } = (await events.next()).value as GenerationStart;
     const answer = new Answer(services, request, record.id, choice);
@@ -36,23 +33,6 @@ export function generate(services: Services): Handler<RecordedEnv> {
     c.header("Cache-Control", "no-cache");
     return c.body(eventStream(serverEvents(services, answer, events, record), () => leaving.abort()));
   };
-}
-
-/** Runs a request and notes in its record what comes. @throws {ClientGoneError} If the signal ended it. */
-async function* run(
-  { engine, tokenizer }: Services,
-  request: TextRequest,
-  record: RequestRecord,
-  signal: AbortSignal,
-): AsyncGenerator<TextEvent, void> {
-  try {
-    for await (const event of generateText(engine, request, tokenizer, signal)) {
-      record.note(event);
-      yield event;
-    }
-  } catch (error) {
-    throw signal.aborted ? new ClientGoneError("The client left before the answer") : error;
-  }
 }
 
 async function* serverEvents(

@@ -14,7 +14,10 @@ const DEFAULT_NEW_TOKENS = 128;
  */
 export function generateRequest(
   body: z.output<typeof GenerateBody>,
-  { engine, model, tokenizer, newSeed }: Pick<Services, "engine" | "model" | "tokenizer" | "newSeed">,
+  { engine, model, tokenizer, limits, newSeed }: Pick<
+    Services,
+    "engine" | "model" | "tokenizer" | "limits" | "newSeed"
+  >,
   arrivedMs: number,
 ): TextRequest {
   const rates = engine.pruningRates;
@@ -29,6 +32,7 @@ export function generateRequest(
   if (tokenizer === null && body.stop.length > 0) {
     throw new RequestError(400, "The model has no tokenizer: there is no text to stop at", "stop");
   }
+  checkLength(body.prompt ?? "", limits, field);
   const promptTokens = body.prompt_tokens ?? tokenizer!.encode(body.prompt!, { addSpecialTokens: true });
   const foreign = promptTokens.findIndex((token) => token >= model.vocabSize);
   if (foreign >= 0) {
@@ -88,4 +92,14 @@ function levelOf(rates: readonly number[], rate: number, field: string): number 
   const level = rates.indexOf(rate);
   if (level >= 0) return level;
   throw new RequestError(422, `Pruning rate ${rate} is not prepared; these are: ${rates.join(", ")}`, field);
+}
+
+/** @throws {RequestError} 413 if a text is longer than what is turned into tokens at all. */
+export function checkLength(text: string, { maxPromptLength }: Services["limits"], field: string): void {
+  if (text.length <= maxPromptLength) return;
+  throw new RequestError(
+    413,
+    `The text has ${text.length} UTF-16 units: ${maxPromptLength} are the most, see --max-prompt-length`,
+    field,
+  );
 }

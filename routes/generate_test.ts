@@ -1,4 +1,4 @@
-import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { deepEqual, equal, fail, match, ok } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { Gate } from "../engine/testing/toy_engine.ts";
 import { toyAnswer, ToyRunner } from "../engine/testing/toy_runner.ts";
@@ -22,7 +22,7 @@ describe("POST /generate", () => {
     const response = await post(app, { ...GREEDY, latency_budget_ms: 40 });
     equal(response.status, 200);
     equal(response.headers.get("X-Pruning-Rate"), "0.15");
-    equal(response.headers.get("X-Predicted-Ms"), "34.3");
+    equal(response.headers.get("X-Predicted-Ms"), "33.3");
     deepEqual(await response.json(), {
       id: "id-0",
       model: "toy",
@@ -34,8 +34,8 @@ describe("POST /generate", () => {
         latency_budget_ms: 40,
         ttft_budget_ms: null,
         tpot_budget_ms: null,
-        predicted_ms: 34.3,
-        predicted_ms_at_rate_0: 42.9,
+        predicted_ms: 33.3,
+        predicted_ms_at_rate_0: 41.7,
         met: true,
       },
       timings_ms: { queue: 0, prefill: 0, decode: 0, total: 0 },
@@ -58,6 +58,12 @@ describe("POST /generate", () => {
     deepEqual([text, reason, pruning_rate], [textOf(toyAnswer([1, 2, 3], 2, 4)), "pinned", 0.35]);
   });
 
+  it("refuses a text that is too long before it makes tokens of it", async () => {
+    const tokenizer = { ...toyTokenizer, encode: () => fail("it was turned into tokens") };
+    const response = await post(toyApp({}, { tokenizer }).app, { prompt: "a".repeat(1001) });
+    deepEqual([response.status, (await response.json()).error.param], [413, "prompt"]);
+  });
+
   it("streams a start, tokens and an end", async () => {
     const { app } = toyApp();
     const response = await post(app, { ...GREEDY, stream: true, max_pruning_rate: 0, latency_budget_ms: 1 });
@@ -66,7 +72,7 @@ describe("POST /generate", () => {
     const events = await Array.fromAsync(readEvents(response));
     deepEqual(events.map(({ event }) => event), ["start", "token", "token", "token", "token", "end"]);
     const { id, reason, budget } = events[0]!.data;
-    deepEqual([id, reason, budget.predicted_ms], ["id-0", "floor", 42.9]);
+    deepEqual([id, reason, budget.predicted_ms], ["id-0", "floor", 41.7]);
     deepEqual(events[2]!.data.index, 1);
     const tokens = events.slice(1, -1).map(({ data }) => data.token);
     deepEqual(tokens, toyAnswer([1, 2, 3], 0, 4));
@@ -291,7 +297,7 @@ describe("POST /generate", () => {
     ];
     for (const [what, body, status, param, message] of cases) {
       it(what, async () => {
-        const { app, logged, engine } = toyApp();
+        const { app, logged, gauges } = toyApp();
         const response = await post(app, body);
         equal(response.status, status);
         const { error } = await response.json();
@@ -299,7 +305,7 @@ describe("POST /generate", () => {
         deepEqual([error.type, error.param], ["invalid_request_error", param]);
         match(error.message, message);
         equal(logged[0]!["outcome"], "invalid");
-        equal(engine.stepMs, 0);
+        equal((await gauges())["requests_arrived_total"], 0);
       });
     }
 

@@ -14,16 +14,19 @@ export function info({ engine, model, tokenizer, build }: Services): Handler {
         context_tokens: engine.maxTokens,
         tokenizer: tokenizer !== null,
       },
-      levels: model.levels.map((model, level) => ({
-        pruning_rate: model.pruningRate,
-        kept_parameters: model.keptParameters,
-        bytes_per_token: model.bytesPerToken,
-        cache_bytes_per_token: model.cacheBytesPerToken,
-        state_bytes_per_sequence: model.stateBytesPerSequence,
-        perplexity: model.perplexity,
-        predicted_ms_per_token: hundredths(engine.table[level]!.stepMs),
-        predicted_ms_per_prefill_chunk: engine.table[level]!.chunks.map(({ rows, ms }) => ({ rows, ms: tenths(ms) })),
-      })),
+      levels: model.levels.map((variant, level) => {
+        const { tokenMs, chunkRows, chunkMs } = engine.predicted(level);
+        return {
+          pruning_rate: variant.pruningRate,
+          kept_parameters: variant.keptParameters,
+          bytes_per_token: variant.bytesPerToken,
+          cache_bytes_per_token: variant.cacheBytesPerToken,
+          state_bytes_per_sequence: variant.stateBytesPerSequence,
+          perplexity: variant.perplexity,
+          predicted_ms_per_token: hundredths(tokenMs),
+          predicted_ms_per_prefill_chunk: [{ rows: chunkRows, ms: tenths(chunkMs) }],
+        };
+      }),
       version: build.version,
       engine: build.engine,
       kernels: build.kernels,

@@ -1,6 +1,37 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
-import type { AddressInfo } from "node:net";
+import type { AddressInfo, Socket } from "node:net";
 import { ClientGoneError, errorAnswer, RequestError } from "./errors.ts";
+
+/** What connections may take of us. */
+export interface ConnectionLimits {
+  /** Connections at once; more are closed as they come. */
+  readonly maxConnections: number;
+  /** Bytes of a request's line and headers together. */
+  readonly maxHeaderBytes: number;
+  /** From a connection's first moment, or the last answer, to the end of a request's headers. */
+  readonly headerSeconds: number;
+  /** From the first byte of a request to its last. */
+  readonly requestSeconds: number;
+  /** For how long a connection stays open between requests. */
+  readonly idleSeconds: number;
+  /** For how long a client may take nothing of an answer that waits for it. */
+  readonly stalledSeconds: number;
+}
+
+export const DEFAULT_CONNECTION_LIMITS: ConnectionLimits = {
+  maxConnections: 512,
+  maxHeaderBytes: 16_384,
+  headerSeconds: 10,
+  requestSeconds: 30,
+  idleSeconds: 60,
+  stalledSeconds: 30,
+};
+
+export interface ListenOptions {
+  readonly hostname: string;
+  readonly port: number;
+  readonly limits?: Partial<ConnectionLimits>;
+}
 
 export interface HttpServer {
   readonly port: number;
@@ -8,8 +39,11 @@ export interface HttpServer {
   close(): Promise<void>;
 }
 
+type FetchHandler = (request: Request) => Response | Promise<Response>;
+
 /**
- * Serves a fetch handler. The signal of a request is aborted when its client leaves before the whole answer is sent.
+ * Serves a fetch handler. The signal of a request is aborted when its client leaves before the whole answer is sent, or
+ * takes nothing of it for too long.
  *
  * This is `node:http` and not `Deno.serve`, which (in Deno 2.9.6) does not notice a client who leaves while the answer
  * is awaited, if the request's body came in another packet than its head.
@@ -17,10 +51,26 @@ export interface HttpServer {
  * @throws {Error} If the address cannot be listened on.
  */
 export async function listen(
-  handler: (request: Request) => Response | Promise<Response>,
-  { hostname, port }: { readonly hostname: string; readonly port: number },
+  handler: FetchHandler,
+  { hostname, port, limits: given = {} }: ListenOptions,
 ): Promise<HttpServer> {
-  const server = createServer((incoming, outgoing) => void answer(handler, incoming, outgoing));
+  const limits = { ...DEFAULT_CONNECTION_LIMITS, ...given };
+  const server = createServer({
+    maxHeaderSize: limits.maxHeaderBytes,
+    headersTimeout: Math.min(limits.headerSeconds, limits.requestSeconds) * 1000,
+    requestTimeout: limits.requestSeconds * 1000,
+    keepAliveTimeout: limits.idleSeconds * 1000,
+    // How often the three are looked at.
+    connectionsCheckingInterval: Math.min(limits.headerSeconds, limits.idleSeconds, 5) * 200,
+  });
+  server.maxConnections = limits.maxConnections;
+  /** Answers under way. */
+  const answers = new WeakMap<Socket, ServerResponse>();
+  server.on("request", (incoming, outgoing) => {
+    answers.set(incoming.socket, outgoing);
+    void answer(handler, incoming, outgoing, limits.stalledSeconds * 1000);
+  });
+  server.on("clientError", (error, socket) => refuse(error, socket as Socket, answers.get(socket as Socket)));
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(port, hostname, resolve);
@@ -36,10 +86,28 @@ export async function listen(
   };
 }
 
+/** Answers to what is no HTTP, too long or too slow, and closes; in the middle of an answer it can only close. */
+function refuse(error: Error & { readonly code?: string }, socket: Socket, answer: ServerResponse | undefined): void {
+  if (!socket.writable || (answer?.headersSent && !answer.writableFinished)) return void socket.destroy();
+  const refusal = error.code === "HPE_HEADER_OVERFLOW"
+    ? new RequestError(431, "The headers are too long")
+    : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
+    ? new RequestError(408, "The request took too long to arrive")
+    : new RequestError(400, "The request is malformed");
+  const { status, body } = errorAnswer(refusal);
+  const text = JSON.stringify(body);
+  const reason = { 400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large" }[status as 400];
+  socket.end(
+    `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n` +
+      `Connection: close\r\n\r\n${text}`,
+  );
+}
+
 async function answer(
-  handler: (request: Request) => Response | Promise<Response>,
+  handler: FetchHandler,
   incoming: IncomingMessage,
   outgoing: ServerResponse,
+  stalledMs: number,
 ): Promise<void> {
   const leaving = new AbortController();
   outgoing.on("close", () => {
@@ -52,22 +120,23 @@ async function answer(
     const { status, body } = errorAnswer(error);
     response = Response.json(body, { status });
   }
-  await send(response, incoming, outgoing, leaving.signal);
+  await send(response, incoming, outgoing, { signal: leaving.signal, stalledMs });
 }
 
-/** @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT. */
+/** @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT, or names two hosts. */
 function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request {
-  const { method = "GET", url = "/", rawHeaders } = incoming;
+  const { method = "GET", url: target = "/", rawHeaders } = incoming;
   try {
     const headers = new Headers();
     for (let i = 0; i < rawHeaders.length; i += 2) headers.append(rawHeaders[i]!, rawHeaders[i + 1]!);
+    if (headers.get("Host")?.includes(",")) throw new TypeError("two hosts");
+    const absolute = /^https?:\/\//i.test(target);
+    if (!absolute && !target.startsWith("/")) throw new TypeError("no path");
+    const url = new URL(absolute ? target : `http://localhost${target}`);
+    // RFC 9112, section 3.2.2: a target with a host of its own is the one that counts.
+    if (absolute) headers.set("Host", url.host);
     const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming);
-    return new Request(new URL(`http://localhost${url.startsWith("/") ? url : "/"}`), {
-      method,
-      headers,
-      body,
-      signal,
-    });
+    return new Request(new URL(`http://localhost${url.pathname}${url.search}`), { method, headers, body, signal });
   } catch {
     throw new RequestError(400, "The request is malformed");
   }
@@ -102,12 +171,12 @@ function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array<ArrayBuffe
   });
 }
 
-/** Writes a response as fast as the client takes it, and leaves its body when the client has left. */
+/** Writes a response as fast as the client takes it, and leaves its body when the client has left or takes nothing. */
 async function send(
   { status, headers, body }: Response,
   incoming: IncomingMessage,
   outgoing: ServerResponse,
-  signal: AbortSignal,
+  { signal, stalledMs }: { readonly signal: AbortSignal; readonly stalledMs: number },
 ): Promise<void> {
   const reader = body?.getReader();
   const leave = () => void reader?.cancel(signal.reason).catch(() => {});
@@ -121,20 +190,36 @@ async function send(
     while (reader !== undefined && !signal.aborted) {
       const { done, value } = await reader.read();
       if (done) break;
-      if (!outgoing.write(value)) await drained(outgoing, signal);
+      if (!outgoing.write(value)) await taken("drain", outgoing, signal, stalledMs);
     }
+    const sent = taken("finish", outgoing, signal, stalledMs);
     outgoing.end();
-  } catch {
-    outgoing.destroy(); // the body failed: the client sees that it is not whole
+    await sent;
+  } catch (error) {
+    // The body failed, or nobody takes it: the client sees that it is not whole.
+    outgoing.destroy();
+    await reader?.cancel(error).catch(() => {});
   } finally {
     signal.removeEventListener("abort", leave);
   }
 }
 
-/** Settles when more can be written, or nobody is there to take it. */
-function drained(outgoing: ServerResponse, signal: AbortSignal): Promise<void> {
-  return new Promise((resolve) => {
-    outgoing.once("drain", resolve);
-    signal.addEventListener("abort", () => resolve(), { once: true });
+/**
+ * Settles when the client has taken what was written, or has left.
+ *
+ * @throws {ClientGoneError} If it takes too long.
+ */
+function taken(event: "drain" | "finish", outgoing: ServerResponse, signal: AbortSignal, ms: number): Promise<void> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => end(() => reject(new ClientGoneError("The client takes nothing"))), ms);
+    const settle = () => end(resolve);
+    const end = (finish: () => void) => {
+      clearTimeout(timer);
+      outgoing.off(event, settle);
+      signal.removeEventListener("abort", settle);
+      finish();
+    };
+    outgoing.once(event, settle);
+    signal.addEventListener("abort", settle, { once: true });
   });
 }

@@ -114,6 +114,47 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("cancels an answer that nobody takes", async () => {
+    const cancelled = Promise.withResolvers<unknown>();
+    const body = () =>
+      new ReadableStream({
+        pull: (controller) => controller.enqueue(new Uint8Array(1 << 20)),
+        cancel: (reason) => cancelled.resolve(reason),
+      });
+    const limits = { stalledSeconds: 0.2 };
+    const server = await listen(() => new Response(body()), { hostname, port: 0, limits });
+    const connection = await Deno.connect({ hostname, port: server.port });
+    await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    await cancelled.promise;
+    connection.close();
+    await server.close();
+  });
+
+  it("closes connections beyond those it may have, and answers again when one leaves", async () => {
+    const server = await listen(() => new Response("ok"), { hostname, port: 0, limits: { maxConnections: 2 } });
+    const connections: Deno.TcpConn[] = [];
+    const ask = async () => {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      connections.push(connection);
+      await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n")).catch(() => 0);
+      return await connection.read(new Uint8Array(1000)).catch(() => null);
+    };
+    const counts = [await ask(), await ask(), await ask()];
+    deepEqual(counts.map((count) => count !== null), [true, true, false]);
+    for (const connection of connections) connection.close();
+    while (await ask() === null) continue;
+    connections.at(-1)!.close();
+    await server.close();
+  });
+
+  it("closes a connection that is idle", async () => {
+    const server = await listen(() => new Response("ok"), { hostname, port: 0, limits: { idleSeconds: 0.2 } });
+    const connection = await Deno.connect({ hostname, port: server.port });
+    await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    match(await new Response(connection.readable).text(), /^HTTP\/1\.1 200 /);
+    await server.close();
+  });
+
   it("fails on an address that is taken", async () => {
     const { server } = await toyServer();
     await rejects(listen(() => new Response(), { hostname, port: server.port }), /in use/i);

@@ -1,12 +1,48 @@
+import { findDuplicateKey } from "../models/duplicate_key.ts";
 import { ClientGoneError, RequestError } from "./errors.ts";
 
+/** What a body may ask of us before we know what it says. */
+export interface JsonLimits {
+  readonly maxBodyBytes: number;
+  /** Arrays and objects inside each other. */
+  readonly maxJsonDepth: number;
+}
+
+/** Room for a prompt of a hundred thousand tokens and more; no body of ours goes deeper than four. */
+export const DEFAULT_JSON_LIMITS: JsonLimits = { maxBodyBytes: 1 << 20, maxJsonDepth: 16 };
+
 /**
- * Reads a body as JSON, whatever its content type: `curl -d` calls it a form unless told otherwise.
+ * Reads a body as JSON. A form and plain text are read as JSON too, as `curl -d` and `fetch` call what they send so
+ * unless told otherwise.
  *
- * @throws {RequestError} 413 if it has more than `maxBytes`, counted as they come; 400 if it is not JSON.
+ * @throws {RequestError} 413 if it has more bytes than allowed, counted as they come; 415 if it is of another type or
+ * compressed; 400 if it is not JSON, nested too deeply, has a key twice in an object, or half of a surrogate pair.
  * @throws {ClientGoneError} If it breaks off.
  */
-export async function readJson(request: Request, maxBytes: number): Promise<unknown> {
+export async function readJson(request: Request, limits: JsonLimits): Promise<unknown> {
+  checkType(request.headers);
+  const text = await readText(request, limits.maxBodyBytes);
+  const value = parsed(text);
+  checkValue(value, limits.maxJsonDepth);
+  const twice = findDuplicateKey(text);
+  if (twice !== null) throw new RequestError(400, `An object has the key ${JSON.stringify(twice)} twice`, twice);
+  return value;
+}
+
+function checkType(headers: Headers): void {
+  const encoding = headers.get("Content-Encoding") ?? "identity";
+  if (encoding.toLowerCase() !== "identity") {
+    throw new RequestError(415, "The body is compressed: it must be plain JSON", "Content-Encoding");
+  }
+  const [type = "", ...parameters] = (headers.get("Content-Type") ?? "application/json").toLowerCase().split(";");
+  const known = /^(application\/(.+\+)?json|application\/x-www-form-urlencoded|text\/plain)$/.test(type.trim());
+  const charset = parameters.map((parameter) => /^\s*charset="?([^"\s]*)"?\s*$/.exec(parameter)?.[1]).find(Boolean);
+  if (!known || !["utf-8", "utf8", "us-ascii", undefined].includes(charset)) {
+    throw new RequestError(415, "The body must be JSON in UTF-8, as application/json", "Content-Type");
+  }
+}
+
+async function readText(request: Request, maxBytes: number): Promise<string> {
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let text = "";
   let size = 0;
@@ -15,7 +51,10 @@ export async function readJson(request: Request, maxBytes: number): Promise<unkn
     if (size > maxBytes) throw new RequestError(413, `The body is too long: the limit is ${maxBytes} bytes`);
     text += decoded(() => decoder.decode(piece, { stream: true }));
   }
-  text += decoded(() => decoder.decode());
+  return text + decoded(() => decoder.decode());
+}
+
+function parsed(text: string): unknown {
   try {
     return JSON.parse(text);
   } catch {
@@ -26,13 +65,39 @@ export async function readJson(request: Request, maxBytes: number): Promise<unkn
   }
 }
 
+/** Looks at every value; without recursion, which a deep one would exhaust. */
+function checkValue(root: unknown, maxDepth: number): void {
+  let level: { readonly value: unknown; readonly path: string }[] = [{ value: root, path: "" }];
+  for (let depth = 0; level.length > 0; depth++) {
+    const next: typeof level = [];
+    for (const { value, path } of level) {
+      if (typeof value === "string" && !value.isWellFormed()) {
+        throw new RequestError(400, `${path || "The body"}: half of a surrogate pair`, path || null);
+      }
+      if (typeof value !== "object" || value === null) continue;
+      if (depth === maxDepth) {
+        throw new RequestError(
+          400,
+          `The body is nested more than ${maxDepth} deep`,
+          path.split(".")[0] || null,
+        );
+      }
+      for (const [key, inner] of Object.entries(value)) {
+        if (typeof inner === "number") continue; // there can be hundreds of thousands, and nothing is wrong with them
+        next.push({ value: inner, path: path === "" ? key : `${path}.${key}` });
+      }
+    }
+    level = next;
+  }
+}
+
 async function* pieces({ body }: Request): AsyncGenerator<Uint8Array, void> {
   if (body === null) return;
   const reader = body.getReader();
   try {
     while (true) {
       const { done, value } = await reader.read().catch((cause) => {
-        throw new ClientGoneError("The body broke off", { cause });
+        throw cause instanceof RequestError ? cause : new ClientGoneError("The body broke off", { cause });
       });
       if (done) return;
       yield value;

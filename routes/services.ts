@@ -1,5 +1,8 @@
 import type { Registry } from "prom-client";
 import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
+import type { ChatTemplate } from "../models/chat_template.ts";
+import type { JsonLimits } from "./read_json.ts";
+import type { Security } from "./security/guard.ts";
 
 /** What the routes say about the model. */
 export interface ServedModel {
@@ -25,7 +28,7 @@ export interface Build {
   readonly version: string;
   /** Name and version of what runs the model. */
   readonly engine: string;
-  /** Whose operators it uses. */
+  /** The instruction set of our own operators, or "stock" and why. */
   readonly kernels: string;
   readonly threads: number;
   /** Bytes by use. */
@@ -34,12 +37,30 @@ export interface Build {
   readonly startedSeconds: number;
 }
 
+/** What answers with probabilities need of a tokenizer besides. */
+export interface ServedTokenizer extends TextTokenizer {
+  /** The bytes that a token stands for by itself; they need not be whole characters. */
+  tokenBytes(token: number): Uint8Array;
+}
+
+export interface Limits extends JsonLimits {
+  /**
+   * UTF-16 units of a text that is to be turned into tokens. That happens between steps, about a second for a million,
+   * so a text that cannot fit is to be refused before.
+   */
+  readonly maxPromptLength: number;
+}
+
 /** All that the routes work with. */
 export interface Services {
   readonly engine: Engine;
   readonly model: ServedModel;
   /** `null`: only token ids are taken and given. */
-  readonly tokenizer: TextTokenizer | null;
+  readonly tokenizer: ServedTokenizer | null;
+  /** `null`: the model takes no conversations. */
+  readonly chatTemplate: Pick<ChatTemplate, "render"> | null;
+  readonly limits: Limits;
+  readonly security: Security;
   readonly build: Build;
   readonly registry: Registry;
   readonly metrics: Metrics;

@@ -9,6 +9,7 @@ import { writeRandomArtefact } from "../models/random_artefact.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { readEvents } from "../routes/testing/toy_app.ts";
+import { Service } from "./support/service.ts";
 import { writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
 import { TINY_LLAMA } from "./support/tiny_models.ts";
 
@@ -18,132 +19,6 @@ const CONTEXT = 1024;
 const SLOTS = 2;
 const PROMPT = [40, 9, 77, 3, 3, 51];
 const GREEDY = { prompt_tokens: PROMPT, max_new_tokens: 24, temperature: 0 };
-const IDLE = ["requests_running", "requests_waiting", "waiting_prompt_tokens", "kv_cache_usage_ratio"];
-
-/** The service as its users start it, on a free port of loopback. */
-class Service implements AsyncDisposable {
-  readonly #child: Deno.ChildProcess;
-  readonly #log: AsyncIterator<string>;
-  port = 0;
-
-  private constructor(args: readonly string[]) {
-    this.#child = new Deno.Command(Deno.execPath(), {
-      args: [
-        "run",
-        ...["env", "ffi", "net", "read", "sys"].map((permission) => `--allow-${permission}`),
-        "main.ts",
-        ...["--port", "0", "--threads", "1"],
-        ...args,
-      ],
-      cwd: fileURLToPath(new URL("..", import.meta.url)),
-      stdout: "null",
-      stderr: "piped",
-    }).spawn();
-    this.#log = lines(this.#child.stderr);
-  }
-
-  static async start(...args: string[]): Promise<Service> {
-    const service = new Service(args);
-    try {
-      const [, port] = await service.logged(/^Listening on http:\/\/127\.0\.0\.1:(\d+)$/);
-      service.port = Number(port);
-      return service;
-    } catch (error) {
-      await service[Symbol.asyncDispose]();
-      throw error;
-    }
-  }
-
-  /** Reads the log up to a line. */
-  async logged(pattern: RegExp): Promise<RegExpExecArray> {
-    const before: string[] = [];
-    while (true) {
-      const { done, value } = await this.#log.next();
-      if (done) throw new Error(`The service ended without a line like ${pattern}:\n${before.join("\n")}`);
-      const found = pattern.exec(value);
-      if (found !== null) return found;
-      before.push(value);
-    }
-  }
-
-  get(path: string): Promise<Response> {
-    return fetch(`http://127.0.0.1:${this.port}${path}`);
-  }
-
-  post(body: unknown, signal?: AbortSignal): Promise<Response> {
-    const raw = typeof body === "string" || body instanceof Uint8Array;
-    return fetch(`http://127.0.0.1:${this.port}/generate`, {
-      method: "POST",
-      body: (raw ? body : JSON.stringify(body)) as BodyInit,
-      ...(signal && { signal }),
-    });
-  }
-
-  // deno-lint-ignore no-explicit-any -- tests look into what they expect
-  async json(body: unknown): Promise<any> {
-    const response = await this.post(body);
-    const answer = await response.json();
-    equal(response.status, 200, JSON.stringify(answer));
-    return answer;
-  }
-
-  /** Greedy tokens of a streamed answer. */
-  async tokens(body: Record<string, unknown>): Promise<number[]> {
-    const events = await Array.fromAsync(readEvents(await this.post({ ...body, stream: true })));
-    deepEqual([events[0]?.event, events.at(-1)?.event], ["start", "end"]);
-    return events.slice(1, -1).map(({ data }) => data.token);
-  }
-
-  /** A series without labels, or with exactly the given ones; 0 if nothing was counted yet. */
-  async metric(name: string): Promise<number> {
-    const text = await (await this.get("/metrics")).text();
-    const line = text.split("\n").find((line) => line.startsWith(`espalier_${name} `));
-    return line === undefined ? 0 : Number(line.split(" ").at(-1));
-  }
-
-  /** Reads a series until it has a value; each reading lets the service go on. */
-  async metricBecomes(name: string, value: number): Promise<void> {
-    const readings = 2000;
-    for (let i = 0; i < readings; i++) if (await this.metric(name) === value) return;
-    throw new Error(`espalier_${name} is ${await this.metric(name)} after ${readings} readings, not ${value}`);
-  }
-
-  /** Waits until no slot, place or cache is taken. */
-  async isIdle(): Promise<void> {
-    for (const name of IDLE) await this.metricBecomes(name, 0);
-  }
-
-  /** Tokens that steps gave so far. */
-  async decodedTokens(): Promise<number> {
-    const text = await (await this.get("/metrics")).text();
-    const series = [...text.matchAll(/^espalier_tokens_total\{phase="decode",.*\} (\d+)$/gm)];
-    return series.reduce((sum, [, count]) => sum + Number(count), 0);
-  }
-
-  /** Resident memory in bytes. */
-  residentBytes(): number {
-    const status = Deno.readTextFileSync(`/proc/${this.#child.pid}/status`);
-    return 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)![1]);
-  }
-
-  signal(signal: Deno.Signal): void {
-    this.#child.kill(signal);
-  }
-
-  get status(): Promise<Deno.CommandStatus> {
-    return this.#child.status;
-  }
-
-  async [Symbol.asyncDispose](): Promise<void> {
-    try {
-      this.#child.kill("SIGKILL");
-    } catch {
-      // It has ended.
-    }
-    while (!(await this.#log.next()).done);
-    await this.#child.status;
-  }
-}
 
 describe("The service", () => {
   let folder: string;
@@ -347,7 +222,7 @@ describe("The service", () => {
     const cancelled = 'requests_total{outcome="cancelled",code="200"}';
     const other = { ...GREEDY, max_new_tokens: 300 };
     const expected = await service.tokens(other);
-    const [before, decodedBefore] = [await service.metric(cancelled), await service.decodedTokens()];
+    const [before, decodedBefore] = [await service.metric(cancelled), await service.stepTokens("decode")];
     const times = 4;
     for (let i = 1; i <= times; i++) {
       const leaving = new AbortController();
@@ -361,7 +236,7 @@ describe("The service", () => {
       deepEqual(await staying, expected);
     }
     await service.isIdle();
-    const decoded = await service.decodedTokens() - decodedBefore;
+    const decoded = await service.stepTokens("decode") - decodedBefore;
     const whole = times * (long.max_new_tokens + other.max_new_tokens);
     ok(decoded >= times * other.max_new_tokens && decoded < whole, `${decoded} tokens of ${whole}`);
   });
@@ -485,13 +360,4 @@ if (Deno.build.os === "linux") {
       ok(all - whole < size, `${all} bytes with eight rates, ${whole} with one; the weights have ${size}`);
     });
   });
-}
-
-async function* lines(stream: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<string, void> {
-  let text = "";
-  for await (const piece of stream.pipeThrough(new TextDecoderStream())) {
-    text += piece;
-    for (let end; (end = text.indexOf("\n")) >= 0; text = text.slice(end + 1)) yield text.slice(0, end);
-  }
-  if (text !== "") yield text;
 }

@@ -1,17 +1,24 @@
 import { Registry } from "prom-client";
 import { Engine, type EngineOptions } from "../engine.ts";
 import type { GenerationEvent, GenerationRequest } from "../generation.ts";
+import { NO_TARGETS } from "../limits.ts";
 import { createMetrics, type Metrics } from "../metrics.ts";
+import { createPolicy } from "../policies/mod.ts";
 import { PLAIN_SAMPLING, type SamplingOptions } from "../sampler.ts";
+import type { StepTable } from "../step_costs.ts";
 import { ToyRunner } from "./toy_runner.ts";
 
 export const GREEDY: SamplingOptions = { ...PLAIN_SAMPLING, temperature: 0, seed: 0 };
 
-/** At level l a step takes 10 − 2l ms, and a chunk of 8 rows twice as long. */
-export const TOY_TABLE = [0, 1, 2].map((level) => ({
-  stepMs: 10 - 2 * level,
-  chunks: [{ rows: 8, ms: 20 - 4 * level }],
-}));
+/** At level l a step of one or two rows takes 10 − 2l ms, and a chunk of 8 rows twice as long. */
+export const TOY_TABLE: StepTable = {
+  rows: [1, 2, 8],
+  stepMs: [0, 1, 2].map((level) => [10 - 2 * level, 10 - 2 * level, 20 - 4 * level]),
+  decodeContextMs: [0, 0, 0],
+  prefillContextMs: [0, 0, 0],
+};
+
+export const TOY_RATES = [0, 0.15, 0.35];
 
 /** An engine over a toy model with the rates 0, 0.15 and 0.35, on a clock that stands until it is set. */
 export function toyEngine(
@@ -29,11 +36,15 @@ export function toyEngine(
   const clock = { ms: 1000 };
   const engine = new Engine({
     runner: new ToyRunner(),
-    pruningRates: [0, 0.15, 0.35],
+    pruningRates: TOY_RATES,
     table: TOY_TABLE,
+    policy: createPolicy("predictive", { pruningRates: TOY_RATES, shed: false }),
+    targets: NO_TARGETS,
     prefillChunk: 8,
     maxWaiting: 4,
+    maxWaitingTokens: 1000,
     metrics,
+    registry,
     now: () => clock.ms,
     ...options,
   });

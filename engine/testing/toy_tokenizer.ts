@@ -1,7 +1,7 @@
 import type { TextTokenizer } from "../text_generation.ts";
 
 /** Tokens 1 to 26 are letters, 27 a space; 28 and 29 are the two halves of "é"; 0, 30 and 31 have no text. */
-export const toyTokenizer: TextTokenizer = {
+export const toyTokenizer: TextTokenizer & { tokenBytes(token: number): Uint8Array } = {
   encode: (text) => Array.from(text, (letter) => letter === " " ? 27 : letter.charCodeAt(0) - 96),
   stream() {
     const decoder = new TextDecoder();
@@ -10,6 +10,7 @@ export const toyTokenizer: TextTokenizer = {
       flush: () => decoder.decode(),
     };
   },
+  tokenBytes: bytesOf,
   tokenText: (token) => new TextDecoder().decode(bytesOf(token)),
 };
 

@@ -5,6 +5,7 @@ import { toyEngine } from "../../engine/testing/toy_engine.ts";
 import { TOY_VOCABULARY } from "../../engine/testing/toy_runner.ts";
 import { toyTokenizer } from "../../engine/testing/toy_tokenizer.ts";
 import { createApp } from "../app.ts";
+import { DEFAULT_JSON_LIMITS } from "../read_json.ts";
 import type { RecordedEnv } from "../request_record.ts";
 import type { Services } from "../services.ts";
 
@@ -43,6 +44,9 @@ export function toyApp(
       })),
     },
     tokenizer: toyTokenizer,
+    chatTemplate: null,
+    limits: { ...DEFAULT_JSON_LIMITS, maxPromptLength: 1000 },
+    security: { keys: null, metricsWithoutKey: false, hosts: null, origins: [] },
     build: {
       version: "0.0.0",
       engine: "toy 1.0",
@@ -64,9 +68,29 @@ export function toyApp(
 
 /** Sends a body to `/generate`, as it is if it is text. */
 export function post(app: Hono<RecordedEnv>, body: unknown, init: RequestInit = {}): Promise<Response> {
+  return sendTo(app, "/generate", body, init);
+}
+
+/** Sends a body to a path, as it is if it is text. */
+export function sendTo(
+  app: Hono<RecordedEnv>,
+  path: string,
+  body: unknown,
+  init: RequestInit = {},
+): Promise<Response> {
   return Promise.resolve(
-    app.request("/generate", { method: "POST", body: typeof body === "string" ? body : JSON.stringify(body), ...init }),
+    app.request(path, { method: "POST", body: typeof body === "string" ? body : JSON.stringify(body), ...init }),
   );
+}
+
+/** Data of a body's unnamed events, parsed where it is JSON. */
+// deno-lint-ignore no-explicit-any -- tests look into what they expect
+export async function readDocuments(response: Response): Promise<any[]> {
+  const events = (await response.text()).split("\n\n").filter((event) => event !== "");
+  return events.map((event) => {
+    const data = event.replace(/^data: /, "");
+    return data === "[DONE]" ? data : JSON.parse(data);
+  });
 }
 
 /** Events of a body, as they come. */

@@ -1,0 +1,41 @@
+import type { GenerateBody, ServiceClient } from "./client.ts";
+import { type BudgetedRequest, type Outcome, outcomeOf } from "./outcome.ts";
+
+export interface SendOptions {
+  readonly client: ServiceClient;
+  /** By arrival. */
+  readonly requests: readonly BudgetedRequest[];
+  /** Prompts of the requests. */
+  readonly prompts: readonly (readonly number[])[];
+  readonly onMiss: "degrade" | "truncate" | "reject";
+  /** @param sent Requests that were sent. @param done Requests that were answered. */
+  readonly onProgress: (sent: number, done: number) => void;
+}
+
+/** Sends every request at its time, whatever became of those before, and waits for all answers. */
+export async function sendTrace(options: SendOptions): Promise<Outcome[]> {
+  const { client, requests, prompts, onMiss, onProgress } = options;
+  const outcomes: Promise<Outcome>[] = [];
+  let done = 0;
+  const start = performance.now();
+  for (const [index, request] of requests.entries()) {
+    const wait = start + request.arrivalMs - performance.now();
+    if (wait > 0) await new Promise((resolve) => setTimeout(resolve, wait));
+    const body: GenerateBody = {
+      prompt_tokens: prompts[index]!,
+      max_new_tokens: request.newTokens,
+      temperature: 0,
+      latency_budget_ms: request.budgetMs,
+      on_miss: onMiss,
+    };
+    const sentMs = performance.now() - start;
+    outcomes.push(
+      client.generate(body).then((reply) => {
+        onProgress(outcomes.length, ++done);
+        return outcomeOf(request, sentMs, reply);
+      }),
+    );
+    onProgress(outcomes.length, done);
+  }
+  return await Promise.all(outcomes);
+}

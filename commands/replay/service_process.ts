@@ -1,0 +1,89 @@
+import { fileURLToPath } from "node:url";
+import project from "../../deno.json" with { type: "json" };
+import { ServiceClient } from "./client.ts";
+
+const ROOT = fileURLToPath(new URL("../..", import.meta.url));
+
+/** Lines of the service's log that are shown if it does not start. */
+const LAST_LINES = 5;
+
+/** How often a service that listens is asked whether it is ready. */
+const POLL_MS = 50;
+
+/** The service in a process of its own, on a free port of loopback. It ends with this process. */
+export class ServiceProcess implements AsyncDisposable {
+  readonly #child: Deno.ChildProcess;
+  readonly #onSignal: () => void;
+  readonly client: ServiceClient;
+
+  private constructor(child: Deno.ChildProcess, onSignal: () => void, url: string) {
+    this.#child = child;
+    this.#onSignal = onSignal;
+    this.client = new ServiceClient(url);
+  }
+
+  /**
+   * Starts it as `deno task start` does, and waits until it is ready.
+   *
+   * @param flags Such as `--model=artifacts/demo`.
+   * @throws {RangeError} If it ends instead; the message has the end of its log.
+   */
+  static async start(flags: readonly string[]): Promise<ServiceProcess> {
+    const [, ...task] = project.tasks.start.split(" ");
+    const child = new Deno.Command(Deno.execPath(), {
+      args: [...task, "--port=0", ...flags],
+      cwd: ROOT,
+      stdin: "null",
+      stdout: "null",
+      stderr: "piped",
+    }).spawn();
+    const onSignal = () => {
+      child.kill("SIGKILL");
+      Deno.exit(1);
+    };
+    for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, onSignal);
+    const url = await listeningUrl(child, flags);
+    const service = new ServiceProcess(child, onSignal, url);
+    while (!await service.client.ready()) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    return service;
+  }
+
+  /** Asks it to stop and waits until it has. */
+  async [Symbol.asyncDispose](): Promise<void> {
+    for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.removeSignalListener(signal, this.#onSignal);
+    this.client[Symbol.dispose]();
+    this.#child.kill("SIGTERM");
+    await this.#child.status;
+  }
+}
+
+/** Reads the log up to where the service listens; the rest is read and dropped, or its pipe would fill up. */
+async function listeningUrl(child: Deno.ChildProcess, flags: readonly string[]): Promise<string> {
+  const lines = readLines(child.stderr);
+  const log: string[] = [];
+  while (true) {
+    const { done, value } = await lines.next();
+    if (done) {
+      throw new RangeError(
+        `Cannot start the service with ${flags.join(" ")}:\n${log.slice(-LAST_LINES).join("\n")}`,
+      );
+    }
+    log.push(value);
+    const url = /^Listening on (http:\S+)$/.exec(value)?.[1];
+    if (url === undefined) continue;
+    (async () => {
+      while (!(await lines.next()).done);
+    })();
+    return url;
+  }
+}
+
+async function* readLines(stream: ReadableStream<Uint8Array<ArrayBuffer>>): AsyncGenerator<string, void> {
+  let rest = "";
+  for await (const chunk of stream.pipeThrough(new TextDecoderStream())) {
+    const lines = (rest + chunk).split("\n");
+    rest = lines.pop()!;
+    yield* lines;
+  }
+  if (rest !== "") yield rest;
+}

@@ -1,0 +1,129 @@
+import type { StepClock } from "./step_costs.ts";
+
+/** A request as the simulator sees it. */
+export interface SimulatedRequest {
+  readonly arrivalMs: number;
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  /** When its last token is due. */
+  readonly deadlineMs: number;
+}
+
+/** The level that a request runs at, or that it is refused. */
+export type Decision = number;
+
+/** A request that gets no slot. */
+export const REFUSED: Decision = -1;
+
+/**
+ * Runs the service's engine on paper: slots, prefill chunks shared by prompts, one token a step for those that decode,
+ * the queue by deadline. Everything is known beforehand, the rates and refusals are given.
+ *
+ * @param requests By arrival.
+ * @returns When each request had its last token, in milliseconds; NaN where it was refused.
+ */
+export function simulate(
+  clock: StepClock,
+  requests: readonly SimulatedRequest[],
+  decisions: ArrayLike<Decision>,
+): Float64Array {
+  const finished = new Float64Array(requests.length).fill(NaN);
+  const prefilled = new Int32Array(requests.length);
+  const tokens = new Int32Array(requests.length);
+  const decode = new Int32Array(clock.levels);
+  const prefill = new Int32Array(clock.levels);
+  const waiting: number[] = [];
+  let running: number[] = [];
+  let [now, next] = [0, 0];
+  while (true) {
+    if (running.length + waiting.length === 0) {
+      while (next < requests.length && decisions[next] === REFUSED) next++;
+      if (next === requests.length) return finished;
+      now = Math.max(now, requests[next]!.arrivalMs);
+    }
+    for (; next < requests.length && requests[next]!.arrivalMs <= now; next++) {
+      if (decisions[next] !== REFUSED) waiting.push(next);
+    }
+    while (running.length < clock.slots && waiting.length > 0) running.push(takeEarliest(waiting, requests));
+
+    decode.fill(0);
+    prefill.fill(0);
+    let room = clock.chunk;
+    let fewest = Infinity;
+    for (const index of running) {
+      const level = decisions[index]!;
+      const { promptTokens, newTokens } = requests[index]!;
+      const missing = promptTokens - prefilled[index]!;
+      if (missing === 0) {
+        decode[level]!++;
+        tokens[index]!++;
+        fewest = Math.min(fewest, newTokens - tokens[index]! + 1);
+      } else if (room > 0) {
+        const rows = Math.min(missing, room);
+        prefill[level]! += rows;
+        prefilled[index]! += rows;
+        room -= rows;
+        if (rows === missing) tokens[index] = 1;
+      }
+    }
+    const ms = clock.stepMs(decode, prefill);
+    let steps = 1;
+    if (room === clock.chunk) {
+      // Only decoding, by the same sequences: many alike steps in one, until one of them ends or another comes.
+      steps = fewest;
+      if (running.length < clock.slots && next < requests.length) {
+        steps = Math.min(steps, Math.max(1, Math.ceil((requests[next]!.arrivalMs - now) / ms)));
+      }
+      for (const index of running) tokens[index]! += steps - 1;
+    }
+    now += steps * ms;
+    let ended = false;
+    for (const index of running) {
+      if (tokens[index] !== requests[index]!.newTokens) continue;
+      finished[index] = now;
+      ended = true;
+    }
+    if (ended) running = running.filter((index) => Number.isNaN(finished[index]));
+  }
+}
+
+function takeEarliest(waiting: number[], requests: readonly SimulatedRequest[]): number {
+  let first = 0;
+  for (let i = 1; i < waiting.length; i++) {
+    if (requests[waiting[i]!]!.deadlineMs < requests[waiting[first]!]!.deadlineMs) first = i;
+  }
+  return waiting.splice(first, 1)[0]!;
+}
+
+/** What decisions come to. */
+export interface SimulatedResult {
+  /** Share of all requests whose last token was in time. */
+  readonly attainment: number;
+  /** Mean rate of those that were not refused; 0 if all were. */
+  readonly meanRate: number;
+  readonly missed: readonly number[];
+}
+
+/** Runs decisions and counts. */
+export function judge(
+  clock: StepClock,
+  pruningRates: readonly number[],
+  requests: readonly SimulatedRequest[],
+  decisions: ArrayLike<Decision>,
+): SimulatedResult {
+  const finished = simulate(clock, requests, decisions);
+  const missed: number[] = [];
+  let [met, served, rates] = [0, 0, 0];
+  for (const [index, { deadlineMs }] of requests.entries()) {
+    if (decisions[index] === REFUSED) continue;
+    served++;
+    rates += pruningRates[decisions[index]!]!;
+    if (finished[index]! <= deadlineMs) met++;
+    else missed.push(index);
+  }
+  return {
+    attainment: requests.length === 0 ? 0 : met / requests.length,
+    meanRate: served === 0 ? 0 : rates / served,
+    missed,
+  };
+}

@@ -1,0 +1,30 @@
+import type { Phase } from "./step_costs.ts";
+
+/** What is known about load at one instant. All of it comes from the registry that `/metrics` shows. */
+export interface LoadSnapshot {
+  readonly slots: number;
+  readonly requestsRunning: number;
+  readonly requestsWaiting: number;
+  readonly waitingPromptTokens: number;
+  /** Mean rate of the running requests; 0 if there are none. */
+  readonly effectivePruningRate: number;
+  /** Share of the machine that other work takes, 0 to 1. */
+  readonly contention: number;
+  /** Measured time of a step divided by the table's, as it is now. */
+  readonly stepRatio: (phase: Phase, level: number) => number;
+  /** How whole requests differ from what was predicted. */
+  readonly predictionError: {
+    /** The middle of actual divided by predicted time. */
+    readonly median: number;
+    /** What predictions are multiplied by to hold nine times out of ten. */
+    readonly high: number;
+  };
+  /** Answers' lengths as shares of what was allowed: the mean, and what nine of ten stay within. */
+  readonly lengthRatio: { readonly mean: number; readonly high: number };
+  /** Requests that come. */
+  readonly arrivals: {
+    readonly perSecond: number;
+    readonly promptTokens: number;
+    readonly newTokens: number;
+  };
+}

@@ -1,0 +1,138 @@
+import type { Gauge, Registry } from "prom-client";
+import type { LoadSnapshot } from "./load.ts";
+import type { Metrics } from "./metrics.ts";
+import { histogramSeries, plainSeries, plainValue } from "./registered_series.ts";
+import type { Phase } from "./step_costs.ts";
+import { StepRatio } from "./step_ratio.ts";
+
+/** Time over which the pace of arrivals is averaged. */
+const ARRIVALS_SECONDS = 15;
+
+/** How fast the prediction error follows, in parts of each difference. */
+const ERROR_GAIN = 0.08;
+
+/** Error that is assumed before requests have ended, as a standard deviation in natural logarithms. */
+const FIRST_SPREAD = 0.08;
+
+/** Standard deviations above the middle that nine out of ten stay below. */
+const NINE_OF_TEN = 1.28;
+
+/** Requests that must have ended before their lengths are counted on. */
+const LENGTHS_NEEDED = 20;
+
+/**
+ * Reads the registry for what the predictor and the policies need to know. Sums and counts only grow, so what is new
+ * since the last reading tells what happened lately.
+ */
+export class LoadSensor {
+  readonly #metrics: Metrics;
+  readonly #registry: Registry;
+  readonly #pruningRates: readonly number[];
+  readonly #stepRatio = new StepRatio();
+  readonly #seen = new Map<string, { sum: number; predicted: number }>();
+  readonly #error = { center: 0, spread: FIRST_SPREAD, sum: 0, count: 0 };
+  readonly #arrivals = { perSecond: 0, count: 0, atMs: -Infinity };
+
+  constructor(
+    { metrics, registry, pruningRates }: { metrics: Metrics; registry: Registry; pruningRates: readonly number[] },
+  ) {
+    this.#metrics = metrics;
+    this.#registry = registry;
+    this.#pruningRates = pruningRates;
+  }
+
+  /** Share of the machine that other work takes; 0 where nobody measures it. */
+  get contention(): number {
+    const gauge = this.#registry.getSingleMetric("espalier_load_contention_ratio");
+    return gauge === undefined ? 0 : plainValue(gauge as Gauge);
+  }
+
+  /** Measured time of a step divided by the table's. */
+  stepRatio(phase: Phase, level: number): number {
+    return this.#stepRatio.of(phase, String(this.#pruningRates[level]));
+  }
+
+  /** Takes what the metrics of steps have gained. To be called after each step. */
+  readSteps(): void {
+    const predictions = plainSeries(this.#metrics.stepPredictedSeconds);
+    for (const { labels, sum } of histogramSeries(this.#metrics.stepSeconds)) {
+      const [phase, rate] = [labels["phase"]!, labels["rate"]!];
+      const key = `${phase} ${rate}`;
+      const before = this.#seen.get(key) ?? { sum: 0, predicted: 0 };
+      if (sum === before.sum) continue;
+      const predicted = predictions.find(({ labels }) => labels["phase"] === phase && labels["rate"] === rate)?.value;
+      if (predicted === undefined) continue;
+      this.#stepRatio.observe(phase, rate, sum - before.sum, predicted - before.predicted);
+      this.#seen.set(key, { sum, predicted });
+    }
+  }
+
+  /** Takes what the prediction errors of requests have gained. To be called after each request. */
+  readErrors(): void {
+    const [series] = histogramSeries(this.#metrics.predictionErrorRatio);
+    const error = this.#error;
+    if (series === undefined || series.count === error.count) return;
+    const difference = Math.log((series.sum - error.sum) / (series.count - error.count));
+    [error.sum, error.count] = [series.sum, series.count];
+    if (!Number.isFinite(difference)) return;
+    // The predictions were corrected by the center already, so the difference is what it still lacks.
+    error.center += ERROR_GAIN * difference;
+    error.spread += ERROR_GAIN * (Math.abs(difference) * MEAN_TO_DEVIATION - error.spread);
+  }
+
+  /** @param nowMs On the clock of all readings. */
+  snapshot(nowMs: number): LoadSnapshot {
+    const { slots, requestsRunning, requestsWaiting, waitingPromptTokens, effectivePruningRate } = this.#metrics;
+    const { center, spread } = this.#error;
+    return {
+      slots: plainValue(slots),
+      requestsRunning: plainValue(requestsRunning),
+      requestsWaiting: plainValue(requestsWaiting),
+      waitingPromptTokens: plainValue(waitingPromptTokens),
+      effectivePruningRate: plainValue(effectivePruningRate),
+      contention: this.contention,
+      stepRatio: (phase, level) => this.stepRatio(phase, level),
+      predictionError: { median: Math.exp(center), high: Math.exp(center + NINE_OF_TEN * spread) },
+      lengthRatio: this.lengthRatio,
+      arrivals: this.#readArrivals(nowMs),
+    };
+  }
+
+  #readArrivals(nowMs: number): LoadSnapshot["arrivals"] {
+    const arrivals = this.#arrivals;
+    const seconds = (nowMs - arrivals.atMs) / 1000;
+    if (seconds > 0) {
+      const count = plainValue(this.#metrics.requestsArrived);
+      if (Number.isFinite(seconds)) {
+        const share = 1 - Math.exp(-seconds / ARRIVALS_SECONDS);
+        arrivals.perSecond += share * ((count - arrivals.count) / seconds - arrivals.perSecond);
+      }
+      [arrivals.count, arrivals.atMs] = [count, nowMs];
+    }
+    const mean = (metric: Metrics["requestPromptTokens"]) => {
+      const [series] = histogramSeries(metric);
+      return series === undefined || series.count === 0 ? 0 : series.sum / series.count;
+    };
+    const [promptTokens, newTokens] = [
+      mean(this.#metrics.requestPromptTokens),
+      mean(this.#metrics.requestGenerationTokens),
+    ];
+    // Until requests have ended nothing is known of those to come.
+    return { perSecond: newTokens === 0 ? 0 : arrivals.perSecond, promptTokens, newTokens };
+  }
+
+  /** Answers' lengths as shares of what was allowed. */
+  get lengthRatio(): LoadSnapshot["lengthRatio"] {
+    const [series] = histogramSeries(this.#metrics.generationLengthRatio);
+    if (series === undefined || series.count < LENGTHS_NEEDED) return { mean: 1, high: 1 };
+    let below = 0;
+    for (const bound of Object.keys(series.bucketValues).map(Number).sort((a, b) => a - b)) {
+      below += series.bucketValues[String(bound)]!;
+      if (below >= 0.9 * series.count) return { mean: series.sum / series.count, high: bound };
+    }
+    return { mean: series.sum / series.count, high: 1 };
+  }
+}
+
+/** Of a normal distribution: standard deviation divided by mean absolute deviation. */
+const MEAN_TO_DEVIATION = Math.sqrt(Math.PI / 2);

@@ -1,0 +1,36 @@
+import type { LoadSnapshot } from "../load.ts";
+import type { Predictor } from "../predictor.ts";
+import type { RateReason } from "../rate_choice.ts";
+
+/** What a policy knows of a request besides what the predictor says. */
+export interface RateRequest {
+  /** The narrowest level allowed. */
+  readonly floorLevel: number;
+  /** Whether it has a budget of its own. Without one the service's targets stand in for it. */
+  readonly hasBudget: boolean;
+  /** At its arrival it can be refused for want of time; when it gets its slot, its level is settled. */
+  readonly stage: "arrival" | "start";
+}
+
+export type Decision =
+  | {
+    readonly kind: "run";
+    readonly level: number;
+    readonly reason: RateReason;
+    /** Whether its limits are expected to be kept. */
+    readonly fits: boolean;
+    /** Its budget is lost whatever is done: those whose budgets can be kept go first. */
+    readonly lost?: boolean;
+  }
+  /** It would wait too long to keep a budget that it could keep on an idle machine. */
+  | { readonly kind: "refuse" };
+
+/** Chooses the level of a request. Pure: of the same load, request and predictor it makes the same decision. */
+export type Policy = (load: LoadSnapshot, request: RateRequest, predictor: Predictor) => Decision;
+
+export interface PolicyOptions {
+  /** The prepared rates, 0 first. */
+  readonly pruningRates: readonly number[];
+  /** Whether requests are refused that would wait too long for their budget. */
+  readonly shed: boolean;
+}

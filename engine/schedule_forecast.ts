@@ -1,0 +1,133 @@
+import type { StepPart } from "./step_costs.ts";
+
+/** What a sequence still needs. */
+export interface Work {
+  readonly level: number;
+  /** Prompt tokens that no step has taken. */
+  readonly promptTokens: number;
+  /** Tokens in its cache. */
+  readonly context: number;
+  /** Tokens of its answer that are still to come; one at least. */
+  readonly newTokens: number;
+}
+
+/** Work that is expected to come. */
+export interface Arrival extends Work {
+  /** Milliseconds from now. */
+  readonly inMs: number;
+}
+
+/** Milliseconds from now. */
+export interface Finish {
+  readonly startMs: number;
+  readonly firstTokenMs: number;
+  readonly lastTokenMs: number;
+}
+
+export interface Schedule {
+  /** In the order of their admission. */
+  readonly running: readonly Work[];
+  /** In the order in which they get slots. */
+  readonly waiting: readonly Work[];
+  /** In the order of their coming; they get slots after those who wait. */
+  readonly expected: readonly Arrival[];
+  readonly slots: number;
+  /** Prompt rows of one step. */
+  readonly prefillChunk: number;
+  /** Milliseconds until the present step ends. */
+  readonly busyMs: number;
+  /** Milliseconds of a step. */
+  readonly stepMs: (parts: readonly StepPart[]) => number;
+}
+
+/** A sequence on its way; its part in the next step is changed in place, for a forecast runs through many. */
+class Lane {
+  readonly part: { level: number; phase: StepPart["phase"]; rows: number; context: number };
+  startMs: number;
+  firstTokenMs = NaN;
+  lastTokenMs = NaN;
+  promptTokens: number;
+  newTokens: number;
+
+  constructor(readonly work: Work, startMs: number) {
+    this.part = { level: work.level, phase: "prefill", rows: 0, context: work.context };
+    this.startMs = startMs;
+    this.promptTokens = work.promptTokens;
+    this.newTokens = work.newTokens;
+  }
+}
+
+/**
+ * Runs the scheduler ahead: the same steps that `scheduleStep()` would choose, with predicted times. Steps that only
+ * decode are alike but for their contexts, so all until the next event are taken at once.
+ *
+ * @returns When each running and waiting sequence starts and ends, in the given orders.
+ */
+export function forecastSchedule(
+  { running, waiting, expected, slots, prefillChunk, busyMs, stepMs }: Schedule,
+): { readonly running: readonly Finish[]; readonly waiting: readonly Finish[] } {
+  const started = running.map((work) => new Lane(work, 0));
+  const queued = waiting.map((work) => new Lane(work, NaN));
+  let lanes = [...started];
+  let [open, next, arrival, now] = [started.length + queued.length, 0, 0, busyMs];
+
+  while (open > 0) {
+    while (lanes.length < slots) {
+      if (next < queued.length) {
+        const lane = queued[next++]!;
+        lane.startMs = now;
+        lanes.push(lane);
+      } else if (arrival < expected.length && expected[arrival]!.inMs <= now) {
+        lanes.push(new Lane(expected[arrival++]!, now));
+      } else break;
+    }
+
+    let room = prefillChunk;
+    let steps = Infinity;
+    const parts: StepPart[] = [];
+    for (const { part, promptTokens, newTokens } of lanes) {
+      part.phase = promptTokens > 0 ? "prefill" : "decode";
+      part.rows = promptTokens > 0 ? Math.min(promptTokens, room) : 1;
+      if (part.phase === "prefill") [room, steps] = [room - part.rows, 1];
+      else steps = Math.min(steps, newTokens);
+      if (part.rows > 0) parts.push(part);
+    }
+    let ms = stepMs(parts);
+    if (steps > 1) {
+      if (lanes.length < slots && arrival < expected.length) {
+        steps = Math.min(steps, Math.max(1, Math.ceil((expected[arrival]!.inMs - now) / ms)));
+      }
+      for (const { part } of lanes) part.context += (steps - 1) / 2;
+      ms = stepMs(parts);
+      for (const { part } of lanes) part.context -= (steps - 1) / 2;
+    }
+    now += steps * ms;
+
+    let ended = false;
+    for (const lane of lanes) {
+      const { part } = lane;
+      if (part.phase === "prefill") {
+        part.context += part.rows;
+        lane.promptTokens -= part.rows;
+        if (lane.promptTokens > 0) continue;
+        lane.firstTokenMs = now;
+        lane.newTokens -= 1;
+      } else {
+        if (Number.isNaN(lane.firstTokenMs)) lane.firstTokenMs = now;
+        part.context += steps;
+        lane.newTokens -= steps;
+      }
+      if (lane.newTokens > 0) continue;
+      lane.lastTokenMs = now;
+      ended = true;
+    }
+    if (!ended) continue;
+    lanes = lanes.filter(({ newTokens }) => newTokens > 0);
+    open = started.filter(isOpen).length + queued.filter(isOpen).length;
+  }
+  return { running: started, waiting: queued };
+}
+
+function isOpen({ newTokens }: Lane): boolean {
+  return newTokens > 0;
+}

@@ -1,0 +1,122 @@
+import { z } from "zod";
+import { GenerateBody } from "../schemas.ts";
+
+const native = GenerateBody.shape;
+
+/** Clients send `null` for what they do not set. */
+const unset = <T extends z.ZodType>(type: T) => type.nullish();
+
+/** Fields of this service beside OpenAI's; they mean what they mean in `POST /generate`. */
+const ownFields = {
+  latency_budget_ms: unset(native.latency_budget_ms),
+  ttft_budget_ms: unset(native.ttft_budget_ms),
+  tpot_budget_ms: unset(native.tpot_budget_ms),
+  max_pruning_rate: unset(native.max_pruning_rate),
+  pruning_rate: unset(native.pruning_rate),
+  on_miss: unset(native.on_miss),
+  top_k: unset(native.top_k),
+  min_p: unset(native.min_p),
+  repetition_penalty: unset(native.repetition_penalty),
+};
+
+/**
+ * Fields that change no answer here: names for accounting, and switches in the one position that we have. They are taken
+ * because client libraries send them.
+ */
+const ignoredFields = {
+  user: unset(z.string().max(512)),
+  metadata: unset(z.record(z.string().max(64), z.string().max(512))),
+  store: unset(z.literal(false)),
+  service_tier: unset(z.enum(["auto", "default"])),
+  safety_identifier: unset(z.string().max(512)),
+  prompt_cache_key: unset(z.string().max(512)),
+};
+
+const StreamOptions = z.strictObject({
+  include_usage: unset(z.boolean()).describe("One more chunk at the end, with the count of tokens"),
+  include_obfuscation: unset(z.literal(false)),
+});
+
+const sharedFields = {
+  model: z.string().min(1).max(512).describe("Name of the model, or name@rate, which pins the rate").optional(),
+  temperature: unset(z.number().min(0).max(2)).describe("0 takes the likeliest token; default 1"),
+  top_p: unset(native.top_p),
+  presence_penalty: unset(native.presence_penalty),
+  frequency_penalty: unset(native.frequency_penalty),
+  seed: unset(z.int()).describe("Any integer; its lowest 32 bits are used"),
+  stop: unset(z.union([native.stop.unwrap().element, native.stop.unwrap()])),
+  stream: unset(z.boolean()),
+  stream_options: unset(StreamOptions),
+  n: unset(z.literal(1)).describe("One answer"),
+  logit_bias: unset(z.strictObject({})).describe("Not supported: only an empty object is taken"),
+};
+
+const tokenIds = native.prompt_tokens.unwrap();
+
+/** Body of `POST /v1/completions`. */
+export const CompletionBody = z.strictObject({
+  ...sharedFields,
+  prompt: z.union([
+    z.string().min(1),
+    z.tuple([z.string().min(1)]),
+    tokenIds,
+    z.tuple([tokenIds]),
+  ]).describe("One prompt, as text or token ids"),
+  max_tokens: unset(native.max_new_tokens).describe("Default 16"),
+  logprobs: unset(z.int().min(0).max(5)).describe("Likeliest tokens to report with each token"),
+  echo: unset(z.literal(false)),
+  best_of: unset(z.literal(1)),
+  suffix: unset(z.literal("")),
+  ...ownFields,
+  ...ignoredFields,
+}).superRefine(streamOptionsNeedStream);
+
+const TextPart = z.strictObject({ type: z.literal("text"), text: z.string() });
+const content = z.union([z.string(), z.array(TextPart).min(1).max(1024)]);
+
+const Message = z.discriminatedUnion("role", [
+  z.strictObject({ role: z.enum(["system", "developer", "user"]), content }),
+  z.strictObject({
+    role: z.literal("assistant"),
+    content,
+    // What an answer of ours has besides, as callers send it back.
+    refusal: unset(z.null()),
+    annotations: unset(z.array(z.never())),
+  }),
+]);
+
+/** Body of `POST /v1/chat/completions`. */
+export const ChatBody = z.strictObject({
+  ...sharedFields,
+  messages: z.array(Message).min(1).max(4096),
+  max_tokens: unset(native.max_new_tokens).describe("Older name of max_completion_tokens"),
+  max_completion_tokens: unset(native.max_new_tokens).describe("Default: as many as fit"),
+  logprobs: unset(z.boolean()),
+  top_logprobs: unset(z.int().min(0).max(20)),
+  response_format: unset(z.strictObject({ type: z.literal("text") })),
+  modalities: unset(z.tuple([z.literal("text")])),
+  ...ownFields,
+  ...ignoredFields,
+}).superRefine((body, context) => {
+  streamOptionsNeedStream(body, context);
+  const issue = (field: string, message: string) => context.addIssue({ code: "custom", path: [field], message });
+  const { max_tokens: older, max_completion_tokens: newer } = body;
+  if (typeof older === "number" && typeof newer === "number" && older !== newer) {
+    issue("max_tokens", `It differs from max_completion_tokens, which is ${newer}`);
+  }
+  if (typeof body.top_logprobs === "number" && body.logprobs !== true) {
+    issue("top_logprobs", "It needs logprobs to be true");
+  }
+});
+
+export type CompletionBody = z.output<typeof CompletionBody>;
+export type ChatBody = z.output<typeof ChatBody>;
+
+function streamOptionsNeedStream(
+  body: { readonly stream?: boolean | null | undefined; readonly stream_options?: unknown },
+  context: z.core.$RefinementCtx,
+): void {
+  if (body.stream_options !== null && body.stream_options !== undefined && body.stream !== true) {
+    context.addIssue({ code: "custom", path: ["stream_options"], message: "It needs stream to be true", input: body });
+  }
+}

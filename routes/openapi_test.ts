@@ -1,0 +1,41 @@
+import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { ErrorBody, GenerateAnswer } from "./answer_schemas.ts";
+import { openApiDocument } from "./openapi.ts";
+import { post, toyApp } from "./testing/toy_app.ts";
+
+describe("openApiDocument()", () => {
+  it("lists the routes that there are, and no others", () => {
+    const { app } = toyApp();
+    const served = app.routes.filter(({ method, path }) => method !== "ALL" && !path.startsWith("/page/"));
+    const { paths } = openApiDocument("1") as { paths: Record<string, Record<string, unknown>> };
+    const described = Object.entries(paths).flatMap(([path, methods]) =>
+      Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`)
+    );
+    deepEqual(described.sort(), [...new Set(served.map(({ method, path }) => `${method} ${path}`))].sort());
+  });
+
+  it("refers only to schemas that it has, and says that bodies are closed", () => {
+    const text = JSON.stringify(openApiDocument("1"));
+    const { components } = JSON.parse(text);
+    for (const [, name] of text.matchAll(/#\/components\/schemas\/(\w+)/g)) ok(name! in components.schemas, name);
+    for (const name of ["GenerateBody", "CompletionBody", "ChatBody"]) {
+      equal(components.schemas[name].additionalProperties, false, name);
+    }
+  });
+
+  it("describes what is answered", async () => {
+    const { app } = toyApp();
+    const answer = await post(app, { prompt: "a", max_new_tokens: 2, temperature: 0, logprobs: 1 });
+    equal(GenerateAnswer.safeParse(await answer.json()).error, undefined);
+    equal(ErrorBody.safeParse(await (await post(app, {})).json()).error, undefined);
+  });
+
+  it("is served, as it is and to read", async () => {
+    const { app } = toyApp();
+    equal((await (await app.request("/openapi.json")).json()).info.version, "0.0.0");
+    const docs = await app.request("/docs");
+    match(docs.headers.get("Content-Security-Policy")!, /^default-src 'none'/);
+    match(await docs.text(), /<code>latency_budget_ms<\/code>/);
+  });
+});

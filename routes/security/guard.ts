@@ -1,0 +1,83 @@
+import type { Context, MiddlewareHandler } from "hono";
+import { RequestError } from "../errors.ts";
+import type { Services } from "../services.ts";
+import type { ApiKeys } from "./api_keys.ts";
+
+/** Who may ask. */
+export interface Security {
+  /** `null`: everyone who can connect. */
+  readonly keys: ApiKeys | null;
+  /** Whether `/metrics` is answered without a key. */
+  readonly metricsWithoutKey: boolean;
+  /**
+   * Names that the header `Host` may have besides loopback's; `null`: any. On loopback it is checked because a web page
+   * can make its own name point here (DNS rebinding); the browser then sends that name.
+   */
+  readonly hosts: readonly string[] | null;
+  /** Origins whose pages may call the service from a browser, such as `https://example.org`. */
+  readonly origins: readonly string[];
+}
+
+/** Probes and what a browser loads of the page: they tell nothing about requests and cost nothing. */
+const OPEN_PATHS = new Set(["/livez", "/readyz", "/", "/docs", "/openapi.json"]);
+const OPEN_FOLDER = "/page/";
+/** A probe comes with an address of the moment as its host. */
+const PROBES = new Set(["/livez", "/readyz"]);
+
+const LOOPBACK_HOST = /^(localhost|127(\.\d{1,3}){3}|\[::1\])$/;
+
+const EXPOSED = "X-Pruning-Rate, X-Predicted-Ms, Retry-After";
+
+/**
+ * Lets a request pass, or refuses it: by its host (403), by the page that sends it (403), or for want of a key (401).
+ * Answers to CORS preflights, which come without a key.
+ */
+export function guard({ security, metrics }: Pick<Services, "security" | "metrics">): MiddlewareHandler {
+  return async function guard(c, next) {
+    c.header("X-Content-Type-Options", "nosniff");
+    c.header("Referrer-Policy", "no-referrer");
+    const { path } = c.req;
+    try {
+      if (!PROBES.has(path)) checkHost(c.req.header("Host"), security.hosts);
+      const preflight = allowOrigin(c, security.origins);
+      if (preflight !== null) return preflight;
+      const open = OPEN_PATHS.has(path) || path.startsWith(OPEN_FOLDER) ||
+        (path === "/metrics" && security.metricsWithoutKey);
+      if (!open && security.keys?.accept(c.req.header("Authorization")) === false) {
+        c.header("WWW-Authenticate", 'Bearer realm="espalier"');
+        throw new RequestError(401, "An API key is needed: Authorization: Bearer <key>");
+      }
+    } catch (error) {
+      if (error instanceof RequestError) metrics.requests.inc({ outcome: "invalid", code: String(error.status) });
+      throw error;
+    }
+    await next();
+  };
+}
+
+function checkHost(host: string | undefined, hosts: readonly string[] | null): void {
+  if (hosts === null) return;
+  const name = /^(\[[0-9a-f:.]+\]|[^:\s]+)(:\d{1,5})?$/i.exec(host ?? "")?.[1]?.toLowerCase();
+  if (name !== undefined && (LOOPBACK_HOST.test(name) || hosts.includes(name))) return;
+  throw new RequestError(403, "The host is not one of this service's; see --allowed-hosts", "Host");
+}
+
+/** The answer to a preflight; `null` for all other requests that may go on. */
+function allowOrigin(c: Context, origins: readonly string[]): Response | null {
+  const origin = c.req.header("Origin");
+  if (origin === undefined) return null;
+  c.header("Vary", "Origin");
+  const host = c.req.header("Host");
+  if (host !== undefined && (origin === `http://${host}` || origin === `https://${host}`)) return null;
+  if (!origins.includes(origin)) {
+    throw new RequestError(403, "The origin may not call this service; see --cors-origins", "Origin");
+  }
+  c.header("Access-Control-Allow-Origin", origin);
+  c.header("Access-Control-Expose-Headers", EXPOSED);
+  if (c.req.method !== "OPTIONS" || c.req.header("Access-Control-Request-Method") === undefined) return null;
+  const headers = c.req.header("Access-Control-Request-Headers") ?? "";
+  if (/^[\w, -]{1,1000}$/.test(headers)) c.header("Access-Control-Allow-Headers", headers);
+  c.header("Access-Control-Allow-Methods", "GET, POST");
+  c.header("Access-Control-Max-Age", "600");
+  return c.body(null, 204);
+}

@@ -1,0 +1,87 @@
+import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
+import { deepEqual, equal, match, ok } from "node:assert/strict";
+import { existsSync } from "node:fs";
+import { type Browser, chromium } from "playwright-core";
+import { Service } from "./support/service.ts";
+
+const CHROMIUM = "/usr/bin/chromium";
+const FLAGS = [
+  ...["--headless", "--no-sandbox", "--disable-gpu"],
+  ...["--disable-background-networking", "--disable-component-update", "--disable-sync"],
+];
+const KEY = "a key for this test alone";
+
+if (existsSync(CHROMIUM)) {
+  describe("The page", () => {
+    let service: Service;
+    let browser: Browser;
+    let url: string;
+
+    beforeAll(async () => {
+      service = await Service.start("--api-keys", KEY);
+      url = `http://127.0.0.1:${service.port}`;
+      browser = await chromium.launch({ executablePath: CHROMIUM, args: FLAGS });
+    });
+    afterAll(async () => {
+      await browser?.close();
+      await service?.[Symbol.asyncDispose]();
+    });
+
+    /** A page of its own; `asked` are all addresses that it loads, `problems` what the browser complains of. */
+    async function open(viewport: { width: number; height: number }) {
+      const page = await browser.newPage({ viewport });
+      const asked: string[] = [];
+      const problems: string[] = [];
+      page.on("request", (request) => asked.push(request.url()));
+      page.on("pageerror", (error) => problems.push(error.message));
+      page.on("console", (message) => {
+        // A refusal for want of a key is what the page is tested with.
+        if (message.type() === "error" && !/401/.test(message.text())) problems.push(message.text());
+      });
+      await page.goto(url);
+      return { page, asked, problems };
+    }
+
+    for (const viewport of [{ width: 1200, height: 900 }, { width: 360, height: 740 }]) {
+      it(`asks for a key, streams an answer and shows the decision at ${viewport.width} pixels`, async () => {
+        const { page, asked, problems } = await open(viewport);
+        await page.getByLabel("API key").fill(KEY);
+        await page.getByRole("button", { name: "Use it" }).click();
+        await page.getByRole("combobox", { name: "Pruning rate" }).selectOption("0.35");
+        await page.getByLabel("Tokens, at most").fill("12");
+        await page.getByLabel("Prompt", { exact: true }).fill("One day, a girl");
+        await page.getByLabel("Prompt", { exact: true }).press("Control+Enter");
+        await page.getByRole("status").filter({ hasText: "12 tokens at pruning rate 35 %" }).waitFor({
+          state: "attached",
+        });
+
+        match((await page.locator("#answer").textContent())!, /^One day, a girl.+/);
+        const shares = await page.locator("#answer .tint").evaluateAll((spans) =>
+          spans.map((span) =>
+            (span as unknown as { style: { getPropertyValue(name: string): string } }).style
+              .getPropertyValue("--share")
+          )
+        );
+        ok(shares.length > 1 && shares.every((share) => share === "1.000"), shares.join());
+        equal(await page.locator("#decision-rate").textContent(), "35 %");
+        equal(await page.locator("#decision-reason").textContent(), "it was pinned");
+        equal(await page.locator("#legend li.now").textContent(), "35 %");
+        await page.locator("#requests-chart path.line-a[d^=M]").waitFor({ state: "attached" });
+        const overflow = await page.evaluate("document.documentElement.scrollWidth - innerWidth");
+        ok(Number(overflow) <= 0, `${overflow} pixels wider than the screen`);
+        deepEqual([problems, asked.filter((one) => !one.startsWith(`${url}/`))], [[], []]);
+        await page.close();
+      });
+    }
+
+    it("is documented by a page that runs no script", async () => {
+      const { page, asked, problems } = await open({ width: 800, height: 600 });
+      asked.length = 0;
+      const response = await page.goto(`${url}/docs`);
+      match(response!.headers()["content-security-policy"]!, /^default-src 'none'; script-src 'self'/);
+      equal(await page.getByRole("heading", { name: "POST /v1/chat/completions" }).count(), 1);
+      deepEqual([problems, asked.filter((one) => one.endsWith(".js"))], [[], []]);
+      await page.close();
+    });
+  });
+}
