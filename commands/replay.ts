@@ -51,6 +51,7 @@ const Flags = z.strictObject({
   halfCpuAt: z.number().min(0).max(86_400).optional().describe(
     "Second of each trace that takes half of the cores away",
   ),
+  costSeconds: z.number().min(0).max(3600).default(45).describe("Time to measure what steps cost; once is done anyway"),
   capacitySeconds: z.number().min(0.1).max(3600).default(15).describe("Time to measure what rate 0 sustains"),
   oracleCandidates: z.int().min(0).max(10_000_000).default(20_000).describe("Schedules the oracle tries; 0: no oracle"),
   seed: z.int().min(0).max(2 ** 31 - 1).default(1).describe("Seed of everything that is random"),
@@ -184,7 +185,14 @@ async function measured(
     );
   }
   const costs = await measureCosts({
-    ...{ client, info, draws, prefillChunk: flags.prefillChunk, context: flags.promptTokens },
+    ...{
+      client,
+      info,
+      draws,
+      prefillChunk: flags.prefillChunk,
+      context: flags.promptTokens,
+      seconds: flags.costSeconds,
+    },
     onProgress: (share) => bar.update(0.7 * share, "what steps cost"),
   });
   const capacity = await measureCapacity({
