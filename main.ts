@@ -221,21 +221,15 @@ async function watchDevice(registry: Registry, sysfs: string): Promise<void> {
   }
 }
 
-/**
- * Begins to ask a Prometheus server what other workloads take, if there is one.
- *
- * @returns The share that they take now, from 0 to 1; null if nothing is known.
- */
+/** Begins to ask a Prometheus server what other workloads take, if there is one. The engine reads it in the registry. */
 function watchContention(
   registry: Registry,
   { prometheusUrl: url, prometheusQuery: query, prometheusSeconds }: Settings,
-): () => number | null {
-  if (url === undefined) return () => null;
+): void {
+  if (url === undefined) return;
   const intervalMs = 1000 * prometheusSeconds;
   const ask = () => queryPrometheus({ url, query, timeoutMs: Math.min(intervalMs, PROMETHEUS_MS) });
-  const sensor = new ContentionSensor({ ask, intervalMs, registry, now, say });
-  sensor.start();
-  return () => sensor.ratio;
+  new ContentionSensor({ ask, intervalMs, registry, now, say }).start();
 }
 
 /** Who may ask. @throws {RangeError} If keys cannot be used, or a network would be served without any. */

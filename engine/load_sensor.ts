@@ -6,7 +6,7 @@ import type { Phase } from "./step_costs.ts";
 import { StepRatio } from "./step_ratio.ts";
 
 /** Time over which the pace of arrivals is averaged. */
-const ARRIVALS_SECONDS = 15;
+const ARRIVALS_SECONDS = 30;
 
 /** How fast the prediction error follows, in parts of each difference. */
 const ERROR_GAIN = 0.08;

@@ -53,9 +53,11 @@ export interface PredictorOptions {
   readonly busyMs: number;
 }
 
-/** How far ahead requests that have not come yet are counted on. */
-const EXPECTED_MS = 60_000;
-const MOST_EXPECTED = 64;
+/** Requests that have not come yet and are counted on: those further ahead hardly touch what runs now. */
+const EXPECTED = 6;
+
+/** Requests, per slot, whose time tells what the machine sustains. */
+const SUSTAINED = 4;
 
 /** Beyond this share the sensor of other work says little about what is left. */
 const MOST_CONTENTION = 0.8;
@@ -152,6 +154,23 @@ export class Predictor {
     return Math.max(...waiting.map(({ lastTokenMs }) => lastTokenMs));
   }
 
+  /** The pace at which requests come, as a share of what all slots sustain at a level; 0 if none came lately. */
+  utilization(level: number): number {
+    const { load: { arrivals, slots }, prefillChunk } = this.#options;
+    if (arrivals.perSecond === 0) return 0;
+    const count = SUSTAINED * slots;
+    const { waiting } = forecastSchedule({
+      running: [],
+      waiting: Array.from({ length: count }, () => meanWork(arrivals, level)),
+      expected: [],
+      slots,
+      prefillChunk,
+      busyMs: 0,
+      stepMs: this.#stepMs,
+    });
+    return arrivals.perSecond * Math.max(...waiting.map(({ lastTokenMs }) => lastTokenMs)) / 1000 / count;
+  }
+
   /** Time that the most urgent of those who wait has left; infinite if nobody's time is limited. */
   get mostUrgentMs(): number {
     const { before, request, after } = this.#options;
@@ -196,15 +215,15 @@ export function contentionSlowdown(share: number): number {
 
 /** Requests of the mean kind, evenly spaced, at the pace at which requests came lately. */
 function expectedArrivals({ arrivals }: LoadSnapshot, level: number): Arrival[] {
-  const { perSecond, promptTokens, newTokens } = arrivals;
-  const count = Math.min(MOST_EXPECTED, Math.floor(perSecond * EXPECTED_MS / 1000));
-  return Array.from({ length: count }, (_, i) => ({
-    inMs: (i + 1) * 1000 / perSecond,
-    level,
-    context: 0,
-    promptTokens: Math.max(1, Math.round(promptTokens)),
-    newTokens: Math.max(1, Math.round(newTokens)),
+  return Array.from({ length: arrivals.perSecond > 0 ? EXPECTED : 0 }, (_, i) => ({
+    ...meanWork(arrivals, level),
+    inMs: (i + 1) * 1000 / arrivals.perSecond,
   }));
+}
+
+function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"], level: number): Work {
+  const whole = (tokens: number) => Math.max(1, Math.round(tokens));
+  return { level, context: 0, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
 }
 
 function atLevel(work: WaitingWork, level: number): WaitingWork & Work {

@@ -1,0 +1,98 @@
+import { deepEqual, equal } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { RandomDraws } from "./random.ts";
+import { judge, REFUSED, simulate, type SimulatedRequest } from "./simulator.ts";
+import { StepClock } from "./step_costs.ts";
+
+/** Two slots, two levels, chunks of 4; every step of two sequences is dearer than one, not twice. */
+const clock = new StepClock({
+  decodeMs: [[10, 16], [6, 9]],
+  prefillMs: [[{ rows: 1, ms: 9 }, { rows: 4, ms: 30 }], [{ rows: 1, ms: 5 }, { rows: 4, ms: 17 }]],
+});
+const request = (arrivalMs: number, promptTokens: number, newTokens: number, deadlineMs = 1e9): SimulatedRequest => ({
+  ...{ arrivalMs, promptTokens, newTokens, deadlineMs },
+});
+
+/** The same engine, a step at a time and without any shortcut. */
+function stepByStep(requests: readonly SimulatedRequest[], decisions: readonly number[]): number[] {
+  const finished = requests.map(() => NaN);
+  const left = requests.map(({ promptTokens, newTokens }) => ({ prompt: promptTokens, tokens: newTokens }));
+  let waiting = requests.map((_, i) => i).filter((i) => decisions[i] !== REFUSED);
+  let running: number[] = [];
+  for (let now = 0; waiting.length + running.length > 0;) {
+    if (running.length === 0) now = Math.max(now, Math.min(...waiting.map((i) => requests[i]!.arrivalMs)));
+    const here = waiting.filter((i) => requests[i]!.arrivalMs <= now)
+      .sort((a, b) => requests[a]!.deadlineMs - requests[b]!.deadlineMs).slice(0, clock.slots - running.length);
+    running.push(...here);
+    waiting = waiting.filter((i) => !here.includes(i));
+    const [decode, prefill] = [[0, 0], [0, 0]];
+    let room = clock.chunk;
+    for (const i of running) {
+      const level = decisions[i]!;
+      if (left[i]!.prompt === 0) {
+        decode[level]!++;
+        left[i]!.tokens--;
+      } else {
+        const rows = Math.min(room, left[i]!.prompt);
+        prefill[level]! += rows;
+        room -= rows;
+        left[i]!.prompt -= rows;
+        if (rows > 0 && left[i]!.prompt === 0) left[i]!.tokens--;
+      }
+    }
+    now += clock.stepMs(decode, prefill);
+    for (const i of running) if (left[i]!.tokens === 0) finished[i] = now;
+    running = running.filter((i) => left[i]!.tokens > 0);
+  }
+  return finished;
+}
+
+describe("simulate()", () => {
+  it("takes as long for a request alone as its steps", () => {
+    deepEqual([...simulate(clock, [request(5, 5, 3)], [0])], [5 + clock.aloneMs(0, 5, 3)]);
+    deepEqual([...simulate(clock, [request(5, 5, 3)], [1])], [5 + clock.aloneMs(1, 5, 3)]);
+  });
+
+  it("lets two run together", () => {
+    // Both prompts in one chunk of 4 rows, then two steps of two.
+    deepEqual([...simulate(clock, [request(0, 2, 3), request(0, 2, 3)], [0, 0])], [30 + 32, 30 + 32]);
+  });
+
+  it("gives a free slot to the earliest deadline", () => {
+    const requests = [request(0, 1, 9, 900), request(0, 1, 9, 901), request(1, 1, 1, 950), request(2, 1, 1, 920)];
+    const [, , late, urgent] = simulate(clock, requests, [1, 1, 1, 1]);
+    equal(urgent, late); // both slots came free at once, and one chunk took both prompts
+    const [, , later, first] = simulate(clock, [request(0, 1, 20, 900), ...requests.slice(1)], [1, 1, 1, 1]);
+    equal(first! < later!, true);
+  });
+
+  it("passes over what is refused", () => {
+    const [first, refused, last] = simulate(clock, [request(0, 1, 2), request(0, 1, 2), request(500, 1, 1)], [
+      ...[0, REFUSED, 0],
+    ]);
+    deepEqual([first, refused, last], [9 + 10, NaN, 509]);
+    deepEqual([...simulate(clock, [request(0, 1, 1)], [REFUSED])], [NaN]);
+  });
+
+  it("comes to the same as going step by step", () => {
+    const draws = new RandomDraws(7);
+    for (let trial = 0; trial < 30; trial++) {
+      let arrivalMs = 0;
+      const requests = Array.from({ length: 25 }, () => {
+        arrivalMs += draws.integer(3) * draws.integer(60);
+        return request(arrivalMs, 1 + draws.integer(9), 1 + draws.integer(6), arrivalMs + draws.integer(400) / 7);
+      });
+      const decisions = requests.map(() => draws.integer(3) - 1);
+      const rounded = (times: Iterable<number>) => [...times].map((time) => Math.round(time * 1e6) / 1e6);
+      deepEqual(rounded(simulate(clock, requests, decisions)), rounded(stepByStep(requests, decisions)));
+    }
+  });
+});
+
+describe("judge()", () => {
+  it("counts refusals as misses, and the rates of those that ran", () => {
+    const requests = [request(0, 1, 1, 9), request(100, 1, 1, 104), request(200, 1, 1, 300)];
+    deepEqual(judge(clock, [0, 0.3], requests, [0, 1, REFUSED]), { attainment: 1 / 3, meanRate: 0.15, missed: [1] });
+    deepEqual(judge(clock, [0, 0.3], requests, [-1, -1, -1]), { attainment: 0, meanRate: 0, missed: [] });
+  });
+});

@@ -1,0 +1,75 @@
+import { deepEqual, equal, ok } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { Gauge, Registry } from "prom-client";
+import { LoadSensor } from "./load_sensor.ts";
+import { createMetrics } from "./metrics.ts";
+
+function sensed() {
+  const registry = new Registry();
+  const metrics = createMetrics(registry);
+  return { registry, metrics, sensor: new LoadSensor({ metrics, registry, pruningRates: [0, 0.35] }) };
+}
+
+describe("LoadSensor", () => {
+  it("reads the gauges as they stand, and another sensor's in the same registry", () => {
+    const { registry, metrics, sensor } = sensed();
+    metrics.slots.set(4);
+    metrics.requestsRunning.set(3);
+    metrics.requestsWaiting.set(2);
+    metrics.waitingPromptTokens.set(70);
+    equal(sensor.snapshot(0).contention, 0);
+    const gauge = new Gauge({ name: "espalier_load_contention_ratio", help: "test", registers: [registry] });
+    gauge.set(0.4);
+    const { slots, requestsRunning, requestsWaiting, waitingPromptTokens, contention } = sensor.snapshot(0);
+    deepEqual([slots, requestsRunning, requestsWaiting, waitingPromptTokens, contention], [4, 3, 2, 70, 0.4]);
+  });
+
+  it("learns from the histogram of steps what the table lacks", () => {
+    const { metrics, sensor } = sensed();
+    for (let i = 0; i < 40; i++) {
+      metrics.stepSeconds.observe({ phase: "decode", rate: "0" }, 0.03);
+      metrics.stepPredictedSeconds.inc({ phase: "decode", rate: "0" }, 0.02);
+      sensor.readSteps();
+    }
+    ok(Math.abs(sensor.snapshot(0).stepRatio("decode", 0) - 1.5) < 0.05);
+  });
+
+  it("learns the middle and the spread of the prediction error", () => {
+    const { metrics, sensor } = sensed();
+    const { predictionError: before } = sensor.snapshot(0);
+    equal(before.median, 1);
+    let actual = 1.3;
+    for (let i = 0; i < 100; i++) {
+      // Predictions are corrected by what is known, as the predictor does it.
+      metrics.predictionErrorRatio.observe(actual / sensor.snapshot(0).predictionError.median);
+      sensor.readErrors();
+      actual = i % 2 === 0 ? 1.3 : 1.1;
+    }
+    const { median, high } = sensor.snapshot(0).predictionError;
+    ok(Math.abs(median - 1.2) < 0.05, `${median}`);
+    ok(high > 1.25 && high < 1.5, `${high}`);
+  });
+
+  it("counts the pace of arrivals and the mean request", () => {
+    const { metrics, sensor } = sensed();
+    for (let second = 0; second < 120; second++) {
+      metrics.requestsArrived.inc(2);
+      sensor.snapshot(1000 * second);
+    }
+    equal(sensor.snapshot(120_000).arrivals.perSecond, 0, "nothing is known of their work");
+    metrics.requestPromptTokens.observe(10);
+    metrics.requestGenerationTokens.observe(20);
+    const { perSecond, promptTokens, newTokens } = sensor.snapshot(120_000).arrivals;
+    ok(Math.abs(perSecond - 2) < 0.2, `${perSecond}`);
+    deepEqual([promptTokens, newTokens], [10, 20]);
+  });
+
+  it("expects answers as long as allowed until enough have ended, then as long as nine of ten", () => {
+    const { metrics, sensor } = sensed();
+    metrics.generationLengthRatio.observe(0.1);
+    deepEqual(sensor.lengthRatio, { mean: 1, high: 1 });
+    for (let i = 0; i < 94; i++) metrics.generationLengthRatio.observe(0.25);
+    for (let i = 0; i < 5; i++) metrics.generationLengthRatio.observe(1);
+    equal(sensor.lengthRatio.high, 0.3);
+  });
+});

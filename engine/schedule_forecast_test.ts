@@ -1,0 +1,54 @@
+import { deepEqual, equal } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { forecastSchedule, type Schedule, type Work } from "./schedule_forecast.ts";
+
+const work = (promptTokens: number, newTokens: number, context = 0): Work => (
+  { level: 0, promptTokens, newTokens, context }
+);
+/** A step takes 10 ms, and 1 ms for every row. */
+const forecast = (schedule: Partial<Schedule>) =>
+  forecastSchedule({
+    running: [],
+    waiting: [],
+    expected: [],
+    slots: 2,
+    prefillChunk: 4,
+    busyMs: 0,
+    stepMs: (parts) => 10 + parts.reduce((rows, part) => rows + part.rows, 0),
+    ...schedule,
+  });
+const times = (finishes: ReturnType<typeof forecastSchedule>["waiting"]) =>
+  finishes.map(({ startMs, firstTokenMs, lastTokenMs }) => [startMs, firstTokenMs, lastTokenMs]);
+
+describe("forecastSchedule()", () => {
+  it("takes a prompt chunk by chunk, then a token a step", () => {
+    // 14 + 12 for the prompt of 6, then two steps of 11.
+    deepEqual(times(forecast({ waiting: [work(6, 3)] }).waiting), [[0, 26, 48]]);
+  });
+
+  it("decodes beside a prompt, and waits for a slot", () => {
+    const { running, waiting } = forecast({ running: [work(0, 2, 5)], waiting: [work(4, 1), work(1, 1)] });
+    // One step of 4 prompt rows and a decoded one, then the second prompt beside the last token.
+    equal(running[0]!.lastTokenMs, 15 + 12);
+    deepEqual(times(waiting), [[0, 15, 15], [15, 27, 27]]);
+  });
+
+  it("begins when the present step ends", () => {
+    deepEqual(times(forecast({ waiting: [work(1, 1)], busyMs: 7 }).waiting), [[7, 18, 18]]);
+  });
+
+  it("counts on those who are expected, after those who wait", () => {
+    const expected = [{ ...work(4, 50), inMs: 12 }];
+    const { waiting } = forecast({ waiting: [work(1, 4)], expected });
+    // 11, 11, then the prompt of 4 comes beside it, then both decode.
+    deepEqual(times(waiting), [[0, 11, 11 + 11 + 15 + 12]]);
+  });
+
+  it("takes many steps at once as it would one by one", () => {
+    const stepMs: Schedule["stepMs"] = (parts) => parts.reduce((ms, { context }) => ms + 1 + 0.1 * context, 0);
+    const [whole] = forecast({ running: [work(0, 40, 10)], stepMs }).running;
+    let ms = 0;
+    for (let context = 10; context < 50; context++) ms += 1 + 0.1 * context;
+    equal(Math.round(whole!.lastTokenMs * 1e6), Math.round(ms * 1e6));
+  });
+});

@@ -1,0 +1,218 @@
+import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
+import { Registry } from "prom-client";
+import type { Sequence, StepEntry } from "../../models/decoder.ts";
+import { Engine, type EngineOptions } from "../engine.ts";
+import { BudgetError, QueueFullError } from "../errors.ts";
+import type { GenerationEnd, GenerationRequest } from "../generation.ts";
+import { NO_TARGETS } from "../limits.ts";
+import { createMetrics, type Metrics } from "../metrics.ts";
+import { createPolicy } from "../policies/mod.ts";
+import { StepCosts, type StepPart, type StepTable } from "../step_costs.ts";
+import { collect, toyRequest } from "./toy_engine.ts";
+import { ToyRunner } from "./toy_runner.ts";
+
+/** Rates of the virtual model. */
+export const RATES = [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35];
+
+/** Share of the virtual model that pruning can take from; embeddings and the head stay. */
+const PRUNABLE = 0.85;
+
+/** A decoder of half a billion parameters on a few cores: eight rows cost less than twice one row. */
+export const TABLE: StepTable = {
+  rows: [1, 2, 4, 16, 64, 132],
+  stepMs: RATES.map((rate) => [30, 33, 38, 75, 240, 480].map((ms) => ms * (1 - PRUNABLE * rate))),
+  decodeContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
+  prefillContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
+};
+
+export const SLOTS = 4;
+export const PREFILL_CHUNK = 128;
+
+/** A request of a trace. */
+export interface TraceRequest {
+  readonly arrivalMs: number;
+  readonly promptTokens: number;
+  readonly newTokens: number;
+  readonly latencyMs: number;
+}
+
+/** Uniform, normal and Gamma numbers of a seed. */
+export class Draws {
+  readonly #generator;
+
+  constructor(seed: number) {
+    this.#generator = xoroshiro128plus(seed);
+  }
+
+  uniform(): number {
+    return ((this.#generator.next() >>> 0) + 0.5) / 2 ** 32;
+  }
+
+  normal(): number {
+    return Math.sqrt(-2 * Math.log(this.uniform())) * Math.cos(2 * Math.PI * this.uniform());
+  }
+
+  /** Of a mean of 1. @see Marsaglia and Tsang, A simple method for generating gamma variables, 2000 */
+  gamma(shape: number): number {
+    const d = shape + 1 - 1 / 3;
+    while (true) {
+      const x = this.normal();
+      const v = (1 + x / Math.sqrt(9 * d)) ** 3;
+      if (v > 0 && Math.log(this.uniform()) < x * x / 2 + d - d * v + d * Math.log(v)) {
+        return d * v * this.uniform() ** (1 / shape) / shape;
+      }
+    }
+  }
+}
+
+export interface TraceOptions {
+  readonly seed: number;
+  readonly requests: number;
+  readonly perSecond: number;
+  readonly cv2?: number;
+  /** Budgets as multiples of the time alone at rate 0; half of the requests have each. */
+  readonly budgets?: readonly [tight: number, loose: number];
+}
+
+/** Log-normal lengths, gaps between arrivals by a Gamma distribution. */
+export function makeTrace({ seed, requests, perSecond, cv2 = 4, budgets = [1.5, 4] }: TraceOptions): TraceRequest[] {
+  const draws = new Draws(seed);
+  const costs = new StepCosts(TABLE);
+  const length = (median: number) =>
+    Math.max(1, Math.round(median * Math.min(4, Math.max(0.25, Math.exp(0.6 * draws.normal())))));
+  let arrivalMs = 0;
+  return Array.from({ length: requests }, () => {
+    arrivalMs += draws.gamma(1 / cv2) * 1000 / perSecond;
+    const [promptTokens, newTokens] = [length(32), length(24)];
+    const aloneMs = costs.stepMs([{ level: 0, phase: "prefill", rows: promptTokens, context: 0 }]) +
+      (newTokens - 1) * costs.stepMs([{ level: 0, phase: "decode", rows: 1, context: promptTokens }]);
+    return { arrivalMs, promptTokens, newTokens, latencyMs: budgets[draws.uniform() < 0.5 ? 0 : 1] * aloneMs };
+  });
+}
+
+/** What came of a trace. */
+export interface Outcome {
+  /** Answers in time, of all that were offered. */
+  readonly attainment: number;
+  /** Answers in time, of all answers. */
+  readonly admittedMet: number;
+  /** Over all answers. */
+  readonly meanRate: number;
+  readonly refused: number;
+  /** Median of the error of predicted total times, as a share of the time. */
+  readonly predictionError: number;
+  readonly ends: readonly { readonly endMs: number; readonly end: GenerationEnd }[];
+}
+
+export interface VirtualOptions {
+  readonly policy: string;
+  readonly trace: readonly TraceRequest[];
+  readonly shed?: boolean;
+  readonly onMiss?: GenerationRequest["onMiss"];
+  /** How much slower steps are than the table, over time; 1 by default. */
+  readonly slowness?: (nowMs: number) => number;
+  /** Standard deviation of the logarithm of step times. */
+  readonly noise?: number;
+  readonly engine?: Partial<EngineOptions>;
+}
+
+/** Runs a trace through the engine on a clock that only steps and pauses between requests move. */
+export async function runTrace(
+  { policy, trace, shed = true, onMiss = "degrade", slowness = () => 1, noise = 0.05, engine: options }: VirtualOptions,
+): Promise<Outcome & { metrics: Metrics }> {
+  const clock = { ms: 0 };
+  const costs = new StepCosts(TABLE);
+  const draws = new Draws(99);
+  let next = 0;
+  let refused = 0;
+  const open: Promise<void>[] = [];
+  const ends: { endMs: number; end: GenerationEnd }[] = [];
+
+  const arrive = () => {
+    const { promptTokens, newTokens, latencyMs, arrivalMs } = trace[next++]!;
+    clock.ms = Math.max(clock.ms, arrivalMs);
+    const request = toyRequest({
+      promptTokens: Array.from({ length: promptTokens }, () => 1),
+      maxNewTokens: newTokens,
+      eosTokenIds: [],
+      floorLevel: RATES.length - 1,
+      budget: { latencyMs, ttftMs: null, tpotMs: null },
+      onMiss,
+      arrivedMs: arrivalMs,
+    });
+    const onError = (error: unknown) => {
+      if (!(error instanceof QueueFullError || error instanceof BudgetError)) throw error;
+      refused++;
+    };
+    try {
+      const events = engine.generate(request, new AbortController().signal);
+      open.push(
+        collect(events).then(({ end }) => void ends.push({ endMs: clock.ms, end: end as GenerationEnd }), onError),
+      );
+    } catch (error) {
+      onError(error);
+    }
+  };
+
+  const runner = new ToyRunner({
+    slots: SLOTS,
+    maxTokens: 2048,
+    maxRows: PREFILL_CHUNK + SLOTS,
+    onStep: (entries) => {
+      const parts = entries.map(({ sequence, tokens }) => partOf(sequence, tokens));
+      const noisy = Math.exp(noise * draws.normal());
+      const endMs = clock.ms + costs.stepMs(parts) * slowness(clock.ms) * noisy;
+      while (next < trace.length && trace[next]!.arrivalMs <= endMs) arrive();
+      clock.ms = endMs;
+    },
+  });
+  const registry = new Registry();
+  const metrics = createMetrics(registry);
+  const engine = new Engine({
+    runner,
+    pruningRates: RATES,
+    table: TABLE,
+    policy: createPolicy(policy, { pruningRates: RATES, shed }),
+    targets: NO_TARGETS,
+    prefillChunk: PREFILL_CHUNK,
+    maxWaiting: 64,
+    maxWaitingTokens: 1 << 16,
+    metrics,
+    registry,
+    now: () => clock.ms,
+    ...options,
+  });
+  while (next < trace.length) {
+    arrive();
+    // Whoever arrives while others run is let in by their steps, so after these nothing runs.
+    while (open.length > 0) await open.pop();
+  }
+
+  const met = ends.filter(({ end }) => end.budgetMet).length;
+  const errors = ends.map(({ end: { choice, timings } }) => Math.abs(choice.predictedMs / timings.totalMs - 1));
+  return {
+    attainment: met / trace.length,
+    admittedMet: met / Math.max(1, ends.length),
+    meanRate: ends.reduce((sum, { end }) => sum + RATES[end.choice.level]!, 0) / Math.max(1, ends.length),
+    refused,
+    predictionError: errors.sort((a, b) => a - b)[errors.length >> 1] ?? 0,
+    ends,
+    metrics,
+  };
+}
+
+function partOf({ level, length }: Sequence, tokens: StepEntry["tokens"]): StepPart {
+  return {
+    level,
+    phase: length === 0 || tokens.length > 1 ? "prefill" : "decode",
+    rows: tokens.length,
+    context: length,
+  };
+}
+
+/** Requests a second that the virtual service sustains at rate 0 with all slots busy. */
+export async function capacity(): Promise<number> {
+  const trace = makeTrace({ seed: 5, requests: 300, perSecond: 1e6 });
+  const { ends } = await runTrace({ policy: "fixed:0", trace, noise: 0, engine: { maxWaiting: 1000 } });
+  return 1000 * trace.length / Math.max(...ends.map(({ endMs }) => endMs));
+}
