@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { ReadLoop } from "../kernels/read_bandwidth.ts";
+import { openKernels } from "../kernels/native_library.ts";
 import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
 import { type Decoder, openDecoder, type Sequence } from "../models/decoder.ts";
 import type { BlockSize } from "../models/int4.ts";
@@ -25,14 +26,14 @@ const Flags = z.strictObject({
   rounds: z.int().min(1).max(1000).default(11).describe("Times that everything is run in turn; medians are printed"),
   context: z.int().min(1).max(100_000).default(64).describe("Tokens before the decoded ones"),
   prefillTokens: z.int().min(1).max(100_000).default(256).describe("Tokens of the prefill"),
-  slots: z.int().min(4).max(64).default(4).describe("Slots of the session, as the service opens it"),
+  slots: z.int().min(8).max(64).default(8).describe("Slots of the session, as the service opens it"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
   json: z.boolean().default(false).describe("Prints JSON"),
 });
 type Flags = z.output<typeof Flags>;
 
-/** Sequences of the batch that is compared with one alone. */
-const BATCH = 4;
+/** Sequences of the batches that are compared with one alone. */
+const BATCHES = [4, 8] as const;
 
 /** Decode steps of a measurement; the first ones after a change of sequence warm it up. */
 const [WARM_UP, STEPS] = [2, 4];
@@ -47,7 +48,10 @@ interface Samples {
   readonly readLoop: number[];
   readonly plain: number[];
   readonly decode: number[][];
-  readonly batch: number[];
+  /** Per entry of `BATCHES`, all at the first rate. */
+  readonly batches: number[][];
+  /** The same elastic artefact with stock operators, at the first rate: one sequence, the batches, a prefill. */
+  readonly stock: { readonly decode: number[]; readonly batches: number[][]; readonly prefill: number[] };
   /** A step of two sequences in turn: both at the first rate, both at the last, one at each. */
   readonly inTurn: { readonly first: number[]; readonly last: number[]; readonly both: number[] };
   readonly prefill: number[][];
@@ -61,13 +65,17 @@ await runCommand(async () => {
   const folders = flags.shape === undefined
     ? { elastic: flags.model, plain: null }
     : await randomArtefacts(flags.shape, Number(flags.blockSize) as BlockSize);
-  const elastic = await open(folders.elastic, flags);
-  const plain = folders.plain === null ? null : await open(folders.plain, flags);
-  const samples = await measure(elastic, plain, flags);
-  const result = summarize(elastic, samples, flags);
+  const { kernels, reason } = await openKernels();
+  const operators = kernels?.path ?? null;
+  const elastic = await open(folders.elastic, operators, flags);
+  const plain = folders.plain === null ? null : await open(folders.plain, operators, flags);
+  const stock = kernels === null ? null : await open(folders.elastic, null, flags);
+  const samples = await measure({ elastic, plain, stock }, flags);
+  const result = { ...summarize(elastic, samples, flags), kernels: kernels?.instructionSet ?? `stock: ${reason}` };
   console.log(flags.json ? JSON.stringify(result, null, 2) : format(result));
   elastic.decoder.close();
   plain?.decoder.close();
+  stock?.decoder.close();
 });
 
 /** The elastic artefact of a shape and the same model uncut, made once and kept. */
@@ -83,7 +91,11 @@ async function randomArtefacts(shape: ShapeName, blockSize: BlockSize): Promise<
   return { elastic: await make("elastic", {}), plain: await make("plain", { pruningRates: [0] }) };
 }
 
-async function open(folder: string, { slots, threads, context, prefillTokens }: Flags): Promise<Subject> {
+async function open(
+  folder: string,
+  operators: string | null,
+  { slots, threads, context, prefillTokens }: Flags,
+): Promise<Subject> {
   const artefact = await openArtefact(folder);
   const decoder = await openDecoder(openRuntime(), {
     plan: artefact.plan,
@@ -93,18 +105,23 @@ async function open(folder: string, { slots, threads, context, prefillTokens }: 
     maxTokens: Math.max(context + WARM_UP + STEPS, prefillTokens),
     maxRows: Math.max(prefillTokens, context, slots),
     threads,
+    operators,
   });
   return { artefact, decoder };
 }
 
 /** Runs everything in turn, round after round, so that a slow moment of the machine falls on all alike. */
-async function measure(elastic: Subject, plain: Subject | null, flags: Flags): Promise<Samples> {
+async function measure(
+  { elastic, plain, stock }: { elastic: Subject; plain: Subject | null; stock: Subject | null },
+  flags: Flags,
+): Promise<Samples> {
   const levels = elastic.artefact.levels.map((_, level) => level);
   const samples: Samples = {
     readLoop: [],
     plain: [],
     decode: levels.map(() => []),
-    batch: [],
+    batches: BATCHES.map(() => []),
+    stock: { decode: [], batches: BATCHES.map(() => []), prefill: [] },
     inTurn: { first: [], last: [], both: [] },
     prefill: levels.map(() => []),
   };
@@ -117,7 +134,12 @@ async function measure(elastic: Subject, plain: Subject | null, flags: Flags): P
       samples.decode[level]!.push(await decodeMs(elastic.decoder, [level], flags.context));
       bar.update((round + level / levels.length) / flags.rounds, `decode at level ${level}`);
     }
-    samples.batch.push(await decodeMs(elastic.decoder, Array(BATCH).fill(0), flags.context));
+    if (stock !== null) samples.stock.decode.push(await decodeMs(stock.decoder, [0], flags.context));
+    for (const [i, batch] of BATCHES.entries()) {
+      samples.batches[i]!.push(await decodeMs(elastic.decoder, Array(batch).fill(0), flags.context));
+      if (stock === null) continue;
+      samples.stock.batches[i]!.push(await decodeMs(stock.decoder, Array(batch).fill(0), flags.context));
+    }
     const last = levels.length - 1;
     for (const [kind, pair] of [["first", [0, 0]], ["last", [last, last]], ["both", [0, last]]] as const) {
       samples.inTurn[kind].push(await inTurnMs(elastic.decoder, pair, flags.context));
@@ -125,6 +147,7 @@ async function measure(elastic: Subject, plain: Subject | null, flags: Flags): P
     // A prefill is long and needs no round of its own every time.
     if (round % 4 === 0) {
       for (const level of levels) samples.prefill[level]!.push(await prefillMs(elastic.decoder, level, flags));
+      if (stock !== null) samples.stock.prefill.push(await prefillMs(stock.decoder, 0, flags));
     }
   }
   return samples;
@@ -184,9 +207,22 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
     threads: flags.threads,
     blockSize: artefact.blockSize,
     rounds: flags.rounds,
+    prefillTokens: flags.prefillTokens,
     readLoopGBps: read / 1e9,
     elasticToPlain: samples.plain.length === 0 ? null : perRound(samples.decode[0]!, samples.plain),
-    batchSpeedup: BATCH / perRound(samples.batch, samples.decode[0]!),
+    batchSpeedups: BATCHES.map((sequences, i) => ({
+      sequences,
+      speedup: sequences / perRound(samples.batches[i]!, samples.decode[0]!),
+    })),
+    /** How many times as long stock operators take. */
+    stockToNative: samples.stock.decode.length === 0 ? null : {
+      oneRow: perRound(samples.stock.decode, samples.decode[0]!),
+      batches: BATCHES.map((sequences, i) => ({
+        sequences,
+        ratio: perRound(samples.stock.batches[i]!, samples.batches[i]!),
+      })),
+      prefill: perRound(samples.stock.prefill, samples.prefill[0]!),
+    },
     rateChange: perRound(
       samples.inTurn.both,
       samples.inTurn.first.map((first, i) => (first + samples.inTurn.last[i]!) / 2),
@@ -210,7 +246,7 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
   };
 }
 
-function format(result: ReturnType<typeof summarize>): string {
+function format(result: ReturnType<typeof summarize> & { kernels: string }): string {
   const rows = result.levels.map((level) => [
     `${Math.round(level.pruningRate * 100)} %`,
     level.decodeMs.toFixed(2),
@@ -223,7 +259,8 @@ function format(result: ReturnType<typeof summarize>): string {
   ]);
   const head = ["rate", "ms/token", "tokens/s", "MB/token", "GB/s", "of read loop", "to bytes", "prefill tokens/s"];
   return [
-    `${result.model}, ${result.threads} threads, blocks of ${result.blockSize}, medians of ${result.rounds} rounds`,
+    `${result.model}, ${result.threads} threads, blocks of ${result.blockSize}, medians of ${result.rounds} rounds, ` +
+    `kernels ${result.kernels}`,
     table(head, rows),
     `read loop ${result.readLoopGBps.toFixed(1)} GB/s`,
     `"to bytes": time against what the share of rate 0's bytes predicts`,
@@ -231,7 +268,14 @@ function format(result: ReturnType<typeof summarize>): string {
       `elastic graph at rate 0 against a plain one: ${result.elasticToPlain.toFixed(3)} × the time`,
     ]),
     `steps at the first and the last rate in turn: ${result.rateChange.toFixed(3)} × the mean of the two`,
-    `${BATCH} sequences together: ${result.batchSpeedup.toFixed(2)} × the tokens/s of one`,
+    ...result.batchSpeedups.map(({ sequences, speedup }) =>
+      `${sequences} sequences together: ${speedup.toFixed(2)} × the tokens/s of one`
+    ),
+    ...(result.stockToNative === null ? [] : [
+      `stock operators take, at rate 0: ${result.stockToNative.oneRow.toFixed(2)} × the time for one sequence, ` +
+      result.stockToNative.batches.map(({ sequences, ratio }) => `${ratio.toFixed(2)} × for ${sequences}`).join(", ") +
+      `, ${result.stockToNative.prefill.toFixed(2)} × for a prefill of ${result.prefillTokens}`,
+    ]),
   ].join("\n");
 }
 

@@ -9,6 +9,7 @@ export interface Targets {
 
 export const NO_TARGETS: Targets = { ttftMs: null, tpotMs: null };
 
+/** Whether the caller set any limit; the service's targets count only where none is set. */
 export function hasBudget({ budget }: Pick<GenerationRequest, "budget">): boolean {
   return budget.latencyMs !== null || budget.ttftMs !== null || budget.tpotMs !== null;
 }

@@ -94,6 +94,7 @@ export function widestLevel(parts: readonly StepPart[]): number {
   return parts.reduce((widest, { level }) => Math.min(widest, level), Infinity);
 }
 
+/** The phase that a step counts as: prefill if any of its sequences is in it, which is what its time is made of. */
 export function phaseOf(parts: readonly StepPart[]): Phase {
   return parts.some(({ phase }) => phase === "prefill") ? "prefill" : "decode";
 }
