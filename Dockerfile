@@ -18,11 +18,16 @@ COPY deno.json deno.lock ./
 RUN deno install --frozen
 COPY . .
 
+# Our own operators, compiled for the platform that the image is built on.
+FROM dependencies AS kernels
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+RUN deno task build
+
 # Not part of the image: docker build --target test .
-FROM dependencies AS test
+FROM kernels AS test
 RUN deno task test
 
-FROM dependencies AS program
+FROM kernels AS program
 # Deno's binary without npm around it, and of ONNX Runtime this platform's library alone.
 RUN cp "$(find "$(npm root --global)" -type f -name deno -size +20M -print | head -n 1)" /usr/local/bin/deno-binary \
   && find node_modules -path '*onnxruntime-node*/bin/napi-v6/*' -type f \
