@@ -1,3 +1,4 @@
+import { cpus } from "node:os";
 import { Registry } from "prom-client";
 import { z } from "zod";
 import { parseFlags } from "./commands/flags.ts";
@@ -9,6 +10,7 @@ import {
   createPolicy,
   Engine,
   findDeviceSensors,
+  keptStepTable,
   measureSteps,
   OTHER_CPU_SHARE,
   POLICY_NAMES,
@@ -49,6 +51,8 @@ const Settings = z.strictObject({
   policy: z.string().min(1).default("predictive").describe(`How rates are chosen: ${POLICY_NAMES.join(", ")}`),
   shed: z.boolean().default(true)
     .describe("Refuses requests whose budget only the load stands against; only policy predictive"),
+  stepTimes: z.string().min(1).default("cache/step_times")
+    .describe("Folder that keeps what steps cost on this machine, where Deno may write there"),
   targetTtftMs: z.number().min(1).max(3_600_000).default(5000)
     .describe("Time to the first token that is aimed at for requests without a budget"),
   targetTpotMs: z.number().min(1).max(3_600_000).default(500)
@@ -115,16 +119,18 @@ async function serve(settings: Settings): Promise<void> {
   checkMemory(memory, Deno.systemMemoryInfo().total);
   const { kernels, reason } = await openKernels((done, total) => say(`Compiling kernels: ${done} of ${total}`));
   const runtime = openRuntime();
-  const decoder = await openDecoder(runtime, {
-    plan: artefact.plan,
-    weights: artefact.weights(),
-    folder: artefact.folder,
-    lanes: settings.slots,
-    maxTokens,
-    maxRows: settings.prefillChunk + settings.slots,
-    threads: settings.threads,
-    operators: kernels?.path ?? null,
-  });
+  const open = () =>
+    openDecoder(runtime, {
+      plan: artefact.plan,
+      weights: artefact.weights(),
+      folder: artefact.folder,
+      lanes: settings.slots,
+      maxTokens,
+      maxRows: settings.prefillChunk + settings.slots,
+      threads: settings.threads,
+      operators: kernels?.path ?? null,
+    });
+  let decoder = await open();
   const build: Build = {
     version: project.version,
     engine: `ONNX Runtime ${runtime.version}`,
@@ -137,12 +143,22 @@ async function serve(settings: Settings): Promise<void> {
 
   const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
   const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
-  const table = await measureSteps(decoder, {
-    pruningRates,
-    prefillChunk: settings.prefillChunk,
-    now,
-    budgetMs: MEASURE_MS,
-    onProgress: (share) => say(`  measured ${Math.round(100 * share)} %`),
+  const table = await keptStepTable({
+    folder: settings.stepTimes,
+    key: {
+      ...{ digest: artefact.digest, engine: build.engine, kernels: build.kernels, version: build.version },
+      ...{ machine: cpus()[0]?.model ?? "", cores: cpus().length, memory: Deno.systemMemoryInfo().total },
+      ...{ threads: settings.threads, slots: settings.slots, prefillChunk: settings.prefillChunk, maxTokens },
+    },
+    measure: () =>
+      measureSteps(decoder, {
+        pruningRates,
+        prefillChunk: settings.prefillChunk,
+        now,
+        budgetMs: MEASURE_MS,
+        onProgress: (share) => say(`  measured ${Math.round(100 * share)} %`),
+      }),
+    say,
   });
   for (const [level, times] of table.stepMs.entries()) {
     const steps = table.rows.map((rows, i) => `${rows} rows ${times[i]!.toFixed(2)} ms`).join(", ");
@@ -169,6 +185,13 @@ async function serve(settings: Settings): Promise<void> {
     metrics,
     registry,
     now,
+    reopen: async () => {
+      say("Steps failed: opening the model again");
+      decoder.close();
+      decoder = await open();
+      say("The model is open again");
+      return decoder;
+    },
   });
   const app = createApp({
     engine,

@@ -247,6 +247,85 @@ describe("Engine", () => {
     await isIdle(gauges, runner, 1);
   });
 
+  it("opens the runner again when steps fail in a row, and says so meanwhile", async () => {
+    const broken = new ToyRunner({
+      slots: 1,
+      onStep: () => {
+        throw new Error("device lost");
+      },
+    });
+    const fresh = new ToyRunner({ slots: 1 });
+    const gate = new Gate();
+    const reopen = async () => {
+      await gate.pass();
+      return fresh;
+    };
+    const { engine, gauges } = toyEngine({ runner: broken, reopen });
+    const answers = [1, 2, 3].map(() => collect(engine.generate(toyRequest(), never())));
+    for (const answer of answers.slice(0, 2)) await rejects(answer, StepError);
+    await gate.reached;
+    equal(engine.state, "reopening");
+    gate.open();
+    deepEqual((await answers[2]!).tokens, toyAnswer([1, 2, 3], 0, 4));
+    equal(engine.state, "ready");
+    deepEqual([broken.steps.length, broken.freeSlots], [2, 1]);
+    await isIdle(gauges, fresh, 1);
+  });
+
+  it("tells those who wait when the runner cannot be opened again, and tries once more for the next", async () => {
+    const failing = () =>
+      new ToyRunner({
+        slots: 1,
+        onStep: () => {
+          throw new Error("device lost");
+        },
+      });
+    let attempts = 0;
+    const reopen = () => {
+      if (++attempts === 1) throw new Error("no device");
+      return Promise.resolve(new ToyRunner({ slots: 1 }));
+    };
+    const { engine } = toyEngine({ runner: failing(), reopen });
+    const answers = [1, 2, 3].map(() => collect(engine.generate(toyRequest(), never())));
+    for (const answer of answers) await rejects(answer, StepError);
+    equal(engine.state, "broken");
+    equal((await collect(engine.generate(toyRequest(), never()))).tokens.length, 4);
+    equal(engine.state, "ready");
+  });
+
+  it("lets those in first whose budget breaks first, and the hopeless after them", async () => {
+    const gate = new Gate();
+    const runner = new ToyRunner({ slots: 1, onStep: () => gate.pass() });
+    const { engine, clock } = toyEngine({ runner });
+    const order: string[] = [];
+    const run = (name: string, latencyMs: number | null) => {
+      const budget = { latencyMs, ttftMs: null, tpotMs: null };
+      const events = engine.generate(toyRequest({ maxNewTokens: 1, budget }), never());
+      return collect(events).then(() => order.push(name));
+    };
+    const answers = [run("first", null), run("none", null), run("loose", 5000), run("tight", 400), run("lost", 50)];
+    await gate.reached;
+    clock.ms += 60;
+    for (let open = answers.length; open > 0; open--) {
+      await gate.reached;
+      gate.open();
+      await Promise.race(answers.filter((_, i) => !order.includes(["first", "none", "loose", "tight", "lost"][i]!)));
+    }
+    deepEqual(order, ["first", "tight", "loose", "none", "lost"]);
+  });
+
+  it("refuses when too many prompt tokens wait", async () => {
+    const gate = new Gate();
+    const runner = new ToyRunner({ slots: 1, onStep: () => gate.pass() });
+    const { engine } = toyEngine({ runner, maxWaitingTokens: 5 });
+    const caller = new AbortController();
+    const answers = [1, 2].map(() => collect(engine.generate(toyRequest(), caller.signal)));
+    throws(() => engine.generate(toyRequest(), never()), (error) => error instanceof QueueFullError);
+    caller.abort(new Error("gone"));
+    gate.open();
+    for (const answer of answers) await rejects(answer, /gone/);
+  });
+
   it("answers only the request whose logits cannot be sampled with an error", async () => {
     const runner = new ToyRunner();
     const step = runner.step.bind(runner);

@@ -27,6 +27,7 @@ export {
   registerProcessMetrics,
 } from "./sensors/mod.ts";
 export { StepCosts, type StepTable } from "./step_costs.ts";
+export { keptStepTable } from "./step_table_cache.ts";
 export type { StepRunner } from "./step_runner.ts";
 export {
   generateText,

@@ -1,0 +1,72 @@
+import { createHash } from "node:crypto";
+import { join } from "node:path";
+import { z } from "zod";
+import { StepCosts, type StepTable } from "./step_costs.ts";
+
+const milliseconds = z.number().min(0).max(1e9);
+
+/** A kept file: what it was measured with, for people who look into it, and the table. */
+const File = z.strictObject({
+  key: z.record(z.string(), z.union([z.string(), z.number()])),
+  table: z.strictObject({
+    rows: z.array(z.int().min(1)),
+    stepMs: z.array(z.array(milliseconds)),
+    decodeContextMs: z.array(milliseconds),
+    prefillContextMs: z.array(milliseconds),
+  }),
+});
+
+/** All that the times depend on: model, machine, threads, kernels, sizes. */
+export type StepTableKey = Readonly<Record<string, string | number>>;
+
+/**
+ * Takes the step table of a key from a folder, or measures it and keeps it there.
+ *
+ * Without the right to write there nothing is kept. A file that cannot be understood is measured anew.
+ *
+ * @param say Takes a line that says where the table came from and what became of it.
+ */
+export async function keptStepTable(
+  { folder, key, measure, say }: {
+    folder: string;
+    key: StepTableKey;
+    measure: () => Promise<StepTable>;
+    say: (line: string) => void;
+  },
+): Promise<StepTable> {
+  const path = join(folder, `${createHash("sha256").update(JSON.stringify(key)).digest("hex").slice(0, 32)}.json`);
+  const kept = await read(path, say);
+  if (kept !== null) {
+    say(`step times: from ${path}`);
+    return kept;
+  }
+  const table = await measure();
+  try {
+    await Deno.mkdir(folder, { recursive: true });
+    const unfinished = `${path}.${Deno.pid}`;
+    await Deno.writeTextFile(unfinished, JSON.stringify({ key, table }));
+    await Deno.rename(unfinished, path);
+    say(`step times: measured, and kept in ${path}`);
+  } catch (error) {
+    say(`step times: measured, not kept (${(error as Error).message})`);
+  }
+  return table;
+}
+
+async function read(path: string, say: (line: string) => void): Promise<StepTable | null> {
+  let text: string;
+  try {
+    text = await Deno.readTextFile(path);
+  } catch (error) {
+    if (!(error instanceof Deno.errors.NotFound)) say(`step times: ${path} is not read (${(error as Error).message})`);
+    return null;
+  }
+  try {
+    const { table } = File.parse(JSON.parse(text));
+    new StepCosts(table);
+    return table;
+  } catch {
+    say(`step times: ${path} is not understood`);
+    return null;
+  }
+}

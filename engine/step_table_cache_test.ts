@@ -1,0 +1,46 @@
+import { deepEqual, equal, match } from "node:assert/strict";
+import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
+import { join } from "node:path";
+import { keptStepTable, type StepTableKey } from "./step_table_cache.ts";
+
+const TABLE = { rows: [1, 4], stepMs: [[2, 3]], decodeContextMs: [0.1], prefillContextMs: [0] };
+
+describe("keptStepTable()", () => {
+  let folder: string;
+  beforeAll(async () => void (folder = await Deno.makeTempDir()));
+  afterAll(() => Deno.remove(folder, { recursive: true }));
+
+  async function take(key: StepTableKey, where = join(folder, "tables")) {
+    let measured = 0;
+    const lines: string[] = [];
+    const measure = () => (measured++, Promise.resolve(TABLE));
+    const table = await keptStepTable({ folder: where, key, measure, say: (line) => void lines.push(line) });
+    deepEqual(table, TABLE);
+    return { measured, lines };
+  }
+
+  it("measures once per key", async () => {
+    equal((await take({ digest: "a", threads: 2 })).measured, 1);
+    equal((await take({ digest: "a", threads: 2 })).measured, 0);
+    equal((await take({ digest: "a", threads: 1 })).measured, 1);
+  });
+
+  it("measures anew what cannot be understood, and says so", async () => {
+    await take({ digest: "b" });
+    for (const content of ["{", "{}", JSON.stringify({ key: {}, table: { ...TABLE, rows: [4, 1] } })]) {
+      for await (const { name } of Deno.readDir(join(folder, "tables"))) {
+        await Deno.writeTextFile(join(folder, "tables", name), content);
+      }
+      const { measured, lines } = await take({ digest: "b" });
+      equal(measured, 1);
+      match(lines[0]!, /is not understood/);
+    }
+  });
+
+  it("goes on where it cannot write, and says so", async () => {
+    await Deno.writeTextFile(join(folder, "file"), "");
+    const { measured, lines } = await take({ digest: "c" }, join(folder, "file", "tables"));
+    equal(measured, 1);
+    match(lines.at(-1)!, /not kept/);
+  });
+});
