@@ -38,7 +38,8 @@ FROM ${RUNTIME_IMAGE} AS service
 ARG ONNXRUNTIME=""
 COPY --from=program /usr/local/bin/deno-binary /usr/local/bin/deno
 COPY --from=program /espalier /espalier
-RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin espalier
+RUN useradd --system --uid 10001 --home-dir /nonexistent --shell /usr/sbin/nologin espalier \
+  && install --directory --owner espalier /var/cache/espalier
 WORKDIR /espalier
 USER espalier
 ENV DENO_DIR=/tmp/deno \
@@ -47,8 +48,9 @@ ENV DENO_DIR=/tmp/deno \
   ESPALIER_ONNXRUNTIME=${ONNXRUNTIME} \
   ESPALIER_HOST=0.0.0.0 \
   ESPALIER_PORT=8080 \
-  ESPALIER_MODEL=/model
-VOLUME /model
+  ESPALIER_MODEL=/model \
+  ESPALIER_STEP_TIMES=/var/cache/espalier
+VOLUME /model /var/cache/espalier
 EXPOSE 8080
 STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
@@ -56,7 +58,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
 # FFI cannot be limited to a path: Deno would refuse to read the runtime's memory. The network is not limited either,
 # since Prometheus can be anywhere. Sensors are read where the real /sys is mounted, /host/sys (deploy/README.md).
 ENTRYPOINT ["deno", "run", "--cached-only", "--no-prompt", "--allow-ffi", "--allow-env", "--allow-sys", \
-  "--allow-net", "--allow-read=/espalier,/model,/host/sys", "main.ts"]
+  "--allow-net", "--allow-read=/espalier,/model,/host/sys,/var/cache/espalier", "--allow-write=/var/cache/espalier", "main.ts"]
 
 # The same with a Jetson's own build of ONNX Runtime: on aarch64 the npm package has no CUDA code.
 FROM service AS jetson
