@@ -17,7 +17,7 @@ import { progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
 
 /** Shapes small enough to be made and run here; the others are for size reports. */
-const SHAPES = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b"] as const satisfies readonly ShapeName[];
+const SHAPES = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b", "mamba2-1.3b"] as const satisfies readonly ShapeName[];
 
 const Flags = z.strictObject({
   model: z.string().default("artifacts/demo").describe("Artefact"),
@@ -25,6 +25,9 @@ const Flags = z.strictObject({
   blockSize: z.enum(["32", "64", "128"]).default("32").describe("Weights that share a scale, for --shape"),
   rounds: z.int().min(1).max(1000).default(11).describe("Times that everything is run in turn; medians are printed"),
   context: z.int().min(1).max(100_000).default(64).describe("Tokens before the decoded ones"),
+  longContext: z.int().min(1).max(100_000).default(4096).describe(
+    "Tokens of the context that --context is compared with, for models with Mamba blocks",
+  ),
   prefillTokens: z.int().min(1).max(100_000).default(256).describe("Tokens of the prefill"),
   slots: z.int().min(8).max(64).default(8).describe("Slots of the session, as the service opens it"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
@@ -55,6 +58,8 @@ interface Samples {
   /** A step of two sequences in turn: both at the first rate, both at the last, one at each. */
   readonly inTurn: { readonly first: number[]; readonly last: number[]; readonly both: number[] };
   readonly prefill: number[][];
+  /** Decode steps behind the short context and behind the long one; only of models with Mamba blocks. */
+  readonly contexts: { readonly short: number[]; readonly long: number[] };
 }
 
 await runCommand(async () => {
@@ -91,18 +96,16 @@ async function randomArtefacts(shape: ShapeName, blockSize: BlockSize): Promise<
   return { elastic: await make("elastic", {}), plain: await make("plain", { pruningRates: [0] }) };
 }
 
-async function open(
-  folder: string,
-  operators: string | null,
-  { slots, threads, context, prefillTokens }: Flags,
-): Promise<Subject> {
+async function open(folder: string, operators: string | null, flags: Flags): Promise<Subject> {
+  const { slots, threads, context, longContext, prefillTokens, rounds } = flags;
   const artefact = await openArtefact(folder);
+  const longest = hasStates(artefact) ? Math.max(context, longContext) : context;
   const decoder = await openDecoder(openRuntime(), {
     plan: artefact.plan,
     weights: artefact.weights(),
     folder,
     lanes: slots,
-    maxTokens: Math.max(context + WARM_UP + STEPS, prefillTokens),
+    maxTokens: Math.max(longest + rounds * (WARM_UP + STEPS), prefillTokens),
     maxRows: Math.max(prefillTokens, context, slots),
     threads,
     operators,
@@ -124,6 +127,7 @@ async function measure(
     stock: { decode: [], batches: BATCHES.map(() => []), prefill: [] },
     inTurn: { first: [], last: [], both: [] },
     prefill: levels.map(() => []),
+    contexts: hasStates(elastic.artefact) ? await measureContexts(elastic.decoder, flags) : { short: [], long: [] },
   };
   using readLoop = new ReadLoop(flags.threads);
   using bar = progressBar("bench");
@@ -187,6 +191,41 @@ async function inTurnMs(decoder: Decoder, levels: readonly number[], context: nu
   }
 }
 
+function hasStates({ plan }: Artefact): boolean {
+  return plan.layers.flat().some(({ kind }) => kind === "mamba");
+}
+
+/** Decode steps of two sequences in turn, one with a short and one with a long context behind it. */
+async function measureContexts(
+  decoder: Decoder,
+  { context, longContext, rounds }: Flags,
+): Promise<Samples["contexts"]> {
+  const sequences = [context, longContext].map((length) => ({ length, sequence: decoder.openSequence(0) }));
+  using bar = progressBar("bench");
+  try {
+    for (const { length, sequence } of sequences) {
+      while (sequence.length < length) {
+        const tokens = new Int32Array(Math.min(decoder.maxRows, length - sequence.length)).fill(1);
+        await decoder.step([{ sequence, tokens, logits: "none" }]);
+        bar.update(sequence.length / length, `a context of ${length} tokens`);
+      }
+    }
+    const times: number[][] = [[], []];
+    for (let round = 0; round < rounds; round++) {
+      for (const [index, { sequence }] of sequences.entries()) {
+        const step = () => decoder.step([{ sequence, tokens: [1], logits: "last" }]);
+        for (let i = 0; i < WARM_UP; i++) await step();
+        const start = performance.now();
+        for (let i = 0; i < STEPS; i++) await step();
+        times[index]!.push((performance.now() - start) / STEPS);
+      }
+    }
+    return { short: times[0]!, long: times[1]! };
+  } finally {
+    for (const { sequence } of sequences) sequence.close();
+  }
+}
+
 async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Flags): Promise<number> {
   const sequence = decoder.openSequence(level);
   try {
@@ -227,13 +266,19 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
       samples.inTurn.both,
       samples.inTurn.first.map((first, i) => (first + samples.inTurn.last[i]!) / 2),
     ),
-    levels: artefact.levels.map(({ pruningRate, bytesPerToken }, level) => {
+    context: samples.contexts.long.length === 0 ? null : {
+      short: flags.context,
+      long: flags.longContext,
+      longToShort: perRound(samples.contexts.long, samples.contexts.short),
+    },
+    levels: artefact.levels.map(({ pruningRate, bytesPerToken, stateBytesPerSequence }, level) => {
       const ms = median(samples.decode[level]!);
       return {
         pruningRate,
         decodeMs: ms,
         tokensPerSecond: 1000 / ms,
         bytesPerToken,
+        stateBytesPerSequence,
         gigabytesPerSecond: bytesPerToken / ms / 1e6,
         /** Per round, so that both see the same moment of the machine. */
         shareOfReadLoop: median(
@@ -252,12 +297,23 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
     level.decodeMs.toFixed(2),
     level.tokensPerSecond.toFixed(1),
     (level.bytesPerToken / 1e6).toFixed(1),
+    (level.stateBytesPerSequence / 1e6).toFixed(1),
     level.gigabytesPerSecond.toFixed(1),
     `${Math.round(level.shareOfReadLoop * 100)} %`,
     level.toPrediction.toFixed(3),
     level.prefillTokensPerSecond.toFixed(0),
   ]);
-  const head = ["rate", "ms/token", "tokens/s", "MB/token", "GB/s", "of read loop", "to bytes", "prefill tokens/s"];
+  const head = [
+    "rate",
+    "ms/token",
+    "tokens/s",
+    "MB/token",
+    "MB of states",
+    "GB/s",
+    "of read loop",
+    "to bytes",
+    "prefill tokens/s",
+  ];
   return [
     `${result.model}, ${result.threads} threads, blocks of ${result.blockSize}, medians of ${result.rounds} rounds, ` +
     `kernels ${result.kernels}`,
@@ -266,6 +322,10 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
     `"to bytes": time against what the share of rate 0's bytes predicts`,
     ...(result.elasticToPlain === null ? [] : [
       `elastic graph at rate 0 against a plain one: ${result.elasticToPlain.toFixed(3)} × the time`,
+    ]),
+    ...(result.context === null ? [] : [
+      `decode behind ${result.context.long} tokens: ${result.context.longToShort.toFixed(3)} × the time behind ` +
+      `${result.context.short}`,
     ]),
     `steps at the first and the last rate in turn: ${result.rateChange.toFixed(3)} × the mean of the two`,
     ...result.batchSpeedups.map(({ sequences, speedup }) =>

@@ -13,7 +13,8 @@ const ALIGNMENT = 64;
  * `out.data` beside it.
  *
  * One lane: a run takes the next tokens of one sequence. See `decoderGraph` for the inputs. The model's metadata has
- * the rates by level, and for every attention block the width of its caches by level.
+ * the rates by level, for every attention block the width of its caches by level, and for every Mamba block the channels of
+ * a head and, under its name and `.states`, the states of a group.
  *
  * @param level Exports this level alone; without it the graph is elastic, and its input `lane_levels` chooses.
  */
@@ -24,11 +25,22 @@ export async function exportOnnx(artefact: Artefact, out: string, { level }: { l
     lanes: 1,
     metadata: {
       pruning_rates: levels.map(({ pruningRate }) => pruningRate).join(","),
-      // A cache is as wide as its level's heads.
+      // Caches are as wide as their level's heads, and states have its states.
       ...Object.fromEntries(
-        plan.layers.flat().filter(({ kind }) => kind === "attention").map((
-          block,
-        ) => [block.name, block.widths.join(",")]),
+        plan.layers.flat().flatMap((block) => {
+          const widths = [block.name, block.widths.join(",")];
+          switch (block.kind) {
+            case "attention":
+              return [widths];
+            case "mamba":
+              return [widths, [`${block.name}.states`, block.stateWidths.join(",")]];
+            case "gatedMlp":
+            case "mlp":
+              return [];
+            default:
+              return block satisfies never;
+          }
+        }),
       ),
     },
   });

@@ -26,7 +26,18 @@ const FLAGS: Readonly<Record<Task, readonly string[]>> = {
   evaluate: ["model", "text", "rate", "all-rates", "sequence-length", "max-tokens", "json", "threads"],
   generate: ["model", "prompt", "rate", "max-new-tokens", "temperature", "seed", "threads"],
   export: ["model", "out", "rate"],
-  bench: ["model", "shape", "block-size", "rounds", "context", "prefill-tokens", "slots", "threads", "json"],
+  bench: [
+    "model",
+    "shape",
+    "block-size",
+    "rounds",
+    "context",
+    "long-context",
+    "prefill-tokens",
+    "slots",
+    "threads",
+    "json",
+  ],
 };
 const TASKS = Object.keys(FLAGS) as Task[];
 

@@ -2,87 +2,87 @@ import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { equal, ok } from "node:assert/strict";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
+import { cachesOf, elementsOf } from "../models/caches.ts";
 import { openDecoder } from "../models/decoder.ts";
 import { exportOnnx } from "../models/export.ts";
-import { writeRandomArtefact } from "../models/random_artefact.ts";
+import { type ModelPlan, planAtLevel } from "../models/plan.ts";
+import { type RandomArtefactOptions, writeRandomArtefact } from "../models/random_artefact.ts";
 import { openRuntime } from "../onnx/mod.ts";
-import { TINY_LLAMA } from "./support/tiny_models.ts";
+import { TINY_BAMBA, TINY_LLAMA, TINY_MAMBA2, TINY_NEMOTRON_H } from "./support/tiny_models.ts";
 
 const TOKENS = [5, 90, 17, 3, 44];
 
-describe("exportOnnx()", () => {
-  let folder: string;
-  let artefact: Artefact;
-  const served: Float32Array[] = [];
+const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "layers">>> = {
+  llama: { config: TINY_LLAMA },
+  mamba2: { config: TINY_MAMBA2 },
+  "nemotron-h": { config: TINY_NEMOTRON_H, layers: [["mamba"], ["mlp"], ["attention"], ["mamba"]] },
+  bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]] },
+};
 
-  beforeAll(async () => {
-    folder = await Deno.makeTempDir();
-    await writeRandomArtefact(`${folder}/artefact`, { config: TINY_LLAMA, blockSize: 32, seed: 3 });
-    artefact = await openArtefact(`${folder}/artefact`);
-    using decoder = await openDecoder(openRuntime(), {
-      plan: artefact.plan,
-      weights: artefact.weights(),
-      folder: artefact.folder,
-      lanes: 2,
-      maxTokens: 32,
-      maxRows: 32,
-      threads: 1,
-    });
-    for (let level = 0; level < artefact.levels.length; level++) {
-      const sequence = decoder.openSequence(level);
-      served.push((await decoder.step([{ sequence, tokens: TOKENS, logits: "all" }]))[0]!.slice());
-      sequence.close();
-    }
-  });
-  afterAll(() => Deno.remove(folder, { recursive: true }));
+for (const [name, model] of Object.entries(MODELS)) {
+  describe(`exportOnnx() of a tiny ${name}`, () => {
+    let folder: string;
+    let artefact: Artefact;
+    const served: Float32Array[] = [];
 
-  it("writes an elastic file that a plain session runs at every level as the service does", async () => {
-    await exportOnnx(artefact, `${folder}/elastic.onnx`);
-    for (let level = 0; level < artefact.levels.length; level++) {
-      const logits = await run(
-        `${folder}/elastic.onnx`,
-        level,
-        artefact.plan.layers.flat().map((b) => b.widths[level]!),
-      );
-      same(logits, served[level]!);
-    }
-  });
-
-  it("writes one level alone, with less data", async () => {
-    await exportOnnx(artefact, `${folder}/narrow.onnx`, { level: 7 });
-    const widths = artefact.plan.layers.flat().map((block) => block.widths[7]!);
-    same(await run(`${folder}/narrow.onnx`, 0, widths), served[7]!);
-    const bytes = async (name: string) => (await Deno.stat(`${folder}/${name}.onnx.data`)).size;
-    ok(await bytes("narrow") < await bytes("elastic"));
-  });
-
-  /** One run over an empty cache, with the package's own session. */
-  async function run(path: string, level: number, widths: readonly number[]): Promise<Float32Array> {
-    const session = await InferenceSession.create(path);
-    const { numKeyValueHeads } = artefact.plan.config;
-    const length = TOKENS.length;
-    const int64 = (values: number[]) => new Tensor("int64", BigInt64Array.from(values, BigInt), [values.length]);
-    const feeds: Record<string, Tensor> = {
-      tokens: int64(TOKENS),
-      positions: int64(TOKENS.map((_, i) => i)),
-      lane_rows: int64([length]),
-      lane_levels: int64([level]),
-      lane_lengths: new Tensor("int32", Int32Array.of(length), [1]),
-      logit_rows: int64(TOKENS.map((_, i) => i)),
-    };
-    artefact.plan.layers.flat().forEach((block, index) => {
-      if (block.kind !== "attention") return;
-      const shape = [1, numKeyValueHeads, length, widths[index]!];
-      for (const name of ["past_key", "past_value"]) {
-        const empty = new Float32Array(shape.reduce((product, size) => product * size));
-        feeds[`${block.name}.lane_0.${name}`] = new Tensor("float32", empty, shape);
+    beforeAll(async () => {
+      folder = await Deno.makeTempDir();
+      await writeRandomArtefact(`${folder}/artefact`, { ...model, blockSize: 32, seed: 3 });
+      artefact = await openArtefact(`${folder}/artefact`);
+      using decoder = await openDecoder(openRuntime(), {
+        plan: artefact.plan,
+        weights: artefact.weights(),
+        folder: artefact.folder,
+        lanes: 2,
+        maxTokens: 32,
+        maxRows: 32,
+        threads: 1,
+      });
+      for (let level = 0; level < artefact.levels.length; level++) {
+        const sequence = decoder.openSequence(level);
+        served.push((await decoder.step([{ sequence, tokens: TOKENS, logits: "all" }]))[0]!.slice());
+        sequence.close();
       }
     });
-    const { logits } = await session.run(feeds, ["logits"]);
-    await session.release();
-    return logits!.data as Float32Array;
-  }
-});
+    afterAll(() => Deno.remove(folder, { recursive: true }));
+
+    it("writes an elastic file that a plain session runs at every level as the service does", async () => {
+      await exportOnnx(artefact, `${folder}/elastic.onnx`);
+      for (let level = 0; level < artefact.levels.length; level++) {
+        same(await run(`${folder}/elastic.onnx`, artefact.plan, level), served[level]!);
+      }
+    });
+
+    it("writes one level alone, with less data", async () => {
+      await exportOnnx(artefact, `${folder}/narrow.onnx`, { level: 7 });
+      same(await run(`${folder}/narrow.onnx`, planAtLevel(artefact.plan, 7), 0), served[7]!);
+      const bytes = async (name: string) => (await Deno.stat(`${folder}/${name}.onnx.data`)).size;
+      ok(await bytes("narrow") < await bytes("elastic"));
+    });
+
+    /** One run over an empty cache, with the package's own session. */
+    async function run(path: string, plan: ModelPlan, level: number): Promise<Float32Array> {
+      const session = await InferenceSession.create(path);
+      const length = TOKENS.length;
+      const int64 = (values: number[]) => new Tensor("int64", BigInt64Array.from(values, BigInt), [values.length]);
+      const feeds: Record<string, Tensor> = {
+        tokens: int64(TOKENS),
+        positions: int64(TOKENS.map((_, i) => i)),
+        lane_rows: int64([length]),
+        lane_levels: int64([level]),
+        lane_lengths: new Tensor("int32", Int32Array.of(length), [1]),
+        logit_rows: int64(TOKENS.map((_, i) => i)),
+      };
+      for (const cache of cachesOf(plan)) {
+        const shape = cache.shape(level, length);
+        feeds[cache.names(0).past] = new Tensor("float32", new Float32Array(elementsOf(shape)), shape);
+      }
+      const { logits } = await session.run(feeds, ["logits"]);
+      await session.release();
+      return logits!.data as Float32Array;
+    }
+  });
+}
 
 /** Both are float32 over the same codes; only the order of sums may differ. */
 function same(actual: Float32Array, expected: Float32Array): void {
