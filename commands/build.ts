@@ -9,7 +9,8 @@ import { runCommand } from "./run_command.ts";
 await runCommand(async () => {
   parseFlags(z.strictObject({}), Deno.args, {
     name: "deno task build",
-    summary: "Compiles the operators in kernels/native/ with the C++ compiler that it finds, unless that was done for these sources.",
+    summary:
+      "Compiles the operators in kernels/native/ with the C++ compiler that it finds, unless that was done for these sources.",
   });
   using bar = progressBar("build");
   const { kernels, reason } = await openKernels((done, total) => bar.update(done / total, `${done} of ${total} units`));

@@ -306,7 +306,10 @@ export class Decoder {
 /** Builds the elastic graph and opens it. */
 export async function openDecoder(runtime: Runtime, options: DecoderOptions): Promise<Decoder> {
   const { operators = null } = options;
-  const model: Model = decoderGraph(options.plan, options.weights, { lanes: options.lanes, native: operators !== null });
+  const model: Model = decoderGraph(options.plan, options.weights, {
+    lanes: options.lanes,
+    native: operators !== null,
+  });
   const session = await runtime.openSession({
     model,
     threads: options.threads,

@@ -14,7 +14,7 @@ type Task = "start" | "compress" | "evaluate" | "generate" | "export" | "bench";
 const FLAGS: Readonly<Record<Task, readonly string[]>> = {
   start: [
     ...["host", "port", "model", "threads", "slots", "max-context", "prefill-chunk", "max-waiting"],
-    ...["max-waiting-tokens", "policy", "shed", "target-ttft-ms", "target-tpot-ms"],
+    ...["max-waiting-tokens", "policy", "shed", "step-times", "target-ttft-ms", "target-tpot-ms"],
     ...["max-body-bytes", "max-prompt-length", "max-json-depth"],
     ...["api-keys", "api-keys-file", "allow-without-keys", "metrics-without-key", "cors-origins", "allowed-hosts"],
     ...["max-connections", "max-header-bytes", "header-seconds", "request-seconds", "idle-seconds", "stalled-seconds"],
