@@ -21,14 +21,15 @@ const SMALL_CHUNKS = [16, 64];
 /** Decode steps are short, so each measurement takes the mean of several. */
 const STEPS = 4;
 
-/** Times that everything is measured, at least and at most; medians count. */
+/** Times that everything is measured, at least and at most. */
 const [FEWEST_ROUNDS, MOST_ROUNDS] = [3, 15];
 
 /** Full chunks of the long context. */
 const LONG_CHUNKS = 4;
 
 /**
- * Runs steps of several sizes at every level and notes their median times. No sequence may be running.
+ * Runs steps of several sizes at every level and notes the lower quartiles of their times: what they cost with the
+ * machine to themselves, for others only ever make a step longer. No sequence may be running.
  *
  * All are measured in turn, round by round, so that what else the machine does hits all of them alike. A narrower level
  * does a part of the work of a wider one; where it was measured slower, that is noise, and both get their mean. Where a
@@ -73,7 +74,7 @@ export async function measureSteps(runner: StepRunner, options: MeasureOptions):
     onProgress?.(Math.min(1, (round + 1) / FEWEST_ROUNDS));
   }
 
-  const measured = times.map((sizes) => sizes.map((ms) => ms.length === 0 ? null : median(ms)));
+  const measured = times.map((sizes) => sizes.map((ms) => ms.length === 0 ? null : lowerQuartile(ms)));
   const filled = measured.map((sizes, level) =>
     sizes.map((ms, size) => ms ?? between(measured[0]![size]!, measured[last]![size]!, level, pruningRates))
   );
@@ -165,7 +166,7 @@ function between(first: number, last: number, level: number, pruningRates: reado
   return largest === 0 ? first : first + (last - first) * pruningRates[level]! / largest;
 }
 
-function median(values: readonly number[]): number {
-  const sorted = values.toSorted((a, b) => a - b);
-  return (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2;
+/** A quarter of the values are below. */
+function lowerQuartile(values: readonly number[]): number {
+  return values.toSorted((a, b) => a - b)[(values.length - 1) >> 2]!;
 }
