@@ -8,15 +8,11 @@ import { fileURLToPath } from "node:url";
 
 export type Architecture = "x86_64" | "aarch64";
 
-/** Translation units of every processor. */
-const COMMON_UNITS: readonly string[] = [
-  "routines",
-  "routines_portable",
-  "memory",
-  "prefix_product",
-  "operator",
-  "prefix_matmul",
-];
+/** What computes: translation units of every processor. */
+const COMMON_UNITS: readonly string[] = ["routines", "routines_portable", "memory", "prefix_product"];
+
+/** What makes operators of it, and the library's symbols. A test program brings its own `main` instead. */
+const LIBRARY_UNITS: readonly string[] = ["operator", "prefix_matmul", "register"];
 
 /** Translation units of one processor, with the instructions that the compiler may use in them. */
 const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly string[]>>>> = {
@@ -32,9 +28,6 @@ const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly stri
     routines_i8mm: ["-march=armv8.2-a+dotprod+i8mm"],
   },
 };
-
-/** The unit with the library's symbols; a test program brings its own `main` instead. */
-const LIBRARY_UNIT = "register";
 
 const FLAGS: readonly string[] = [
   "-std=c++17",
@@ -78,7 +71,9 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
   const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: "objects-" });
   try {
     const units: [string, readonly string[]][] = [
-      ...[...COMMON_UNITS, program ?? LIBRARY_UNIT].map((unit): [string, readonly string[]] => [unit, []]),
+      ...[...COMMON_UNITS, ...program === undefined ? LIBRARY_UNITS : [program]].map((
+        unit,
+      ): [string, readonly string[]] => [unit, []]),
       ...Object.entries(UNITS[architecture]),
     ];
     const objects = units.map(([unit]) => `${folder}/${unit}.o`);
@@ -120,7 +115,7 @@ export async function findCompiler(): Promise<string | null> {
 
 /** Changes whenever a source file, a flag or the architecture does. */
 export async function sourceDigest(architecture: Architecture): Promise<string> {
-  const hash = createHash("sha256").update(JSON.stringify([architecture, FLAGS, UNITS, COMMON_UNITS]));
+  const hash = createHash("sha256").update(JSON.stringify([architecture, FLAGS, UNITS, COMMON_UNITS, LIBRARY_UNITS]));
   const names: string[] = [];
   for await (const { name } of Deno.readDir(SOURCES)) names.push(name);
   for (const name of names.sort()) hash.update(name).update(await Deno.readFile(SOURCES + name));

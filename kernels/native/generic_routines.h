@@ -88,7 +88,7 @@ inline __attribute__((always_inline)) float exponential(float x) {
       const float magnitude = std::fabs(values[i]);
       greatest = magnitude > greatest ? magnitude : greatest;
     }
-    const float inverse = greatest > 0 ? 127.0f / greatest : 0.0f;
+    const float inverse = greatest >= leastMagnitude ? 127.0f / greatest : 0.0f;
     int8_t* out = codes + block * blockSize;
     int32_t sum = 0;
     for (size_t i = 0; i < blockSize; i++) {

@@ -53,6 +53,7 @@ PrefixProduct::~PrefixProduct() {
   std::free(bias_);
   std::free(outputOf_);
   std::free(chunkOf_);
+  std::free(inOrder_);
 }
 
 bool PrefixProduct::pack(const StoredChunk* stored) {
@@ -85,13 +86,13 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   scales_ = static_cast<uint16_t*>(allocateWeights(scaleBytes));
   outputOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
   chunkOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
+  inOrder_ = static_cast<bool*>(std::calloc(tiles_, sizeof(bool)));
   if (biased) bias_ = static_cast<float*>(std::calloc(padded, sizeof(float)));
-  if (!codes_ || !scales_ || !outputOf_ || !chunkOf_ || (biased && !bias_)) return false;
+  if (!codes_ || !scales_ || !outputOf_ || !chunkOf_ || !inOrder_ || (biased && !bias_)) return false;
 
   if (cutsInputs) {
-    for (size_t row = 0; row < packedRows_; row++) {
-      outputOf_[row] = static_cast<uint32_t>(row);
-    }
+    for (size_t row = 0; row < packedRows_; row++) outputOf_[row] = static_cast<uint32_t>(row);
+    for (size_t tile = 0; tile < tiles_; tile++) inOrder_[tile] = true;
     for (size_t c = 0; c < chunkCount_; c++) {
       const Chunk& chunk = chunks_[c];
       for (size_t row = 0; row < packedRows_; row++) {
@@ -120,7 +121,20 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
       if (stored[c].bias) bias_[place] = stored[c].bias[row];
     }
   }
+  for (size_t tile = 0; tile < tiles_; tile++) {
+    const uint32_t* outputs = outputOf_ + tile * tileRows;
+    const size_t count = rowsOf(tile);
+    size_t next = 1;
+    while (next < count && outputs[next] == outputs[0] + next) next++;
+    inOrder_[tile] = next == count;
+  }
   return true;
+}
+
+// Rows of a tile that are no padding.
+size_t PrefixProduct::rowsOf(size_t tile) const {
+  return shape_.cut == Cut::gated ? least(tileRows, widest_ - tile / 2 * tileRows)
+                                  : least(tileRows, packedRows_ - tile * tileRows);
 }
 
 // Moves the words of one stored row to its place in a tile. Padding rows keep codes and scales of zero: nothing.
@@ -265,10 +279,8 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
 
 void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRow, size_t rows, const float* sums) const {
   const uint32_t* outputs = outputOf_ + tile * tileRows;
-  const size_t padded = shape_.cut == Cut::gated ? widest_ : packedRows_;
-  const size_t first = shape_.cut == Cut::gated ? tile / 2 * tileRows : tile * tileRows;
-  const size_t count = least(tileRows, padded - first);
-  const bool inOrder = outputs[count - 1] - outputs[0] == count - 1;
+  const size_t count = rowsOf(tile);
+  const bool inOrder = inOrder_[tile];
   const uint32_t* chunks = chunkOf_ + tile * tileRows;
   const auto extentOf = [&](size_t i) { return shape_.cut == Cut::inputs ? run.rows : extent(run, chunks_[chunks[i]]); };
   const bool all = extentOf(count - 1) >= firstRow + rows;  // the last chunk of a tile has the fewest rows

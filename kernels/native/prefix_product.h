@@ -77,6 +77,7 @@ class PrefixProduct {
   void sumTile(const ProductRun&, const Activations&, size_t tile, size_t firstRow, size_t rows, float* sums) const;
   void storeTile(const ProductRun&, size_t tile, size_t firstRow, size_t rows, const float* sums) const;
   size_t extent(const ProductRun& run, const Chunk& chunk) const;
+  size_t rowsOf(size_t tile) const;
 
   const Routines& routines_;
   const ProductShape shape_;
@@ -90,6 +91,7 @@ class PrefixProduct {
   float* bias_ = nullptr;       // [packed rows]
   uint32_t* outputOf_ = nullptr;  // [packed rows]: the output that a packed row computes
   uint32_t* chunkOf_ = nullptr;   // [packed rows], outputs cut
+  bool* inOrder_ = nullptr;       // [tiles]: whether the outputs of a tile's rows lie side by side
 };
 
 }  // namespace espalier

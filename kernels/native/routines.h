@@ -13,6 +13,9 @@ constexpr size_t tileRows = 16;
 // Activation rows that one call of `multiplyTile` takes at most.
 constexpr size_t maxRows = 8;
 
+// Below it, 127 / magnitude is no finite float.
+constexpr float leastMagnitude = 0x1p-121f;
+
 // Sixteen output rows against up to `maxRows` activation rows.
 struct TileProduct {
   // [blocks][blockSize / 8][16][4]: four stored bytes, hence eight columns, of each of the 16 rows.
@@ -64,7 +67,7 @@ struct Routines {
   bool (*supported)();
 
   // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
-  // `columns` is padded with zeros to whole blocks.
+  // `columns` is padded with zeros to whole blocks. Where the greatest |x| is below `leastMagnitude` all codes are zero.
   void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets);
 
   void (*multiplyTile)(const TileProduct&, size_t rows);

@@ -94,7 +94,7 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
     _mm256_storeu_ps(eight, greatest);
     float magnitude = 0;
     for (float value : eight) magnitude = value > magnitude ? value : magnitude;
-    const __m256 inverse = _mm256_set1_ps(magnitude > 0 ? 127.0f / magnitude : 0.0f);
+    const __m256 inverse = _mm256_set1_ps(magnitude >= leastMagnitude ? 127.0f / magnitude : 0.0f);
     __m256i sum = _mm256_setzero_si256();
     for (size_t i = 0; i < blockSize; i += 32) {
       __m256i integers[4];

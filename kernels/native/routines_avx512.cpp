@@ -68,7 +68,7 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
       greatest = _mm512_max_ps(greatest, _mm512_abs_ps(_mm512_loadu_ps(x + start + i)));
     }
     const float magnitude = _mm512_reduce_max_ps(greatest);
-    const __m512 inverse = _mm512_set1_ps(magnitude > 0 ? 127.0f / magnitude : 0.0f);
+    const __m512 inverse = _mm512_set1_ps(magnitude >= leastMagnitude ? 127.0f / magnitude : 0.0f);
     __m256i sum = _mm256_setzero_si256();
     for (size_t i = 0; i < blockSize; i += 32) {
       const __m512 first = _mm512_mul_ps(_mm512_loadu_ps(x + start + i), inverse);
