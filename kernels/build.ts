@@ -55,7 +55,7 @@ export interface BuildOptions {
   readonly out: string;
   /** Further flags for compiling and linking: sanitizers, a static link. */
   readonly flags?: readonly string[];
-  /** A unit with a `main`: makes a program of it instead of the library. */
+  /** A unit with a `main`, below `native/`: makes a program of it instead of the library. */
   readonly program?: string;
   /** Told after every unit. */
   readonly onUnit?: (done: number, total: number) => void;
@@ -76,7 +76,7 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
       ): [string, readonly string[]] => [unit, []]),
       ...Object.entries(UNITS[architecture]),
     ];
-    const objects = units.map(([unit]) => `${folder}/${unit}.o`);
+    const objects = units.map((_, index) => `${folder}/${index}.o`);
     let [next, done] = [0, 0];
     const worker = async () => {
       for (let index = next++; index < units.length; index = next++) {
@@ -113,12 +113,16 @@ export async function findCompiler(): Promise<string | null> {
   return null;
 }
 
-/** Changes whenever a source file, a flag or the architecture does. */
-export async function sourceDigest(architecture: Architecture): Promise<string> {
+/**
+ * Changes whenever a source file, a flag or the architecture does.
+ *
+ * @param sources The folder of the sources, with a slash. Test programs in folders below it do not count.
+ */
+export async function sourceDigest(architecture: Architecture, sources: string = SOURCES): Promise<string> {
   const hash = createHash("sha256").update(JSON.stringify([architecture, FLAGS, UNITS, COMMON_UNITS, LIBRARY_UNITS]));
   const names: string[] = [];
-  for await (const { name } of Deno.readDir(SOURCES)) names.push(name);
-  for (const name of names.sort()) hash.update(name).update(await Deno.readFile(SOURCES + name));
+  for await (const { name } of Deno.readDir(sources)) if (/\.(cpp|h)$/.test(name)) names.push(name);
+  for (const name of names.sort()) hash.update(name).update(await Deno.readFile(sources + name));
   return hash.digest("hex").slice(0, 16);
 }
 

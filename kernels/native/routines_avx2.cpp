@@ -1,4 +1,5 @@
 // AVX2 with FMA and F16C: one register holds four columns of eight output rows, half a tile.
+#include <cpuid.h>
 #include <immintrin.h>
 
 #include "generic_routines.h"
@@ -9,7 +10,9 @@ namespace {
 constexpr size_t halfTile = 8;
 
 bool supported() {
-  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+  unsigned a, b, c, d;  // clang 14 has no name for F16C
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+         (c & bit_F16C);
 }
 
 inline __m256i broadcastFour(const int8_t* codes) {

@@ -1,0 +1,73 @@
+// Holds every routine of every instruction set that this processor has, and the product that is built of them, against
+// plain loops in integers and double precision. Random cases; a seed repeats them.
+//
+//   parity [--steps N] [--seed S]
+//
+// Without steps it runs a table: every block size, cut and row count. Ends with 1 if anything differed.
+//
+// Bounds, with u = 2^-24, the rounding of one float operation:
+// - Integers (codes, offsets, sums of products) are equal.
+// - A sum over n blocks is off by at most (n + 5) u times the sum of the blocks' magnitudes: every block's term is
+// rounded
+//   three times (the scale, the scaled sum, a share for the bias), and again by each addition after it.
+// - A gated output: the error of silu is at most 1.1 times that of its argument, and exp itself is right to 2e-7.
+// - What promises the same bits (prefix and mask, alone and in a batch, one thread and four) is compared as bits.
+#include <cinttypes>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "memory.h"
+#include "products.h"
+#include "routines.h"
+
+using namespace espalier;
+
+namespace {
+
+constexpr size_t blockSizes[] = {32, 64, 128};
+constexpr Cut cuts[] = {Cut::outputs, Cut::gated, Cut::inputs};
+
+void runTable(Random& random) {
+  for (const size_t blockSize : blockSizes) {
+    for (int i = 0; i < 20; i++) checkRoutines(random, blockSize);
+    for (const Cut cut : cuts) {
+      for (size_t rows = 1; rows <= 17; rows++) checkProduct(random, cut, blockSize, rows);
+      for (const size_t rows : {64, 100}) checkProduct(random, cut, blockSize, rows);
+    }
+  }
+}
+
+bool readNumber(const char* text, uint64_t* number) {
+  char* end = nullptr;
+  *number = text ? std::strtoull(text, &end, 10) : 0;
+  return text && *text && *end == '\0';
+}
+
+}  // namespace
+
+int main(int count, char** arguments) {
+  uint64_t steps = 0, seed = 1;
+  for (int i = 1; i < count; i += 2) {
+    const bool isSteps = std::strcmp(arguments[i], "--steps") == 0, isSeed = std::strcmp(arguments[i], "--seed") == 0;
+    if ((!isSteps && !isSeed) || !readNumber(arguments[i + 1], isSteps ? &steps : &seed)) {
+      std::fprintf(stderr, "Cannot read %s: wanted --steps N, --seed S\n", arguments[i]);
+      return 2;
+    }
+  }
+  std::printf("instruction sets:");
+  forEachSet([](const Routines& routines) { std::printf(" %s", routines.name); });
+  std::printf("\n");
+
+  Random random{seed};
+  checkMemory(random);
+  if (steps == 0) runTable(random);
+  for (uint64_t step = 0; step < steps; step++) {
+    const size_t blockSize = blockSizes[random.below(3)];
+    checkRoutines(random, blockSize);
+    checkProduct(random, cuts[random.below(3)], blockSize,
+                 random.chance(50) ? random.between(18, 100) : random.between(1, 17));
+  }
+  std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);
+  return failures == 0 ? 0 : 1;
+}

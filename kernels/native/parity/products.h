@@ -1,0 +1,303 @@
+// Products of random layers and batches: against plain loops, and against themselves cut, alone and on threads.
+#pragma once
+
+#include <pthread.h>
+
+#include "../prefix_product.h"
+#include "checks.h"
+
+namespace espalier {
+namespace {
+
+// Orders in which tasks can run.
+
+using Body = void (*)(void* user, size_t index);
+
+void runForward(void*, Body body, size_t total, void* user) {
+  for (size_t i = 0; i < total; i++) body(user, i);
+}
+
+void runBackward(void*, Body body, size_t total, void* user) {
+  for (size_t i = total; i > 0; i--) body(user, i - 1);
+}
+
+struct Crew {
+  Body body;
+  void* user;
+  size_t total;
+  size_t next;
+};
+
+void* work(void* shared) {
+  auto* crew = static_cast<Crew*>(shared);
+  for (;;) {
+    const size_t index = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
+    if (index >= crew->total) return nullptr;
+    crew->body(crew->user, index);
+  }
+}
+
+void runThreaded(void* threads, Body body, size_t total, void* user) {
+  Crew crew{body, user, total, 0};
+  const size_t count = *static_cast<const size_t*>(threads);
+  std::vector<pthread_t> members(count);
+  for (pthread_t& member : members) {
+    if (pthread_create(&member, nullptr, work, &crew) != 0) std::abort();
+  }
+  for (pthread_t member : members) pthread_join(member, nullptr);
+}
+
+struct Layer {
+  ProductShape shape;
+  std::vector<StoredChunk> chunks;
+  std::vector<std::vector<uint8_t>> codes;
+  std::vector<std::vector<uint16_t>> scales;
+  std::vector<std::vector<float>> biases;
+  size_t inputs = 0, outputs = 0, widest = 0, levels = 0;
+
+  size_t rowsOf(const StoredChunk& chunk) const {
+    return shape.cut == Cut::inputs ? shape.uncut : shape.groups * chunk.width;
+  }
+  size_t columnsOf(const StoredChunk& chunk) const {
+    return shape.cut == Cut::inputs ? shape.groups * chunk.width : shape.uncut;
+  }
+};
+
+Layer randomLayer(Random& random, Cut cut, size_t blockSize) {
+  Layer layer;
+  layer.shape = {cut, cut == Cut::gated ? 2 : random.between(1, 5), random.between(1, random.chance(4) ? 700 : 150),
+                 blockSize};
+  const size_t count = random.between(1, 6);
+  size_t level = random.below(8);
+  const bool biased = random.chance(2);
+  for (size_t c = 0; c < count; c++) {
+    const size_t width = random.chance(3) ? 16 * random.between(1, 3) : random.between(1, 40);
+    layer.chunks.push_back({nullptr, nullptr, nullptr, width, level});
+    layer.levels = std::max(layer.levels, level + 1);
+    level -= random.below(level + 1) / 2;
+    layer.widest += width;
+  }
+  for (StoredChunk& chunk : layer.chunks) {
+    const size_t rows = layer.rowsOf(chunk), blocks = (layer.columnsOf(chunk) + blockSize - 1) / blockSize;
+    layer.codes.push_back(random.bytes(rows * blocks * blockSize / 2));
+    layer.scales.push_back(random.halves(rows * blocks));
+    layer.biases.push_back(random.floats(biased && !random.chance(4) ? rows : 0));
+  }
+  for (size_t c = 0; c < count; c++) {
+    layer.chunks[c].codes = layer.codes[c].data();
+    layer.chunks[c].scales = layer.scales[c].data();
+    layer.chunks[c].bias = layer.biases[c].empty() ? nullptr : layer.biases[c].data();
+  }
+  layer.inputs = cut == Cut::inputs ? layer.shape.groups * layer.widest : layer.shape.uncut;
+  layer.outputs = cut == Cut::inputs  ? layer.shape.uncut
+                  : cut == Cut::gated ? layer.widest
+                                      : layer.shape.groups * layer.widest;
+  return layer;
+}
+
+struct Batch {
+  std::vector<float> x, normWeight, residual;
+  std::vector<size_t> levels;  // of each row, ascending
+  float epsilon = 1e-6f;
+};
+
+Batch randomBatch(Random& random, const Layer& layer, size_t rows) {
+  Batch batch;
+  batch.x = activations(random, rows * layer.inputs);
+  if (layer.shape.cut != Cut::inputs && random.chance(2)) batch.normWeight = random.floats(layer.inputs);
+  if (layer.shape.cut == Cut::inputs ? !random.chance(4) : random.chance(4))
+    batch.residual = random.floats(rows * layer.outputs);
+  const bool alike = random.chance(4);
+  const size_t one = random.below(layer.levels);
+  for (size_t row = 0; row < rows; row++) batch.levels.push_back(alike ? one : random.below(layer.levels));
+  std::sort(batch.levels.begin(), batch.levels.end());
+  return batch;
+}
+
+// Rows first to last of a batch. With `whole`, every row takes all chunks.
+std::vector<float> run(const PrefixProduct& product, const Layer& layer, const Batch& batch, size_t first, size_t last,
+                       bool whole, const Parallel& parallel, uint8_t fill) {
+  const size_t rows = last - first;
+  std::vector<int64_t> rowsUpTo(layer.levels, 0);
+  for (size_t row = first; row < last; row++) {
+    for (size_t level = batch.levels[row]; level < layer.levels; level++) rowsUpTo[level]++;
+  }
+  Guarded y(rows * layer.outputs * 4, fill), memory(product.workBytes(rows), fill);
+  ProductRun productRun{};
+  productRun.x = batch.x.data() + first * layer.inputs;
+  productRun.rows = rows;
+  productRun.rowsUpTo = whole ? nullptr : rowsUpTo.data();
+  productRun.normWeight = batch.normWeight.empty() ? nullptr : batch.normWeight.data();
+  productRun.epsilon = batch.epsilon;
+  productRun.residual = batch.residual.empty() ? nullptr : batch.residual.data() + first * layer.outputs;
+  productRun.y = y.floats();
+  product.run(productRun, memory.data(), parallel);
+  y.checkBands("y");
+  memory.checkBands("work memory");
+  return std::vector<float>(y.floats(), y.floats() + rows * layer.outputs);
+}
+
+// One row in double precision. Outputs that its level drops are zero, and so are the inputs.
+std::vector<Estimate> estimateRow(const Routines& routines, const Layer& layer, const Batch& batch, size_t row) {
+  const ProductShape& shape = layer.shape;
+  const size_t level = batch.levels[row];
+  std::vector<float> x(batch.x.begin() + static_cast<long>(row * layer.inputs),
+                       batch.x.begin() + static_cast<long>((row + 1) * layer.inputs));
+  if (!batch.normWeight.empty()) {
+    // Rounding to int8 has cliffs, so it starts from the same bits; the norm is checked by itself.
+    std::vector<float> normed(layer.inputs);
+    routines.normalizeRow(x.data(), batch.normWeight.data(), layer.inputs, batch.epsilon, normed.data());
+    x = normed;
+  }
+  const size_t sums = shape.cut == Cut::gated ? 2 * layer.outputs : layer.outputs;
+  std::vector<Estimate> totals(sums);
+  std::vector<double> blocksOf(sums, 0);
+  size_t start = 0;
+  for (const StoredChunk& chunk : layer.chunks) {
+    const size_t columns = layer.columnsOf(chunk);
+    const size_t blocks = (columns + shape.blockSize - 1) / shape.blockSize;
+    std::vector<float> part = x;
+    if (shape.cut == Cut::inputs) {
+      part.clear();
+      for (size_t g = 0; g < shape.groups; g++) {
+        for (size_t i = 0; i < chunk.width; i++) part.push_back(x[g * layer.widest + start + i]);
+      }
+    }
+    const bool kept = level <= chunk.level;
+    const Quantized quantized = quantizePlainly(part.data(), columns, shape.blockSize);
+    for (size_t n = 0; n < layer.rowsOf(chunk); n++) {
+      const size_t output = shape.cut == Cut::inputs ? n : n / chunk.width * layer.widest + start + n % chunk.width;
+      Estimate& total = totals[output];
+      if (chunk.bias && (kept || shape.cut == Cut::inputs)) {
+        total.value += chunk.bias[n];
+        total.error += std::fabs(chunk.bias[n]);
+      }
+      if (!kept) continue;
+      blocksOf[output] += static_cast<double>(blocks);
+      for (size_t block = 0; block < blocks; block++) {
+        int64_t dot = 0;
+        for (size_t i = 0; i < shape.blockSize; i++) {
+          const uint8_t byte = chunk.codes[((n * blocks + block) * shape.blockSize + i) / 2];
+          dot += (static_cast<int64_t>(i % 2 == 0 ? byte & 15 : byte >> 4) - 8) *
+                 quantized.codes[block * shape.blockSize + i];
+        }
+        const double term =
+            static_cast<double>(dot) * fromHalf(chunk.scales[n * blocks + block]) * quantized.scales[block];
+        total.value += term;
+        total.error += std::fabs(term);
+      }
+    }
+    start += chunk.width;
+  }
+  // Products of scales below the smallest normal float lose bits of their own.
+  for (size_t i = 0; i < sums; i++) {
+    const double terms = blocksOf[i] + 5 + static_cast<double>(layer.chunks.size());
+    totals[i].error = terms * (u * totals[i].error + 1e-38);
+  }
+  std::vector<Estimate> estimates(layer.outputs);
+  for (size_t i = 0; i < layer.outputs; i++) {
+    estimates[i] = totals[i];
+    if (shape.cut == Cut::gated) {
+      const Estimate &gate = totals[i], &up = totals[layer.outputs + i];
+      const double activated = silu(gate.value);
+      estimates[i].value = activated * up.value;
+      estimates[i].error = 1.1 * gate.error * (std::fabs(up.value) + up.error) + std::fabs(activated) * up.error +
+                           exponentialError * std::fabs(activated * up.value) + 1e-35 * (1 + std::fabs(up.value));
+    }
+    if (!batch.residual.empty()) {
+      estimates[i].value += batch.residual[row * layer.outputs + i];
+      estimates[i].error += u * (std::fabs(estimates[i].value) + estimates[i].error);
+    }
+  }
+  return estimates;
+}
+
+// Whether a row computes an output.
+bool keeps(const Layer& layer, size_t level, size_t output) {
+  if (layer.shape.cut == Cut::inputs) return true;
+  size_t channel = output % layer.widest;
+  for (const StoredChunk& chunk : layer.chunks) {
+    if (channel < chunk.width) return level <= chunk.level;
+    channel -= chunk.width;
+  }
+  return false;
+}
+
+// The same rows with what their levels drop set to zero: the input of a masked run.
+Batch masked(const Layer& layer, const Batch& batch) {
+  Batch result = batch;
+  if (layer.shape.cut != Cut::inputs) return result;
+  for (size_t row = 0; row < batch.levels.size(); row++) {
+    size_t start = 0;
+    for (const StoredChunk& chunk : layer.chunks) {
+      for (size_t g = 0; g < layer.shape.groups && batch.levels[row] > chunk.level; g++) {
+        float* dropped = result.x.data() + row * layer.inputs + g * layer.widest + start;
+        for (size_t i = 0; i < chunk.width; i++) dropped[i] = 0;
+      }
+      start += chunk.width;
+    }
+  }
+  return result;
+}
+
+void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows) {
+  const Layer layer = randomLayer(random, cut, blockSize);
+  const Batch batch = randomBatch(random, layer, rows);
+  static constexpr const char* cuts[] = {"outputs", "gated", "inputs"};
+  int length =
+      std::snprintf(currentCase, sizeof(currentCase),
+                    "%s cut, %zu groups, uncut %zu, blocks of %zu, %zu rows%s%s%s, chunks", cuts[static_cast<int>(cut)],
+                    layer.shape.groups, layer.shape.uncut, blockSize, rows, layer.chunks[0].bias ? ", bias" : "",
+                    batch.normWeight.empty() ? "" : ", norm", batch.residual.empty() ? "" : ", residual");
+  for (const StoredChunk& chunk : layer.chunks) {
+    length += std::snprintf(currentCase + length, sizeof(currentCase) - static_cast<size_t>(length), " %zu@%zu",
+                            chunk.width, chunk.level);
+  }
+  const Batch maskedBatch = masked(layer, batch);
+  const Parallel forward{nullptr, runForward};
+  forEachSet([&](const Routines& routines) {
+    PrefixProduct* product = PrefixProduct::create(routines, layer.shape, layer.chunks.data(), layer.chunks.size());
+    check(product && product->inputs() == layer.inputs && product->outputs() == layer.outputs &&
+              product->levels() == layer.levels,
+          "%s: extents", routines.name);
+    if (!product) return;
+    const std::vector<float> y = run(*product, layer, batch, 0, rows, false, forward, 0x00);
+
+    for (size_t row = 0; row<rows; row += rows> 17 ? 7 : 1) {
+      const std::vector<Estimate> wanted = estimateRow(routines, layer, batch, row);
+      for (size_t i = 0; i < layer.outputs; i++) {
+        if (!keeps(layer, batch.levels[row], i)) continue;
+        const float found = y[row * layer.outputs + i];
+        check(within(found, wanted[i]), "%s: row %zu, output %zu: %.9g, wanted %.9g ± %.2g", routines.name, row, i,
+              static_cast<double>(found), wanted[i].value, wanted[i].error);
+      }
+      const std::vector<float> alone = run(*product, layer, batch, row, row + 1, false, forward, 0xff);
+      check(sameBits(alone.data(), y.data() + row * layer.outputs, layer.outputs), "%s: row %zu differs alone",
+            routines.name, row);
+    }
+
+    const std::vector<float> whole = run(*product, layer, maskedBatch, 0, rows, true, forward, 0xff);
+    for (size_t row = 0; row < rows; row++) {
+      bool same = true;
+      for (size_t i = 0; i < layer.outputs; i++) {
+        const size_t at = row * layer.outputs + i;
+        const float wanted = keeps(layer, batch.levels[row], i) ? whole[at]
+                             : batch.residual.empty()           ? 0.0f
+                                                                : batch.residual[at] + 0.0f;
+        same = same && sameBits(&wanted, &y[at], 1);
+      }
+      check(same, "%s: prefix and mask differ in row %zu", routines.name, row);
+    }
+
+    const std::vector<float> backward = run(*product, layer, batch, 0, rows, false, {nullptr, runBackward}, 0xff);
+    check(sameBits(backward.data(), y.data(), y.size()), "%s: the order of tasks shows", routines.name);
+    for (size_t threads : {size_t{1}, size_t{2}, size_t{4}}) {
+      const std::vector<float> threaded = run(*product, layer, batch, 0, rows, false, {&threads, runThreaded}, 0x77);
+      check(sameBits(threaded.data(), y.data(), y.size()), "%s: %zu threads show", routines.name, threads);
+    }
+    delete product;
+  });
+}
+
+}  // namespace
+}  // namespace espalier
