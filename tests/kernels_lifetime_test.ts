@@ -1,0 +1,69 @@
+import { describe, it } from "@std/testing/bdd";
+import { equal, ok, rejects } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
+import { openKernels } from "../kernels/native_library.ts";
+import { multiply, openProduct, type ProductOptions } from "./support/one_product.ts";
+
+const { kernels, reason } = await openKernels();
+
+describe("PrefixMatMul in a session", () => {
+  if (kernels === null) {
+    it.skip(`there are no kernels: ${reason}`, () => {});
+    return;
+  }
+  const { path } = kernels;
+
+  it("refuses what is no layer, by name", async () => {
+    const refused: [Omit<ProductOptions, "inFeatures" | "outFeatures">, RegExp][] = [
+      [{ codeBytes: 4000 }, /PrefixMatMul: input 4 has 4000 elements, wanted 4096/],
+      [{ scalesVary: true }, /Input 5 must be a constant/],
+      [{ attributes: { cut: 3 } }, /PrefixMatMul: cut 3, groups 1, uncut 256, block_size 128 are no layer/],
+      [{ attributes: { groups: 0 } }, /groups 0, .* are no layer/],
+      [{ attributes: { groups: -1 } }, /Attribute groups is -1: it must not be negative/],
+      [{ attributes: { block_size: 48 } }, /block_size 48 are no layer/],
+      [{ attributes: { widths: [16, 16] } }, /2 widths, 1 levels and 1 biases must be as many/],
+      [{ attributes: { widths: [0] } }, /chunk 0 has width 0 and level 0/],
+      [{ attributes: { levels: [-1] } }, /chunk 0 has width 32 and level -1/],
+      [{ attributes: { widths: [17] } }, /input 4 has 4096 elements, wanted 2176/],
+      [{ attributes: { biases: [1] } }, /Input 6 must be a constant/],
+    ];
+    for (const [options, message] of refused) {
+      await rejects(openProduct(path, { inFeatures: 256, outFeatures: 32, ...options }), message);
+    }
+    using session = await openProduct(path, { inFeatures: 256, outFeatures: 32 });
+    await rejects(multiply(session, 128, 32), /x has 256 elements in 2 rows, wanted 256 a row/);
+    const [first, ...others] = await multiply(session, 256, 32);
+    equal(others.length, 63);
+    ok(first! !== 0 && Number.isFinite(first));
+  });
+
+  it("gives its memory back when the session closes", async () => {
+    const size = 2048; // 2 MiB
+    const cycle = async (times: number) => {
+      for (let i = 0; i < times; i++) {
+        using session = await openProduct(path, { inFeatures: size, outFeatures: size });
+        await multiply(session, size, size);
+      }
+      return Deno.memoryUsage().rss;
+    };
+    const before = await cycle(10);
+    const after = await cycle(40);
+    ok(after - before < 32 * 2 ** 20, `40 more sessions hold ${(after - before) / 2 ** 20} MiB`);
+  });
+
+  it("lets the process end with the session open, and in the middle of a run", async () => {
+    const support = JSON.stringify(import.meta.resolve("./support/one_product.ts"));
+    for (const ending of ["await multiply(session, 512, 512)", "void multiply(session, 512, 512); Deno.exit(0)"]) {
+      const { success, code, signal, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: [
+          "eval",
+          `import { multiply, openProduct } from ${support};
+           const session = await openProduct(${JSON.stringify(path)}, { inFeatures: 512, outFeatures: 512 });
+           ${ending};`,
+        ],
+        cwd: fileURLToPath(new URL("..", import.meta.url)),
+      }).output();
+      ok(success, `${ending}: ended with ${signal ?? code}: ${new TextDecoder().decode(stderr)}`);
+    }
+  });
+});
