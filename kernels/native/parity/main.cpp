@@ -34,6 +34,7 @@ void runTable(Random& random) {
     for (const Cut cut : cuts) {
       for (size_t rows = 1; rows <= 17; rows++) checkProduct(random, cut, blockSize, rows);
       for (const size_t rows : {64, 100}) checkProduct(random, cut, blockSize, rows);
+      for (int i = 0; i < 5; i++) checkProduct(random, cut, blockSize, random.between(1, 20), true);
     }
   }
 }
@@ -65,8 +66,11 @@ int main(int count, char** arguments) {
   for (uint64_t step = 0; step < steps; step++) {
     const size_t blockSize = blockSizes[random.below(3)];
     checkRoutines(random, blockSize);
-    checkProduct(random, cuts[random.below(3)], blockSize,
-                 random.chance(50) ? random.between(18, 100) : random.between(1, 17));
+    const bool large = random.chance(16);
+    const size_t rows = large               ? random.between(1, 3)
+                        : random.chance(50) ? random.between(18, 100)
+                                            : random.between(1, 17);
+    checkProduct(random, cuts[random.below(3)], blockSize, rows, large);
   }
   std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);
   return failures == 0 ? 0 : 1;

@@ -63,15 +63,16 @@ struct Layer {
   }
 };
 
-Layer randomLayer(Random& random, Cut cut, size_t blockSize) {
+// A layer; with `large`, one of which the weights are several tasks.
+Layer randomLayer(Random& random, Cut cut, size_t blockSize, bool large) {
   Layer layer;
-  layer.shape = {cut, cut == Cut::gated ? 2 : random.between(1, 5), random.between(1, random.chance(4) ? 700 : 150),
-                 blockSize};
+  const size_t uncut = large ? random.between(1000, 2500) : random.between(1, random.chance(4) ? 700 : 150);
+  layer.shape = {cut, cut == Cut::gated ? 2 : random.between(1, 5), uncut, blockSize};
   const size_t count = random.between(1, 6);
   size_t level = random.below(8);
   const bool biased = random.chance(2);
   for (size_t c = 0; c < count; c++) {
-    const size_t width = random.chance(3) ? 16 * random.between(1, 3) : random.between(1, 40);
+    const size_t width = random.chance(3) ? 16 * random.between(1, 3) : random.between(1, large ? 120 : 40);
     layer.chunks.push_back({nullptr, nullptr, nullptr, width, level});
     layer.levels = std::max(layer.levels, level + 1);
     level -= random.below(level + 1) / 2;
@@ -240,8 +241,8 @@ Batch masked(const Layer& layer, const Batch& batch) {
   return result;
 }
 
-void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows) {
-  const Layer layer = randomLayer(random, cut, blockSize);
+void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool large = false) {
+  const Layer layer = randomLayer(random, cut, blockSize, large);
   const Batch batch = randomBatch(random, layer, rows);
   static constexpr const char* cuts[] = {"outputs", "gated", "inputs"};
   int length =
