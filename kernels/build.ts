@@ -106,8 +106,7 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
 /** The first compiler that answers, or null. */
 export async function findCompiler(): Promise<string | null> {
   for (const compiler of COMPILERS) {
-    const found = await new Deno.Command(compiler, { args: ["--version"], stdout: "null", stderr: "null" }).output()
-      .then(({ success }) => success, () => false);
+    const found = await answers(compiler).catch(() => false);
     if (found) return compiler;
   }
   return null;
@@ -124,6 +123,13 @@ export async function sourceDigest(architecture: Architecture, sources: string =
   for await (const { name } of Deno.readDir(sources)) if (/\.(cpp|h)$/.test(name)) names.push(name);
   for (const name of names.sort()) hash.update(name).update(await Deno.readFile(sources + name));
   return hash.digest("hex").slice(0, 16);
+}
+
+/** Rejects if there is no such program, or it may not be run. */
+async function answers(compiler: string): Promise<boolean> {
+  const { success } = await new Deno.Command(compiler, { args: ["--version"], stdout: "null", stderr: "null" })
+    .output();
+  return success;
 }
 
 async function compile(compiler: string, args: string[]): Promise<void> {

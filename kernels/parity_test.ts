@@ -77,6 +77,9 @@ async function links(compiler: string, flags: readonly string[]): Promise<boolea
 }
 
 async function succeeds(program: string, args: readonly string[]): Promise<boolean> {
-  return await new Deno.Command(program, { args: [...args], stdout: "null", stderr: "null" }).output()
-    .then(({ success }) => success, () => false);
+  try {
+    return (await new Deno.Command(program, { args: [...args], stdout: "null", stderr: "null" }).output()).success;
+  } catch {
+    return false; // there is no such program
+  }
 }
