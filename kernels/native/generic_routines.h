@@ -30,7 +30,8 @@ constexpr size_t lanes = 16;
   return sums[0] + sums[1];
 }
 
-[[maybe_unused]] void normalizeRowGeneric(const float* x, const float* weight, size_t columns, float epsilon, float* y) {
+[[maybe_unused]] void normalizeRowGeneric(const float* x, const float* weight, size_t columns, float epsilon,
+                                          float* y) {
   float squares[lanes] = {};
   size_t i = 0;
   for (; i + lanes <= columns; i += lanes) {

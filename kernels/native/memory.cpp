@@ -34,7 +34,8 @@ size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * u
 
 Slab* addSlab(size_t bytes) {
   const size_t mappedBytes = bytes + hugePage;
-  void* mapping = mmap(nullptr, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+  void* mapping =
+      mmap(nullptr, mappedBytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
   if (mapping == MAP_FAILED) return nullptr;
   uint8_t* start = reinterpret_cast<uint8_t*>(roundUp(reinterpret_cast<uintptr_t>(mapping), hugePage));
   madvise(start, bytes, MADV_HUGEPAGE);  // a wish: without it, only speed is lost

@@ -43,7 +43,8 @@ ort::Status* readIntegers(ort::Api api, const ort::KernelInfo* info, const char*
 ort::Status* readInteger(ort::Api api, const ort::KernelInfo* info, const char* name, size_t* out) {
   int64_t value = 0;
   RETURN_IF_FAILED(ort::GetIntAttribute::call(api, info, name, &value));
-  if (value < 0) return failure(api, "Attribute %s is %lld: it must not be negative", name, static_cast<long long>(value));
+  if (value < 0)
+    return failure(api, "Attribute %s is %lld: it must not be negative", name, static_cast<long long>(value));
   *out = static_cast<size_t>(value);
   return nullptr;
 }

@@ -1,7 +1,8 @@
 // What every operator needs: statuses, tensors, attributes, threads, work memory.
 //
 // Rules, and why:
-// - No object with a destructor at namespace or function scope: the process may end while the runtime holds our structs.
+// - No object with a destructor at namespace or function scope: the process may end while the runtime holds our
+// structs.
 // - No exception leaves a callback: the callers are C functions.
 // - A kernel is shared by all runs of a session, which may overlap: it is written at creation only.
 #pragma once

@@ -41,8 +41,8 @@ struct PrefixMatMul {
     RETURN_IF_FAILED(readIntegers(api, info, "levels", levels, maxChunks, &levelCount));
     RETURN_IF_FAILED(readIntegers(api, info, "biases", biases, maxChunks, &biasCount));
     if (cut > 2 || shape.groups == 0 || shape.uncut == 0 || shape.blockSize % 32 != 0 || shape.blockSize == 0) {
-      return failure(api, "PrefixMatMul: cut %zu, groups %zu, uncut %zu, block_size %zu are no layer", cut, shape.groups,
-                     shape.uncut, shape.blockSize);
+      return failure(api, "PrefixMatMul: cut %zu, groups %zu, uncut %zu, block_size %zu are no layer", cut,
+                     shape.groups, shape.uncut, shape.blockSize);
     }
     shape.cut = static_cast<Cut>(cut);
     if (chunkCount == 0 || levelCount != chunkCount || biasCount != chunkCount) {
@@ -53,8 +53,9 @@ struct PrefixMatMul {
     size_t input = firstChunk;
     for (size_t c = 0; c < chunkCount; c++) {
       if (widths[c] <= 0 || levels[c] < 0 || (c > 0 && levels[c] > levels[c - 1])) {
-        return failure(api, "PrefixMatMul: chunk %zu has width %lld and level %lld: widths must be positive, levels must not grow",
-                       c, static_cast<long long>(widths[c]), static_cast<long long>(levels[c]));
+        return failure(
+            api, "PrefixMatMul: chunk %zu has width %lld and level %lld: widths must be positive, levels must not grow",
+            c, static_cast<long long>(widths[c]), static_cast<long long>(levels[c]));
       }
       StoredChunk& chunk = chunks[c];
       chunk = {nullptr, nullptr, nullptr, static_cast<size_t>(widths[c]), static_cast<size_t>(levels[c])};
@@ -112,7 +113,8 @@ struct PrefixMatMul {
     }
     if (run.residual && residualShape.count() != elements(product->outputs())) {
       return failure(api, "PrefixMatMul: the residual has %lld elements, wanted %lld",
-                     static_cast<long long>(residualShape.count()), static_cast<long long>(elements(product->outputs())));
+                     static_cast<long long>(residualShape.count()),
+                     static_cast<long long>(elements(product->outputs())));
     }
     Shape out;
     out.sizes[out.rank++] = rows;

@@ -11,8 +11,8 @@ namespace {
 
 constexpr size_t alignment = 64;
 
-// Weights of one task: small enough that two threads share a small matrix evenly, large enough to be worth the handover,
-// and they stay in the second-level cache while the rows of a prefill pass by.
+// Weights of one task: small enough that two threads share a small matrix evenly, large enough to be worth the
+// handover, and they stay in the second-level cache while the rows of a prefill pass by.
 constexpr size_t taskBytes = size_t{1} << 17;
 
 // Elements below which quantizing is not worth another thread.
@@ -77,7 +77,8 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : shape_.groups * widest_;
   packedRows_ = cutsInputs ? shape_.uncut : shape_.groups * widest_;
   // The gate rows and the up rows of sixteen channels are neighbouring tiles.
-  tiles_ = shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
+  tiles_ =
+      shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
 
   const size_t padded = tiles_ * tileRows;
   const size_t codeBytes = padded * blocks_ * blockSize / 2;
@@ -277,12 +278,15 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
   }
 }
 
-void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRow, size_t rows, const float* sums) const {
+void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRow, size_t rows,
+                              const float* sums) const {
   const uint32_t* outputs = outputOf_ + tile * tileRows;
   const size_t count = rowsOf(tile);
   const bool inOrder = inOrder_[tile];
   const uint32_t* chunks = chunkOf_ + tile * tileRows;
-  const auto extentOf = [&](size_t i) { return shape_.cut == Cut::inputs ? run.rows : extent(run, chunks_[chunks[i]]); };
+  const auto extentOf = [&](size_t i) {
+    return shape_.cut == Cut::inputs ? run.rows : extent(run, chunks_[chunks[i]]);
+  };
   const bool all = extentOf(count - 1) >= firstRow + rows;  // the last chunk of a tile has the fewest rows
   for (size_t r = 0; r < rows; r++) {
     const size_t row = firstRow + r;

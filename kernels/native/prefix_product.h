@@ -33,13 +33,13 @@ struct ProductShape {
 
 // What one run works on.
 struct ProductRun {
-  const float* x;              // [rows][inputs]; the inputs of a cut axis are [groups][widest]
-  size_t rows;                 // widest level first
-  const int64_t* rowsUpTo;     // [levels]: rows whose level is at most this one; null: all rows take all chunks
-  const float* normWeight;     // [inputs]: the root mean square norm that comes first; null for none
+  const float* x;           // [rows][inputs]; the inputs of a cut axis are [groups][widest]
+  size_t rows;              // widest level first
+  const int64_t* rowsUpTo;  // [levels]: rows whose level is at most this one; null: all rows take all chunks
+  const float* normWeight;  // [inputs]: the root mean square norm that comes first; null for none
   float epsilon;
-  const float* residual;       // [rows][outputs], added; null for none
-  float* y;                    // [rows][outputs]; zero where a row's level keeps nothing
+  const float* residual;  // [rows][outputs], added; null for none
+  float* y;               // [rows][outputs]; zero where a row's level keeps nothing
 };
 
 class PrefixProduct {
@@ -84,11 +84,11 @@ class PrefixProduct {
   Chunk* chunks_ = nullptr;
   size_t chunkCount_ = 0;
   size_t inputs_ = 0, outputs_ = 0, levels_ = 0, widest_ = 0;
-  size_t blocks_ = 0;        // of a packed row
+  size_t blocks_ = 0;  // of a packed row
   size_t packedRows_ = 0, tiles_ = 0;
-  uint8_t* codes_ = nullptr;    // [tiles][blocks][blockSize / 8][16][4]
-  uint16_t* scales_ = nullptr;  // [tiles][blocks][16]
-  float* bias_ = nullptr;       // [packed rows]
+  uint8_t* codes_ = nullptr;      // [tiles][blocks][blockSize / 8][16][4]
+  uint16_t* scales_ = nullptr;    // [tiles][blocks][16]
+  float* bias_ = nullptr;         // [packed rows]
   uint32_t* outputOf_ = nullptr;  // [packed rows]: the output that a packed row computes
   uint32_t* chunkOf_ = nullptr;   // [packed rows], outputs cut
   bool* inOrder_ = nullptr;       // [tiles]: whether the outputs of a tile's rows lie side by side

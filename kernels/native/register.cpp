@@ -31,7 +31,8 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
   }
   const espalier::Routines* routines = chosenRoutines();
   if (!routines) {
-    return espalier::failure(api, "This processor has no instruction set \"%s\"", std::getenv("ESPALIER_INSTRUCTION_SET"));
+    return espalier::failure(api, "This processor has no instruction set \"%s\"",
+                             std::getenv("ESPALIER_INSTRUCTION_SET"));
   }
   const ort::CustomOp* operators[] = {espalier::prefixMatMul(*routines)};
   static ort::Domain* domain = nullptr;  // made once, never released

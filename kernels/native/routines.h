@@ -67,7 +67,8 @@ struct Routines {
   bool (*supported)();
 
   // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
-  // `columns` is padded with zeros to whole blocks. Where the greatest |x| is below `leastMagnitude` all codes are zero.
+  // `columns` is padded with zeros to whole blocks. Where the greatest |x| is below `leastMagnitude` all codes are
+  // zero.
   void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets);
 
   void (*multiplyTile)(const TileProduct&, size_t rows);

@@ -48,8 +48,8 @@ void multiplyHalf(const TileProduct& p, size_t half) {
       }
       for (size_t r = 0; r < rows; r++) dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(partial[r], ones));
     }
-    const __m256 scales =
-        _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p.scales + block * tileRows + half * halfTile)));
+    const __m256 scales = _mm256_cvtph_ps(
+        _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.scales + block * tileRows + half * halfTile)));
     for (size_t r = 0; r < rows; r++) {
       const __m256 scale = _mm256_mul_ps(scales, _mm256_set1_ps(p.activationScales[r * p.blockStride + block]));
       sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r]), scale, sums[r]);
@@ -80,8 +80,8 @@ void multiplyTile(const TileProduct& product, size_t rows) {
 }
 
 void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets) {
-  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7, 8,
-                                         10, 12, 14, 9, 11, 13, 15);
+  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7,
+                                         8, 10, 12, 14, 9, 11, 13, 15);
   const __m256i lanesInOrder = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   const __m256 magnitudeBits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   for (size_t block = 0; block * blockSize < columns; block++) {
@@ -105,9 +105,10 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
         integers[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + start + i + 8 * j), inverse));
         sum = _mm256_add_epi32(sum, integers[j]);
       }
-      const __m256i bytes = _mm256_permutevar8x32_epi32(
-          _mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]), _mm256_packs_epi32(integers[2], integers[3])),
-          lanesInOrder);
+      const __m256i bytes =
+          _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]),
+                                                         _mm256_packs_epi32(integers[2], integers[3])),
+                                      lanesInOrder);
       _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + start + i), _mm256_shuffle_epi8(bytes, order));
     }
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
@@ -122,7 +123,8 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
 
 extern const Routines avx2Routines;
 const Routines avx2Routines = {
-    "avx2", supported, quantizeRow, multiplyTile, normalizeRowGeneric, gateGeneric, rotateHeadGeneric, attendHeadGeneric,
+    "avx2",      supported,         quantizeRow,       multiplyTile, normalizeRowGeneric,
+    gateGeneric, rotateHeadGeneric, attendHeadGeneric,
 };
 
 }  // namespace espalier

@@ -7,8 +7,9 @@ namespace espalier {
 namespace {
 
 bool supported() {
-  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512vl") &&
-         __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vnni");
+  return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+         __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") &&
+         __builtin_cpu_supports("avx512vnni");
 }
 
 // Four codes for all lanes; memcpy because codes are bytes, not integers, in memory.
@@ -56,8 +57,8 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 }
 
 void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets) {
-  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7, 8,
-                                         10, 12, 14, 9, 11, 13, 15);
+  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7,
+                                         8, 10, 12, 14, 9, 11, 13, 15);
   for (size_t block = 0; block * blockSize < columns; block++) {
     const size_t start = block * blockSize;
     if (columns - start < blockSize) {
@@ -90,7 +91,7 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
 
 extern const Routines avx512Routines;
 const Routines avx512Routines = {
-    "avx512vnni", supported,   quantizeRow,       multiplyTile,
+    "avx512vnni",        supported,   quantizeRow,       multiplyTile,
     normalizeRowGeneric, gateGeneric, rotateHeadGeneric, attendHeadGeneric,
 };
 

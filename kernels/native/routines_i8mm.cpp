@@ -7,7 +7,7 @@ namespace espalier {
 namespace {
 
 bool supported() {
-  constexpr unsigned long dotProduct = 1ul << 20;    // HWCAP_ASIMDDP
+  constexpr unsigned long dotProduct = 1ul << 20;      // HWCAP_ASIMDDP
   constexpr unsigned long matrixMultiply = 1ul << 13;  // HWCAP2_I8MM
   return (getauxval(AT_HWCAP) & dotProduct) != 0 && (getauxval(AT_HWCAP2) & matrixMultiply) != 0;
 }
@@ -74,8 +74,8 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 
 extern const Routines i8mmRoutines;
 const Routines i8mmRoutines = {
-    "i8mm", supported,   quantizeRowGeneric, multiplyTile,
-    normalizeRowGeneric, gateGeneric, rotateHeadGeneric,  attendHeadGeneric,
+    "i8mm",      supported,         quantizeRowGeneric, multiplyTile, normalizeRowGeneric,
+    gateGeneric, rotateHeadGeneric, attendHeadGeneric,
 };
 
 }  // namespace espalier

@@ -12,7 +12,8 @@ constexpr size_t quarters = 4;  // registers of a tile
 
 inline void addScaled(float* sums, const int32x4_t* dots, const uint16_t* scales, float activationScale) {
   for (size_t q = 0; q < quarters; q++) {
-    const float32x4_t scale = vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales + 4 * q))), activationScale);
+    const float32x4_t scale =
+        vmulq_n_f32(vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(scales + 4 * q))), activationScale);
     vst1q_f32(sums + 4 * q, vfmaq_f32(vld1q_f32(sums + 4 * q), vcvtq_f32_s32(dots[q]), scale));
   }
 }
@@ -42,7 +43,8 @@ void multiplyByDots(const TileProduct& p) {
       }
     }
     for (size_t r = 0; r < rows; r++) {
-      addScaled(p.sums + r * tileRows, dots[r], p.scales + block * tileRows, p.activationScales[r * p.blockStride + block]);
+      addScaled(p.sums + r * tileRows, dots[r], p.scales + block * tileRows,
+                p.activationScales[r * p.blockStride + block]);
     }
   }
 }

@@ -34,7 +34,7 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
-    "portable", supported,   quantizeRowGeneric, multiplyTile,
+    "portable",          supported,   quantizeRowGeneric, multiplyTile,
     normalizeRowGeneric, gateGeneric, rotateHeadGeneric,  attendHeadGeneric,
 };
 
