@@ -3,7 +3,7 @@ import { hasBudget } from "./limits.ts";
 import type { LoadSnapshot } from "./load.ts";
 import type { LoadSensor } from "./load_sensor.ts";
 import type { Decision, Policy, RateRequest } from "./policies/mod.ts";
-import { Predictor, type RunningWork, type WaitingWork } from "./predictor.ts";
+import { NO_LIMITS, Predictor, type RunningWork, type WaitingWork } from "./predictor.ts";
 import type { RateChoice } from "./rate_choice.ts";
 import type { StepCosts } from "./step_costs.ts";
 
@@ -73,7 +73,7 @@ export class RateSelector {
       promptTokens: 1,
       newTokens: 1,
       waitedMs: 0,
-      limits: { firstTokenMs: Infinity, lastTokenMs: Infinity, decodeMs: Infinity },
+      limits: NO_LIMITS,
       narrowestLevel: 0,
       widestLevel: 0,
     };

@@ -67,17 +67,6 @@ inline __attribute__((always_inline)) float exponential(float x) {
   for (size_t i = 0; i < count; i++) y[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
-[[maybe_unused]] void rotateHeadGeneric(const HeadRotation& rotation, const float* x, float* y) {
-  for (size_t pair = 0; pair < rotation.width / 2; pair++) {
-    const float cosine = rotation.cosines[rotation.pairs[pair]];
-    const float sine = rotation.sines[rotation.pairs[pair]];
-    const float a = x[2 * pair];
-    const float b = x[2 * pair + 1];
-    y[2 * pair] = a * cosine - b * sine;
-    y[2 * pair + 1] = a * sine + b * cosine;
-  }
-}
-
 [[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales,
                                          int32_t* offsets) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
@@ -100,56 +89,6 @@ inline __attribute__((always_inline)) float exponential(float x) {
     }
     scales[block] = greatest / 127.0f;
     offsets[block] = -8 * sum;
-  }
-}
-
-// The dot product of two vectors in sixteen partial sums.
-inline __attribute__((always_inline)) float dot(const float* a, const float* b, size_t count) {
-  float sums[lanes] = {};
-  size_t i = 0;
-  for (; i + lanes <= count; i += lanes) {
-    for (size_t j = 0; j < lanes; j++) sums[j] += a[i + j] * b[i + j];
-  }
-  for (size_t j = 0; i + j < count; j++) sums[j] += a[i + j] * b[i + j];
-  return sumLanes(sums);
-}
-
-// Turns scores into weights that sum to one; those from `visible` on become zero.
-[[maybe_unused]] void softmax(float* scores, size_t visible, size_t padded) {
-  float greatest = scores[0];
-  for (size_t t = 1; t < visible; t++) greatest = scores[t] > greatest ? scores[t] : greatest;
-  for (size_t t = visible; t < padded; t++) scores[t] = -INFINITY;
-  float sums[lanes] = {};
-  for (size_t t = 0; t < padded; t += lanes) {
-    for (size_t j = 0; j < lanes; j++) {
-      const float weight = scores[t + j] == -INFINITY ? 0.0f : exponential(scores[t + j] - greatest);
-      scores[t + j] = weight;
-      sums[j] += weight;
-    }
-  }
-  const float inverse = 1.0f / sumLanes(sums);
-  for (size_t t = 0; t < padded; t++) scores[t] *= inverse;
-}
-
-[[maybe_unused]] void attendHeadGeneric(const HeadAttention& head) {
-  const size_t most = head.visible[head.rows - 1];
-  const size_t padded = (most + lanes - 1) / lanes * lanes;
-  for (size_t t = 0; t < most; t++) {
-    for (size_t r = 0; r < head.rows; r++) {
-      head.scores[r * head.scoreStride + t] = head.scale * dot(head.queries[r], head.keys + t * head.width, head.width);
-    }
-  }
-  for (size_t r = 0; r < head.rows; r++) {
-    softmax(head.scores + r * head.scoreStride, head.visible[r], padded);
-    for (size_t i = 0; i < head.width; i++) head.outputs[r][i] = 0;
-  }
-  for (size_t t = 0; t < most; t++) {
-    const float* value = head.values + t * head.width;
-    for (size_t r = 0; r < head.rows; r++) {
-      const float weight = head.scores[r * head.scoreStride + t];
-      float* output = head.outputs[r];
-      for (size_t i = 0; i < head.width; i++) output[i] += weight * value[i];
-    }
   }
 }
 

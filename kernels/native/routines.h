@@ -35,31 +35,6 @@ struct TileProduct {
   float* sums;
 };
 
-// Rotation of the pairs of one head: (a, b) -> (a cos - b sin, a sin + b cos), pairs side by side.
-struct HeadRotation {
-  const float* cosines;  // of one position, by original pair
-  const float* sines;
-  const int64_t* pairs;  // [width / 2]: which original pair stands where
-  size_t width;
-};
-
-// Attention of some query rows of one key/value head over a cache.
-struct HeadAttention {
-  // Query rows: row r starts at queries[r]; `width` components.
-  const float* const* queries;
-  float* const* outputs;
-  // Keys that each row sees: the first `visible[r]`; not decreasing.
-  const size_t* visible;
-  size_t rows;
-  const float* keys;    // [capacity][width]
-  const float* values;  // [capacity][width]
-  size_t width;
-  float scale;
-  // [rows][scoreStride] of work memory; scoreStride at least the greatest `visible`, rounded up to 16.
-  float* scores;
-  size_t scoreStride;
-};
-
 struct Routines {
   const char* name;
 
@@ -67,8 +42,7 @@ struct Routines {
   bool (*supported)();
 
   // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
-  // `columns` is padded with zeros to whole blocks. Where the greatest |x| is below `leastMagnitude` all codes are
-  // zero.
+  // `columns` is padded with zeros to whole blocks. Blocks whose greatest |x| is below `leastMagnitude` become zeros.
   void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets);
 
   void (*multiplyTile)(const TileProduct&, size_t rows);
@@ -78,10 +52,6 @@ struct Routines {
 
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, size_t count, float* y);
-
-  void (*rotateHead)(const HeadRotation&, const float* x, float* y);
-
-  void (*attendHead)(const HeadAttention&);
 };
 
 // Best first. Each list ends with null; entries for other processors are absent.

@@ -124,7 +124,7 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
 extern const Routines avx2Routines;
 const Routines avx2Routines = {
     "avx2",      supported,         quantizeRow,       multiplyTile, normalizeRowGeneric,
-    gateGeneric, rotateHeadGeneric, attendHeadGeneric,
+    gateGeneric,
 };
 
 }  // namespace espalier

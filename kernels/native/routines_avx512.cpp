@@ -92,7 +92,7 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
 extern const Routines avx512Routines;
 const Routines avx512Routines = {
     "avx512vnni",        supported,   quantizeRow,       multiplyTile,
-    normalizeRowGeneric, gateGeneric, rotateHeadGeneric, attendHeadGeneric,
+    normalizeRowGeneric, gateGeneric,
 };
 
 }  // namespace espalier

@@ -35,7 +35,7 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
     "portable",          supported,   quantizeRowGeneric, multiplyTile,
-    normalizeRowGeneric, gateGeneric, rotateHeadGeneric,  attendHeadGeneric,
+    normalizeRowGeneric, gateGeneric,
 };
 
 }  // namespace espalier

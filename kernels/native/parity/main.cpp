@@ -8,8 +8,7 @@
 // Bounds, with u = 2^-24, the rounding of one float operation:
 // - Integers (codes, offsets, sums of products) are equal.
 // - A sum over n blocks is off by at most (n + 5) u times the sum of the blocks' magnitudes: every block's term is
-// rounded
-//   three times (the scale, the scaled sum, a share for the bias), and again by each addition after it.
+//   rounded three times (the scale, the scaled sum, a share for the bias), and again by each addition after it.
 // - A gated output: the error of silu is at most 1.1 times that of its argument, and exp itself is right to 2e-7.
 // - What promises the same bits (prefix and mask, alone and in a batch, one thread and four) is compared as bits.
 #include <cinttypes>

@@ -151,86 +151,12 @@ void checkGate(Random& random) {
   });
 }
 
-void checkRotation(Random& random) {
-  const size_t originalPairs = random.between(1, 64), width = 2 * random.between(1, originalPairs);
-  const std::vector<float> angles = random.floats(originalPairs, 100), x = random.floats(width);
-  std::vector<float> cosines(originalPairs), sines(originalPairs);
-  for (size_t i = 0; i < originalPairs; i++) {
-    cosines[i] = std::cos(angles[i]);
-    sines[i] = std::sin(angles[i]);
-  }
-  std::vector<int64_t> pairs(width / 2);
-  for (int64_t& pair : pairs) pair = static_cast<int64_t>(random.below(originalPairs));
-  forEachSet([&](const Routines& routines) {
-    Guarded y(width * 4, 0x77);
-    routines.rotateHead({cosines.data(), sines.data(), pairs.data(), width}, x.data(), y.floats());
-    y.checkBands("rotated head");
-    for (size_t i = 0; i < width; i += 2) {
-      const auto pair = static_cast<size_t>(pairs[i / 2]);
-      const double c = cosines[pair], s = sines[pair], a = x[i], b = x[i + 1];
-      const double error = 2 * u * (std::fabs(a) + std::fabs(b));
-      check(within(y.floats()[i], {a * c - b * s, error}) && within(y.floats()[i + 1], {a * s + b * c, error}),
-            "%s: pair %zu of a head of %zu", routines.name, i / 2, width);
-    }
-  });
-}
-
-void checkAttention(Random& random) {
-  const size_t width = random.between(1, 80), rows = random.between(1, 9), most = random.between(rows, rows + 70);
-  const float scale = 1 / std::sqrt(static_cast<float>(width));
-  const std::vector<float> queries = random.floats(rows * width, 2), keys = random.floats(most * width, 2);
-  const std::vector<float> values = random.floats(most * width);
-  std::vector<size_t> visible(rows);
-  for (size_t r = 0; r < rows; r++) visible[r] = most - rows + 1 + r;
-  const size_t stride = (most + 15) / 16 * 16;
-  forEachSet([&](const Routines& routines) {
-    Guarded outputs(rows * width * 4, 0x77), scores(rows * stride * 4, 0x77);
-    std::vector<const float*> queryRows(rows);
-    std::vector<float*> outputRows(rows);
-    for (size_t r = 0; r < rows; r++) {
-      queryRows[r] = queries.data() + r * width;
-      outputRows[r] = outputs.floats() + r * width;
-    }
-    routines.attendHead({queryRows.data(), outputRows.data(), visible.data(), rows, keys.data(), values.data(), width,
-                         scale, scores.floats(), stride});
-    outputs.checkBands("attended rows");
-    scores.checkBands("scores");
-    for (size_t r = 0; r < rows; r++) {
-      std::vector<double> weights(visible[r]);
-      double greatest = -INFINITY, sum = 0, scoreError = 0;
-      for (size_t t = 0; t < visible[r]; t++) {
-        double score = 0, size = 0;
-        for (size_t i = 0; i < width; i++) {
-          const double product = static_cast<double>(queries[r * width + i]) * keys[t * width + i];
-          score += product;
-          size += std::fabs(product);
-        }
-        weights[t] = score * scale;
-        greatest = std::fmax(greatest, weights[t]);
-        scoreError = std::fmax(scoreError, size * scale * (static_cast<double>(width) / 16 + 24) * u);
-      }
-      for (double& weight : weights) sum += weight = std::exp(weight - greatest);
-      // A weight is off by its score's error and the sum's, and every addition rounds; values are at most 1.
-      const double error = 4 * scoreError + 2 * exponentialError + 2 * static_cast<double>(most) * u;
-      bool same = true;
-      for (size_t i = 0; i < width; i++) {
-        double wanted = 0;
-        for (size_t t = 0; t < visible[r]; t++) wanted += weights[t] / sum * values[t * width + i];
-        same = same && within(outputs.floats()[r * width + i], {wanted, error});
-      }
-      check(same, "%s: attention of row %zu of %zu over %zu keys of %zu", routines.name, r, rows, visible[r], width);
-    }
-  });
-}
-
 void checkRoutines(Random& random, size_t blockSize) {
   std::snprintf(currentCase, sizeof(currentCase), "routines, blocks of %zu", blockSize);
   checkQuantizing(random, blockSize);
   checkTile(random, blockSize);
   checkNorm(random);
   checkGate(random);
-  checkRotation(random);
-  checkAttention(random);
 }
 
 }  // namespace
