@@ -189,7 +189,7 @@ async function productSession(set: string, { inFeatures, outFeatures, blockSize 
   const y = graph.op("PrefixMatMul", inputs, {
     domain: "espalier",
     attributes: {
-      ...{ cut: 0, groups: 1, uncut: inFeatures, block_size: blockSize, epsilon: { float: 0 } },
+      ...{ cut: 0, activation: 0, groups: [1], uncut: inFeatures, block_size: blockSize, epsilon: { float: 0 } },
       ...{ widths: [outFeatures], levels: [0], biases: [0] },
     },
   });

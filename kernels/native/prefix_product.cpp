@@ -60,22 +60,22 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   const size_t blockSize = shape_.blockSize;
   const bool cutsInputs = shape_.cut == Cut::inputs;
   bool biased = false;
-  size_t start = 0, blocks = 0, rows = 0;
+  size_t start = 0, blocks = 0, channels = 0;
   for (size_t c = 0; c < chunkCount_; c++) {
-    const size_t columns = cutsInputs ? shape_.groups * stored[c].width : shape_.uncut;
+    const size_t columns = cutsInputs ? shape_.channelsOf(stored[c]) : shape_.uncut;
     const size_t chunkBlocks = (columns + blockSize - 1) / blockSize;
-    if (!cutsInputs) rows += shape_.groups * stored[c].width;
-    chunks_[c] = {start, stored[c].width, stored[c].level, cutsInputs ? blocks : 0, chunkBlocks, rows};
-    start += stored[c].width;
+    chunks_[c] = {start, stored[c].widths[0], stored[c].level, cutsInputs ? blocks : 0, chunkBlocks};
+    start += stored[c].widths[0];
+    channels += shape_.channelsOf(stored[c]);
     blocks += chunkBlocks;
     biased = biased || stored[c].bias;
     if (stored[c].level + 1 > levels_) levels_ = stored[c].level + 1;
   }
   widest_ = start;
   blocks_ = cutsInputs ? blocks : chunks_[0].blocks;
-  inputs_ = cutsInputs ? shape_.groups * widest_ : shape_.uncut;
-  outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : shape_.groups * widest_;
-  packedRows_ = cutsInputs ? shape_.uncut : shape_.groups * widest_;
+  inputs_ = cutsInputs ? channels : shape_.uncut;
+  outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : channels;
+  packedRows_ = cutsInputs ? shape_.uncut : channels;
   // The gate rows and the up rows of sixteen channels are neighbouring tiles.
   tiles_ =
       shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
@@ -91,35 +91,51 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   if (biased) bias_ = static_cast<float*>(std::calloc(padded, sizeof(float)));
   if (!codes_ || !scales_ || !outputOf_ || !chunkOf_ || !inOrder_ || (biased && !bias_)) return false;
 
-  if (cutsInputs) {
-    for (size_t row = 0; row < packedRows_; row++) outputOf_[row] = static_cast<uint32_t>(row);
-    for (size_t tile = 0; tile < tiles_; tile++) inOrder_[tile] = true;
-    for (size_t c = 0; c < chunkCount_; c++) {
-      const Chunk& chunk = chunks_[c];
-      for (size_t row = 0; row < packedRows_; row++) {
-        packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks,
-                chunk.firstBlock, chunk.blocks);
-        if (stored[c].bias) bias_[row] += stored[c].bias[row];
-      }
-    }
+  if (!cutsInputs) {
+    placeOutputs(stored);
     return true;
+  }
+  for (size_t row = 0; row < packedRows_; row++) outputOf_[row] = static_cast<uint32_t>(row);
+  for (size_t tile = 0; tile < tiles_; tile++) inOrder_[tile] = true;
+  for (size_t c = 0; c < chunkCount_; c++) {
+    const Chunk& chunk = chunks_[c];
+    for (size_t row = 0; row < packedRows_; row++) {
+      packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks,
+              chunk.firstBlock, chunk.blocks);
+      if (stored[c].bias) bias_[row] += stored[c].bias[row];
+    }
+  }
+  return true;
+}
+
+// Packs rows in the order in which they are stored, so that what a level does not keep lies at the end.
+void PrefixProduct::placeOutputs(const StoredChunk* stored) {
+  size_t widest[maxAxes] = {}, starts[maxAxes] = {};
+  for (size_t c = 0; c < chunkCount_; c++) {
+    for (size_t axis = 0; axis < shape_.axes; axis++) widest[axis] += stored[c].widths[axis];
   }
   size_t packedRow = 0;
   for (size_t c = 0; c < chunkCount_; c++) {
-    const Chunk& chunk = chunks_[c];
-    for (size_t row = 0; row < shape_.groups * chunk.width; row++, packedRow++) {
-      const size_t group = row / chunk.width;
-      const size_t channel = chunk.start + row % chunk.width;
-      size_t place = packedRow;
-      if (shape_.cut == Cut::gated) {
-        place = (2 * (channel / tileRows) + group) * tileRows + channel % tileRows;
-        outputOf_[place] = static_cast<uint32_t>(channel);
-      } else {
-        outputOf_[place] = static_cast<uint32_t>(group * widest_ + channel);
+    size_t row = 0, firstOutput = 0;
+    for (size_t axis = 0; axis < shape_.axes; axis++) {
+      const size_t width = stored[c].widths[axis];
+      for (size_t i = 0; i < shape_.groups[axis] * width; i++, row++, packedRow++) {
+        const size_t group = i / width;
+        const size_t channel = starts[axis] + i % width;
+        size_t place = packedRow;
+        if (shape_.cut == Cut::gated) {
+          place = (2 * (channel / tileRows) + group) * tileRows + channel % tileRows;
+          outputOf_[place] = static_cast<uint32_t>(channel);
+        } else {
+          outputOf_[place] = static_cast<uint32_t>(firstOutput + group * widest[axis] + channel);
+        }
+        chunkOf_[place] = static_cast<uint32_t>(c);
+        packRow(place, stored[c].codes + row * blocks_ * shape_.blockSize / 2, stored[c].scales + row * blocks_, 0,
+                blocks_);
+        if (stored[c].bias) bias_[place] = stored[c].bias[row];
       }
-      chunkOf_[place] = static_cast<uint32_t>(c);
-      packRow(place, stored[c].codes + row * blocks_ * blockSize / 2, stored[c].scales + row * blocks_, 0, blocks_);
-      if (stored[c].bias) bias_[place] = stored[c].bias[row];
+      starts[axis] += width;
+      firstOutput += shape_.groups[axis] * widest[axis];
     }
   }
   for (size_t tile = 0; tile < tiles_; tile++) {
@@ -129,7 +145,6 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
     while (next < count && outputs[next] == outputs[0] + next) next++;
     inOrder_[tile] = next == count;
   }
-  return true;
 }
 
 // Rows of a tile that are no padding.
@@ -194,14 +209,14 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
     const Chunk& chunk = chunks_[c];
     if (extent(run, chunk) <= row) break;  // later chunks have fewer rows still
     const float* values = x + chunk.start;
-    if (shape_.groups > 1) {
-      for (size_t g = 0; g < shape_.groups; g++) {
+    if (shape_.groups[0] > 1) {
+      for (size_t g = 0; g < shape_.groups[0]; g++) {
         std::memcpy(gathered + g * chunk.width, x + g * widest_ + chunk.start, chunk.width * sizeof(float));
       }
       values = gathered;
     }
     const size_t block = chunk.firstBlock;
-    routines_.quantizeRow(values, shape_.groups * chunk.width, blockSize, codes + block * blockSize, scales + block,
+    routines_.quantizeRow(values, shape_.groups[0] * chunk.width, blockSize, codes + block * blockSize, scales + block,
                           offsets + block);
   }
 }
@@ -292,6 +307,14 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
     const size_t row = firstRow + r;
     float* y = run.y + row * outputs_;
     const float* values = sums + r * tileRows;
+    float activated[tileRows];
+    if (shape_.activation == Activation::squaredRelu) {
+      for (size_t i = 0; i < tileRows; i++) {
+        const float positive = values[i] > 0 ? values[i] : 0;
+        activated[i] = positive * positive;
+      }
+      values = activated;
+    }
     if (all && inOrder && run.residual) {
       const float* residual = run.residual + row * outputs_ + outputs[0];
       for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[i] + values[i];

@@ -69,7 +69,8 @@ function product(
     domain: ESPALIER,
     attributes: {
       cut: CUT[cut],
-      groups,
+      activation: 0,
+      groups: [groups],
       uncut: cut === "inputs" ? outFeatures : inFeatures,
       block_size: weights.blockSize,
       epsilon: { float: norm?.epsilon ?? 0 },
