@@ -67,6 +67,26 @@ inline __attribute__((always_inline)) float exponential(float x) {
   for (size_t i = 0; i < count; i++) y[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
+[[maybe_unused]] void convolveGeneric(const float* const* inputs, const float* weights, size_t weightStride,
+                                      const float* bias, size_t taps, size_t channels, float* y) {
+  for (size_t start = 0; start < channels; start += lanes) {
+    const size_t count = channels - start < lanes ? channels - start : lanes;
+    float sums[lanes] = {};
+    if (bias) std::memcpy(sums, bias + start, count * sizeof(float));
+    for (size_t tap = 0; tap < taps; tap++) {
+      const float* input = inputs[tap] + start;
+      const float* weight = weights + tap * weightStride + start;
+      if (count == lanes) {
+        for (size_t i = 0; i < lanes; i++) sums[i] += weight[i] * input[i];
+      } else {
+        for (size_t i = 0; i < count; i++) sums[i] += weight[i] * input[i];
+      }
+    }
+    for (size_t i = 0; i < lanes; i++) sums[i] = sums[i] / (1.0f + exponential(-sums[i]));
+    std::memcpy(y + start, sums, count * sizeof(float));
+  }
+}
+
 [[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales,
                                          int32_t* offsets) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};

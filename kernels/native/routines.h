@@ -35,6 +35,22 @@ struct TileProduct {
   float* sums;
 };
 
+// Rows of one head through the state-space recurrence: S = decay S + b (delta x), y = c S + skip x.
+struct ScanStretch {
+  float* state;  // S, [states][channels], goes on
+  size_t states;
+  size_t channels;
+  size_t rows;
+  const float* deltas;  // [rows]
+  const float* decays;  // [rows]
+  const float* b;       // [rows][bcStride], the first `states` of each
+  const float* c;
+  size_t bcStride;
+  float* x;  // [rows][xStride], the first `channels` of each; becomes y
+  size_t xStride;
+  const float* skip;  // [channels]
+};
+
 struct Routines {
   const char* name;
 
@@ -52,6 +68,14 @@ struct Routines {
 
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, size_t count, float* y);
+
+  // y = silu(bias + the sum over taps of weights * inputs), channel by channel. `weights` [taps][weightStride]; `inputs`
+  // are rows, one per tap; `bias` may be null.
+  void (*convolve)(const float* const* inputs, const float* weights, size_t weightStride, const float* bias,
+                   size_t taps, size_t channels, float* y);
+
+  // A row gets the same bits whether it comes alone or with others, and a channel however many there are.
+  void (*scan)(const ScanStretch&);
 };
 
 // Best first. Each list ends with null; entries for other processors are absent.

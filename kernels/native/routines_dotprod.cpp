@@ -23,7 +23,7 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 extern const Routines dotprodRoutines;
 const Routines dotprodRoutines = {
     "dotprod",           supported,   quantizeRowGeneric, multiplyTile,
-    normalizeRowGeneric, gateGeneric,
+    normalizeRowGeneric, gateGeneric, convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier
