@@ -2,9 +2,8 @@ import type { GraphBuilder, Value } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
 import type { AttentionPlan } from "../plan.ts";
 import type { ElasticLinear, Tap } from "./elastic_linear.ts";
-import type { Gates } from "./gates.ts";
 import type { Rotary } from "./rotary.ts";
-import type { StateSpaceCore } from "./state_space.ts";
+import type { StateSpaceMixer } from "./state_space.ts";
 import type { Weights } from "./weights.ts";
 
 /** Softmax attention itself: what stands between the rotated heads and the output projection. */
@@ -20,11 +19,10 @@ export interface AttentionCore {
 export interface BlockContext {
   readonly config: ModelConfig;
   readonly weights: Weights;
-  readonly gates: Gates;
   readonly linear: ElasticLinear;
   readonly rotary: Rotary;
   readonly core: AttentionCore;
-  readonly stateSpace: StateSpaceCore;
+  readonly stateSpace: StateSpaceMixer;
   /** Shown every activation that a statistic may want, under the block's name. */
   readonly tap?: Tap;
 }

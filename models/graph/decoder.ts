@@ -9,6 +9,8 @@ import { countRowsUpTo, gatesOf } from "./gates.ts";
 import { rmsNorm } from "./norm.ts";
 import { prefixLinear, prefixWeights } from "./prefix_linear.ts";
 import { rotaryOf } from "./rotary.ts";
+import { selectiveScan } from "./selective_scan.ts";
+import { stockMixer } from "./stock_mixer.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
 
 /**
@@ -54,11 +56,12 @@ export function decoderGraph(
   const context: BlockContext = {
     config,
     weights: ours,
-    gates,
     linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
     rotary: rotaryOf(graph, config, positions),
     core: cachedAttention(graph, config, laneInputs),
-    stateSpace: cachedStateSpace(graph, config, laneInputs),
+    stateSpace: int4 === null
+      ? stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs))
+      : selectiveScan(config, weights, laneInputs),
   };
   let hidden = ours.embed(graph, tokens, embeddingMatrix(config));
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);

@@ -7,6 +7,7 @@ import { languageModelHead } from "./decoder.ts";
 import { chunkedLinear } from "./elastic_linear.ts";
 import { ungated } from "./gates.ts";
 import { type Rotary, rotaryOf } from "./rotary.ts";
+import { stockMixer } from "./stock_mixer.ts";
 import { floatWeights } from "./weights.ts";
 
 /**
@@ -41,11 +42,10 @@ export function denseBlockGraph(
   const output = residualBlock(graph, hidden, block, {
     config: plan.config,
     weights,
-    gates: ungated,
     linear: chunkedLinear(weights, ungated),
     rotary,
     core: causalAttention(plan.config),
-    stateSpace: causalStateSpace(plan.config),
+    stateSpace: stockMixer(plan.config, weights, causalStateSpace(plan.config)),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),
   });
   if (withOutput) graph.output("output", output, ElementType.float32);
