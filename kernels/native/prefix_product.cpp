@@ -211,7 +211,8 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
     const float* values = x + chunk.start;
     if (shape_.groups[0] > 1) {
       for (size_t g = 0; g < shape_.groups[0]; g++) {
-        std::memcpy(gathered + g * chunk.width, x + g * widest_ + chunk.start, chunk.width * sizeof(float));
+        // A loop, because a chunk has few channels of a head.
+        for (size_t i = 0; i < chunk.width; i++) gathered[g * chunk.width + i] = x[g * widest_ + chunk.start + i];
       }
       values = gathered;
     }
@@ -297,15 +298,19 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
                               const float* sums) const {
   const uint32_t* outputs = outputOf_ + tile * tileRows;
   const size_t count = rowsOf(tile);
-  const bool inOrder = inOrder_[tile];
-  const uint32_t* chunks = chunkOf_ + tile * tileRows;
-  const auto extentOf = [&](size_t i) {
-    return shape_.cut == Cut::inputs ? run.rows : extent(run, chunks_[chunks[i]]);
-  };
-  const bool all = extentOf(count - 1) >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+  size_t extents[tileRows];
+  bool all = true;  // every row computes every output
+  if (shape_.cut != Cut::inputs && run.rowsUpTo) {
+    const uint32_t* chunks = chunkOf_ + tile * tileRows;
+    for (size_t i = 0; i < count; i++) {
+      extents[i] = i > 0 && chunks[i] == chunks[i - 1] ? extents[i - 1] : extent(run, chunks_[chunks[i]]);
+    }
+    all = extents[count - 1] >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+  }
   for (size_t r = 0; r < rows; r++) {
     const size_t row = firstRow + r;
     float* y = run.y + row * outputs_;
+    const float* residual = run.residual ? run.residual + row * outputs_ : nullptr;
     const float* values = sums + r * tileRows;
     float activated[tileRows];
     if (shape_.activation == Activation::squaredRelu) {
@@ -315,16 +320,19 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
       }
       values = activated;
     }
-    if (all && inOrder && run.residual) {
-      const float* residual = run.residual + row * outputs_ + outputs[0];
-      for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[i] + values[i];
-    } else if (all && inOrder) {
-      std::memcpy(y + outputs[0], values, count * sizeof(float));
-    } else {
+    if (!all) {
       for (size_t i = 0; i < count; i++) {
-        const float value = row < extentOf(i) ? values[i] : 0.0f;
-        y[outputs[i]] = run.residual ? run.residual[row * outputs_ + outputs[i]] + value : value;
+        const float value = row < extents[i] ? values[i] : 0.0f;
+        y[outputs[i]] = residual ? residual[outputs[i]] + value : value;
       }
+    } else if (!inOrder_[tile]) {
+      for (size_t i = 0; i < count; i++) {
+        y[outputs[i]] = residual ? residual[outputs[i]] + values[i] : values[i];
+      }
+    } else if (residual) {
+      for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[outputs[0] + i] + values[i];
+    } else {
+      std::memcpy(y + outputs[0], values, count * sizeof(float));
     }
   }
 }
