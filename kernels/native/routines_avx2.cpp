@@ -2,6 +2,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
+#include "attention_loops.h"
 #include "scan_loops.h"
 
 namespace espalier {
@@ -138,8 +139,8 @@ struct Simd {
 
 extern const Routines avx2Routines;
 const Routines avx2Routines = {
-    "avx2",      supported,         quantizeRow,       multiplyTile, normalizeRowGeneric,
-    gateGeneric, convolveGeneric, scanWith<Simd>,
+    "avx2",           supported,   quantizeRow,     multiplyTile,   normalizeRowGeneric, gateGeneric, rotateHeadGeneric,
+    attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -1,6 +1,7 @@
 // AVX-512 with VNNI: one register holds four columns of sixteen output rows.
 #include <immintrin.h>
 
+#include "attention_loops.h"
 #include "scan_loops.h"
 
 namespace espalier {
@@ -104,8 +105,8 @@ struct Simd {
 
 extern const Routines avx512Routines;
 const Routines avx512Routines = {
-    "avx512vnni",        supported,   quantizeRow,       multiplyTile,
-    normalizeRowGeneric, gateGeneric, convolveGeneric, scanWith<Simd>,
+    "avx512vnni",      supported,        quantizeRow, multiplyTile,    normalizeRowGeneric, gateGeneric,
+    rotateHeadGeneric, attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -74,8 +74,9 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 
 extern const Routines i8mmRoutines;
 const Routines i8mmRoutines = {
-    "i8mm",      supported,         quantizeRowGeneric, multiplyTile, normalizeRowGeneric,
-    gateGeneric, convolveGeneric, scanWith<Simd>,
+    "i8mm",         supported,         quantizeRowGeneric, multiplyTile, normalizeRowGeneric,
+    gateGeneric,    rotateHeadGeneric, attendWith<Simd>,   joinGeneric,  convolveGeneric,
+    scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -3,6 +3,7 @@
 
 #include <arm_neon.h>
 
+#include "attention_loops.h"
 #include "scan_loops.h"
 
 namespace espalier {

@@ -1,4 +1,5 @@
 // Plain C++ for any processor.
+#include "attention_loops.h"
 #include "scan_loops.h"
 
 namespace espalier {
@@ -50,8 +51,8 @@ struct Simd {
 
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
-    "portable",          supported,   quantizeRowGeneric, multiplyTile,
-    normalizeRowGeneric, gateGeneric, convolveGeneric, scanWith<Simd>,
+    "portable",        supported,        quantizeRowGeneric, multiplyTile,    normalizeRowGeneric, gateGeneric,
+    rotateHeadGeneric, attendWith<Simd>, joinGeneric,        convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -3,7 +3,7 @@
 
 #include "../prefix_product.h"
 #include "checks.h"
-#include "threads.h"
+#include "tasks.h"
 
 namespace espalier {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "../lane_scan.h"
 #include "checks.h"
-#include "threads.h"
+#include "tasks.h"
 
 namespace espalier {
 namespace {
@@ -94,19 +94,19 @@ ScanBlock randomBlock(Random& random, bool large) {
 }
 
 // A sequence's widths, rows and states.
-struct Sequence {
+struct ScannedSequence {
   size_t rows, channels, states;
   std::vector<float> convX, convBc, state;
 
-  bool sameStates(const Sequence& other) const {
+  bool sameStates(const ScannedSequence& other) const {
     return sameBits(convX.data(), other.convX.data(), convX.size()) &&
            sameBits(convBc.data(), other.convBc.data(), convBc.size()) &&
            sameBits(state.data(), other.state.data(), state.size());
   }
 };
 
-Sequence randomSequence(Random& random, const ScanShape& shape, size_t rows) {
-  Sequence sequence;
+ScannedSequence randomScanned(Random& random, const ScanShape& shape, size_t rows) {
+  ScannedSequence sequence;
   sequence.rows = rows;
   sequence.channels = random.chance(2) ? shape.channels : random.between(1, shape.channels);
   sequence.states = random.chance(2) ? shape.states : random.between(1, shape.states);
@@ -118,11 +118,11 @@ Sequence randomSequence(Random& random, const ScanShape& shape, size_t rows) {
 }
 
 // Rows `first` to `last` of all sequences together; their states go on.
-std::vector<float> runScan(const LaneScan& scan, const std::vector<float>& packed, std::vector<Sequence>& sequences,
-                           const Parallel& parallel, uint8_t fill) {
+std::vector<float> runScan(const LaneScan& scan, const std::vector<float>& packed,
+                           std::vector<ScannedSequence>& sequences, const Parallel& parallel, uint8_t fill) {
   ScanRun run{};
   std::vector<ScanLane> lanes;
-  for (Sequence& s : sequences) {
+  for (ScannedSequence& s : sequences) {
     lanes.push_back({s.rows, s.channels, s.states, s.convX.data(), s.convBc.data(), s.state.data()});
     run.rows += s.rows;
   }
@@ -143,7 +143,7 @@ struct PlainScan {
   std::vector<Estimate> y, state;
 };
 
-PlainScan scanPlainly(const ScanBlock& block, const float* packed, const Sequence& sequence) {
+PlainScan scanPlainly(const ScanBlock& block, const float* packed, const ScannedSequence& sequence) {
   const ScanShape& shape = block.shape;
   const size_t H = shape.heads, P = shape.channels, G = shape.groups, N = shape.states, k = shape.taps;
   const auto exact = [](const std::vector<float>& from) {
@@ -217,7 +217,7 @@ PlainScan scanPlainly(const ScanBlock& block, const float* packed, const Sequenc
 }
 
 // The block and its rows with what a sequence lacks set to zero, to be run at full width.
-void maskTails(ScanBlock& block, std::vector<float>& packed, const Sequence& sequence) {
+void maskTails(ScanBlock& block, std::vector<float>& packed, const ScannedSequence& sequence) {
   const ScanShape& shape = block.shape;
   const auto clear = [](std::vector<float>& values, size_t groups, size_t full, size_t kept, size_t each) {
     if (values.empty()) return;
@@ -251,11 +251,11 @@ void checkScan(Random& random, bool large = false) {
   const ScanBlock block = randomBlock(random, large);
   const ScanShape& shape = block.shape;
   const size_t columns = shape.columns(), outputs = shape.heads * shape.channels;
-  std::vector<Sequence> before;
+  std::vector<ScannedSequence> before;
   size_t rows = 0;
   for (size_t count = random.between(1, 4); count > 0; count--) {
     const size_t some = random.chance(3) ? random.between(2, large ? 70 : 40) : random.between(1, 3);
-    before.push_back(randomSequence(random, shape, some));
+    before.push_back(randomScanned(random, shape, some));
     rows += some;
   }
   const std::vector<float> packed = random.floats(rows * columns, 2);
@@ -271,12 +271,12 @@ void checkScan(Random& random, bool large = false) {
     LaneScan* scan = LaneScan::create(routines, shape, block.parameters());
     check(scan, "%s: out of memory", routines.name);
     if (!scan) return;
-    std::vector<Sequence> after = before;
+    std::vector<ScannedSequence> after = before;
     const std::vector<float> y = runScan(*scan, packed, after, forward, 0x77);
 
     size_t first = 0;
     for (size_t i = 0; i < before.size(); i++) {
-      const Sequence& sequence = before[i];
+      const ScannedSequence& sequence = before[i];
       const PlainScan wanted = scanPlainly(block, packed.data() + first * columns, sequence);
       for (size_t at = 0; at < sequence.rows * outputs; at++) {
         const float found = y[first * outputs + at];
@@ -292,12 +292,12 @@ void checkScan(Random& random, bool large = false) {
 
       const std::vector<float> own(packed.begin() + static_cast<long>(first * columns),
                                    packed.begin() + static_cast<long>((first + sequence.rows) * columns));
-      std::vector<Sequence> alone{sequence};
+      std::vector<ScannedSequence> alone{sequence};
       const std::vector<float> single = runScan(*scan, own, alone, forward, 0xff);
       check(sameBits(single.data(), y.data() + first * outputs, single.size()) && alone[0].sameStates(after[i]),
             "%s: sequence %zu differs alone", routines.name, i);
 
-      std::vector<Sequence> cut{sequence};
+      std::vector<ScannedSequence> cut{sequence};
       for (size_t done = 0; done < sequence.rows;) {
         cut[0].rows = std::min(sequence.rows - done, random.between(1, 9));
         const std::vector<float> piece(own.begin() + static_cast<long>(done * columns),
@@ -312,7 +312,7 @@ void checkScan(Random& random, bool large = false) {
       ScanBlock maskedBlock = block;
       std::vector<float> maskedRows = own;
       maskTails(maskedBlock, maskedRows, sequence);
-      std::vector<Sequence> masked{sequence};
+      std::vector<ScannedSequence> masked{sequence};
       masked[0].channels = shape.channels;
       masked[0].states = shape.states;
       masked[0].convX = widened(sequence.convX, sequence.channels, shape.channels);
@@ -334,7 +334,7 @@ void checkScan(Random& random, bool large = false) {
       first += sequence.rows;
     }
 
-    std::vector<Sequence> again = before;
+    std::vector<ScannedSequence> again = before;
     const std::vector<float> backward = runScan(*scan, packed, again, {nullptr, runBackward}, 0x00);
     check(sameBits(backward.data(), y.data(), y.size()), "%s: the order of tasks shows", routines.name);
     for (size_t threads : {size_t{2}, size_t{4}}) {

@@ -3,8 +3,8 @@
 
 #include <pthread.h>
 
-#include <cstdlib>
-#include <vector>
+#include "../parallel.h"
+#include "checks.h"
 
 namespace espalier {
 namespace {
