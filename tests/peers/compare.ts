@@ -7,7 +7,8 @@ import { progressBar } from "../../commands/progress_bar.ts";
 import { median } from "../../commands/replay/statistics.ts";
 import { runCommand } from "../../commands/run_command.ts";
 import { table } from "../../compression/report.ts";
-import { espalier } from "./espalier.ts";
+import { ReadLoop } from "../../kernels/read_bandwidth.ts";
+import { bytesPerToken, espalier } from "./espalier.ts";
 import { Common } from "./flags.ts";
 import { llamaCpp } from "./llama_cpp.ts";
 import { onnxruntimeGenai } from "./onnxruntime_genai.ts";
@@ -32,7 +33,8 @@ await runCommand(async () => {
     llamaCpp(folder, shape),
     onnxruntimeGenai(folder, shape),
   ];
-  const samples = await measureInTurn(participants, workload, rounds);
+  const weightBytes = await bytesPerToken(folder, shape);
+  const { samples, readLoop } = await measureInTurn(participants, workload, rounds);
   console.log(
     `${shape}, ${threads} threads, medians of ${rounds} rounds; tokens/s, and rate 0 of Espalier against it, by round`,
   );
@@ -40,23 +42,33 @@ await runCommand(async () => {
   console.log(
     `decode: ${workload.steps} steps behind ${workload.context} tokens; prefill: ${workload.prefillTokens} tokens`,
   );
+  const read = median(readLoop);
+  console.log(
+    `${threads} threads read ${(read / 1e9).toFixed(1)} GB/s of memory: weights of ${
+      (weightBytes / 1e9).toFixed(3)
+    } GB ` +
+      `come by ${(read / weightBytes).toFixed(1)} times a second`,
+  );
 });
 
-/** @returns Per participant, in their order, an entry a round. */
+/** @returns `samples` per participant, in their order, and `readLoop` in bytes per second, with an entry a round each. */
 async function measureInTurn(
   participants: readonly Participant[],
   workload: Workload,
   rounds: number,
-): Promise<Speeds[][]> {
+): Promise<{ samples: Speeds[][]; readLoop: number[] }> {
   const samples: Speeds[][] = participants.map(() => []);
+  const readLoop: number[] = [];
+  using loop = new ReadLoop(workload.threads);
   using bar = progressBar("compare");
   for (let round = 0; round < rounds; round++) {
+    readLoop.push(await loop.measure());
     for (const [index, participant] of participants.entries()) {
       bar.update((round + index / participants.length) / rounds, participant.name);
       samples[index]!.push(await participant.measure(workload));
     }
   }
-  return samples;
+  return { samples, readLoop };
 }
 
 function format(participants: readonly Participant[], samples: readonly (readonly Speeds[])[]): string {

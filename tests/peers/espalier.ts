@@ -2,7 +2,7 @@
 
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
-import { isArtefact } from "../../models/artefact.ts";
+import { isArtefact, openArtefact } from "../../models/artefact.ts";
 import { KNOWN_SHAPES, type ShapeName } from "../../models/known_shapes.ts";
 import { writeRandomArtefact } from "../../models/random_artefact.ts";
 import { type Participant, PrintedSpeeds, run } from "./workload.ts";
@@ -16,6 +16,11 @@ export async function prepareEspalier(folder: string, shape: ShapeName): Promise
   const path = artefactFolder(folder, shape);
   if (await isArtefact(path)) return;
   await writeRandomArtefact(path, { config: KNOWN_SHAPES[shape], blockSize: 32, seed: 1, name: shape });
+}
+
+/** Bytes of weights that one token decoded at rate 0 reads; those of llama.cpp's model are as many. */
+export async function bytesPerToken(folder: string, shape: ShapeName): Promise<number> {
+  return (await openArtefact(artefactFolder(folder, shape))).levels[0]!.bytesPerToken;
 }
 
 /** Espalier with our operators, at one of the artefact's rates. */
