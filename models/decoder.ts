@@ -1,5 +1,6 @@
 import { type Binding, ElementType, type Model, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
 import { type Cache, cachesOf, elementsOf } from "./caches.ts";
+import { CACHE_TOKENS } from "./graph/cached_attention.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
 import type { ModelPlan } from "./plan.ts";
@@ -70,6 +71,8 @@ export class Decoder {
   readonly #session: Session;
   readonly #binding: Binding;
   readonly #caches: readonly Cache[];
+  /** Tokens of a cache. */
+  readonly #capacity: number;
   readonly #freeSlots: Slot[];
   /** The smallest caches, for lanes without a sequence. */
   readonly #idleCaches: readonly (readonly Tensor[])[];
@@ -91,11 +94,12 @@ export class Decoder {
     this.#session = session;
     this.#binding = session.bind();
     const { plan, lanes, maxRows, maxTokens } = options;
+    this.#capacity = Math.ceil(maxTokens / CACHE_TOKENS) * CACHE_TOKENS;
     const { vocabSize } = plan.config;
     this.#caches = cachesOf(plan);
     // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
     this.#freeSlots = Array.from({ length: lanes }, () => ({
-      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, maxTokens)))),
+      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, this.#capacity)))),
     }));
     this.#idleCaches = Array.from(
       { length: lanes },
@@ -140,14 +144,14 @@ export class Decoder {
    * @throws {RangeError} If there is no such level, or no slot is free.
    */
   openSequence(level: number): Sequence {
-    const { plan, maxTokens, lanes } = this.#options;
+    const { plan, lanes } = this.#options;
     if (!Number.isInteger(level) || level < 0 || level >= plan.levels) {
       throw new RangeError(`Cannot open a sequence at level ${level}: there are levels 0 to ${plan.levels - 1}`);
     }
     const slot = this.#freeSlots.pop();
     if (slot === undefined) throw new RangeError(`Cannot open a sequence: all ${lanes} slots are taken`);
     const caches = this.#caches.map(({ shape, recurrent }, index) => {
-      const dimensions = shape(level, maxTokens);
+      const dimensions = shape(level, this.#capacity);
       const array = slot.arrays[index]!.subarray(0, elementsOf(dimensions));
       if (recurrent) array.fill(0);
       return this.#cacheTensor(dimensions, array);

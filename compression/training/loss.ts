@@ -2,7 +2,7 @@ import { languageModelHead } from "../../models/graph/decoder.ts";
 import { residualBlock } from "../../models/graph/block.ts";
 import { chunkedLinear } from "../../models/graph/elastic_linear.ts";
 import { ungated } from "../../models/graph/gates.ts";
-import { rotaryOf } from "../../models/graph/rotary.ts";
+import { afterRotation, rotaryOf } from "../../models/graph/rotary.ts";
 import { softmaxAttention } from "../../models/graph/softmax_attention.ts";
 import { floatWeights } from "../../models/graph/weights.ts";
 import { rotaryDimOf } from "../../models/description.ts";
@@ -72,8 +72,7 @@ function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: B
     weights,
     gates: ungated,
     linear: chunkedLinear(weights, ungated),
-    rotary: rotaryOf(graph, config, positions),
-    core: softmaxAttention(graph, config, length),
+    core: afterRotation(rotaryOf(graph, config, positions), softmaxAttention(graph, config, length)),
     stateSpace: trainableStateSpace(config, length),
   };
   let hidden = weights.embed(graph, tokens, embeddingMatrix(config));

@@ -67,6 +67,19 @@ inline __attribute__((always_inline)) float exponential(float x) {
   for (size_t i = 0; i < count; i++) y[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
+[[maybe_unused]] void rotateHeadGeneric(const float* x, const float* cosines, const float* sines, size_t width,
+                                        float scale, float* y) {
+  if (!cosines) {
+    for (size_t i = 0; i < width; i++) y[i] = scale * x[i];
+    return;
+  }
+  for (size_t pair = 0; pair < width / 2; pair++) {
+    const float first = scale * x[2 * pair], second = scale * x[2 * pair + 1];
+    y[2 * pair] = first * cosines[pair] - second * sines[pair];
+    y[2 * pair + 1] = first * sines[pair] + second * cosines[pair];
+  }
+}
+
 [[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales,
                                          int32_t* offsets) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};

@@ -35,6 +35,35 @@ struct TileProduct {
   float* sums;
 };
 
+// Tokens whose keys lie side by side in a cache: [capacity / 16][width][16].
+constexpr size_t keyTokens = 16;
+
+// Queries that one call of `attend` takes at most, and components of a head.
+constexpr size_t maxQueries = 32;
+constexpr size_t maxHeadWidth = 256;
+
+// Queries of one key/value head against a stretch of its cache. The result is a softmax that is not divided yet, so
+// that stretches can be joined.
+struct AttentionStretch {
+  // [queries][width], rotated and scaled.
+  const float* queries;
+  size_t count;
+  size_t width;
+  // [capacity / 16][width][16] and [capacity][width].
+  const float* keys;
+  const float* values;
+  // First token of the stretch, a multiple of 16, and the one behind its last.
+  size_t first;
+  size_t last;
+  // [queries]: tokens of the sequence that a query sees. Without any in the stretch, a query is left as it is.
+  const size_t* visible;
+  // [queries]: the greatest score so far, and the sum of exp(score - greatest).
+  float* greatest;
+  float* totals;
+  // [queries][width]: the sum of exp(score - greatest) times the value.
+  float* sums;
+};
+
 struct Routines {
   const char* name;
 
@@ -52,6 +81,16 @@ struct Routines {
 
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, size_t count, float* y);
+
+  // y = scale * x, each pair of neighbours turned by its angle. [width / 2] cosines and sines; null turns nothing.
+  void (*rotateHead)(const float* x, const float* cosines, const float* sines, size_t width, float scale, float* y);
+
+  // Goes on from greatest, totals and sums. A query gets the same bits whatever others are beside it.
+  void (*attend)(const AttentionStretch&);
+
+  // Joins what two stretches gave: the second into the first. -infinity and 0 stand for a query that saw nothing.
+  void (*join)(size_t width, float* greatest, float* total, float* sums, float otherGreatest, float otherTotal,
+               const float* otherSums);
 };
 
 // Best first. Each list ends with null; entries for other processors are absent.

@@ -2,7 +2,7 @@
 #include <cpuid.h>
 #include <immintrin.h>
 
-#include "generic_routines.h"
+#include "attention_loops.h"
 
 namespace espalier {
 namespace {
@@ -119,12 +119,27 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
   }
 }
 
+struct Simd {
+  using Vector = __m256;
+  static constexpr size_t lanes = 8, vectors = 2;
+  static Vector zero() { return _mm256_setzero_ps(); }
+  static Vector broadcast(float value) { return _mm256_set1_ps(value); }
+  static Vector load(const float* from) { return _mm256_loadu_ps(from); }
+  static Vector loadFew(const float* from, size_t count) { return _mm256_maskload_ps(from, mask(count)); }
+  static void store(float* to, Vector value) { _mm256_storeu_ps(to, value); }
+  static void storeFew(float* to, Vector value, size_t count) { _mm256_maskstore_ps(to, mask(count), value); }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  static __m256i mask(size_t count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+};
+
 }  // namespace
 
 extern const Routines avx2Routines;
 const Routines avx2Routines = {
-    "avx2",      supported,         quantizeRow,       multiplyTile, normalizeRowGeneric,
-    gateGeneric,
+    "avx2",      supported,         quantizeRow,      multiplyTile, normalizeRowGeneric,
+    gateGeneric, rotateHeadGeneric, attendWith<Simd>, joinGeneric,
 };
 
 }  // namespace espalier

@@ -1,7 +1,7 @@
 // AVX-512 with VNNI: one register holds four columns of sixteen output rows.
 #include <immintrin.h>
 
-#include "generic_routines.h"
+#include "attention_loops.h"
 
 namespace espalier {
 namespace {
@@ -87,12 +87,25 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
   }
 }
 
+struct Simd {
+  using Vector = __m512;
+  static constexpr size_t lanes = 16, vectors = 4;
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector broadcast(float value) { return _mm512_set1_ps(value); }
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static Vector loadFew(const float* from, size_t count) { return _mm512_maskz_loadu_ps(mask(count), from); }
+  static void store(float* to, Vector value) { _mm512_storeu_ps(to, value); }
+  static void storeFew(float* to, Vector value, size_t count) { _mm512_mask_storeu_ps(to, mask(count), value); }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  static __mmask16 mask(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+};
+
 }  // namespace
 
 extern const Routines avx512Routines;
 const Routines avx512Routines = {
-    "avx512vnni",        supported,   quantizeRow,       multiplyTile,
-    normalizeRowGeneric, gateGeneric,
+    "avx512vnni", supported,         quantizeRow,      multiplyTile, normalizeRowGeneric,
+    gateGeneric,  rotateHeadGeneric, attendWith<Simd>, joinGeneric,
 };
 
 }  // namespace espalier

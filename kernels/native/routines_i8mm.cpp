@@ -75,7 +75,7 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 extern const Routines i8mmRoutines;
 const Routines i8mmRoutines = {
     "i8mm",      supported,         quantizeRowGeneric, multiplyTile, normalizeRowGeneric,
-    gateGeneric,
+    gateGeneric, rotateHeadGeneric, attendWith<Simd>,   joinGeneric,
 };
 
 }  // namespace espalier

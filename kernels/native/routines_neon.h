@@ -3,7 +3,7 @@
 
 #include <arm_neon.h>
 
-#include "generic_routines.h"
+#include "attention_loops.h"
 
 namespace espalier {
 namespace {
@@ -56,6 +56,26 @@ inline TileProduct skipRows(TileProduct p, size_t rows) {
   p.sums += rows * tileRows;
   return p;
 }
+
+struct Simd {
+  using Vector = float32x4_t;
+  static constexpr size_t lanes = 4, vectors = 4;
+  static Vector zero() { return vdupq_n_f32(0); }
+  static Vector broadcast(float value) { return vdupq_n_f32(value); }
+  static Vector load(const float* from) { return vld1q_f32(from); }
+  static Vector loadFew(const float* from, size_t count) {
+    float four[lanes] = {};
+    std::memcpy(four, from, count * sizeof(float));
+    return vld1q_f32(four);
+  }
+  static void store(float* to, Vector value) { vst1q_f32(to, value); }
+  static void storeFew(float* to, Vector value, size_t count) {
+    float four[lanes];
+    vst1q_f32(four, value);
+    std::memcpy(to, four, count * sizeof(float));
+  }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+};
 
 }  // namespace
 }  // namespace espalier

@@ -1,5 +1,5 @@
 // Plain C++ for any processor.
-#include "generic_routines.h"
+#include "attention_loops.h"
 
 namespace espalier {
 namespace {
@@ -30,12 +30,28 @@ void multiplyTile(const TileProduct& p, size_t rows) {
   }
 }
 
+struct Simd {
+  typedef float Vector __attribute__((vector_size(16)));
+  static constexpr size_t lanes = 4, vectors = 2;
+  static Vector zero() { return Vector{}; }
+  static Vector broadcast(float value) { return Vector{value, value, value, value}; }
+  static Vector load(const float* from) { return loadFew(from, lanes); }
+  static Vector loadFew(const float* from, size_t count) {
+    Vector value{};
+    std::memcpy(&value, from, count * sizeof(float));
+    return value;
+  }
+  static void store(float* to, Vector value) { storeFew(to, value, lanes); }
+  static void storeFew(float* to, Vector value, size_t count) { std::memcpy(to, &value, count * sizeof(float)); }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return a * b + c; }
+};
+
 }  // namespace
 
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
-    "portable",          supported,   quantizeRowGeneric, multiplyTile,
-    normalizeRowGeneric, gateGeneric,
+    "portable",  supported,         quantizeRowGeneric, multiplyTile, normalizeRowGeneric,
+    gateGeneric, rotateHeadGeneric, attendWith<Simd>,   joinGeneric,
 };
 
 }  // namespace espalier

@@ -6,9 +6,10 @@ import { cachedAttention } from "./cached_attention.ts";
 import { cachedStateSpace } from "./cached_state_space.ts";
 import { chunkedLinear } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
+import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
 import { prefixLinear, prefixWeights } from "./prefix_linear.ts";
-import { rotaryOf } from "./rotary.ts";
+import { afterRotation, rotaryOf } from "./rotary.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
 
 /**
@@ -56,8 +57,9 @@ export function decoderGraph(
     weights: ours,
     gates,
     linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
-    rotary: rotaryOf(graph, config, positions),
-    core: cachedAttention(graph, config, laneInputs),
+    core: int4 === null
+      ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs))
+      : laneAttention(graph, config, laneInputs, positions),
     stateSpace: cachedStateSpace(graph, config, laneInputs),
   };
   let hidden = ours.embed(graph, tokens, embeddingMatrix(config));

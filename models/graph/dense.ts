@@ -6,7 +6,7 @@ import { causalStateSpace } from "./causal_state_space.ts";
 import { languageModelHead } from "./decoder.ts";
 import { chunkedLinear } from "./elastic_linear.ts";
 import { ungated } from "./gates.ts";
-import { type Rotary, rotaryOf } from "./rotary.ts";
+import { afterRotation, type Rotary, rotaryOf } from "./rotary.ts";
 import { floatWeights } from "./weights.ts";
 
 /**
@@ -43,8 +43,7 @@ export function denseBlockGraph(
     weights,
     gates: ungated,
     linear: chunkedLinear(weights, ungated),
-    rotary,
-    core: causalAttention(plan.config),
+    core: afterRotation(rotary, causalAttention(plan.config)),
     stateSpace: causalStateSpace(plan.config),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),
   });

@@ -151,12 +151,40 @@ void checkGate(Random& random) {
   });
 }
 
+void checkRotation(Random& random) {
+  const size_t pairs = random.between(1, maxHeadWidth / 2), width = 2 * pairs;
+  const std::vector<float> x = random.floats(width, 4);
+  const float scale = random.chance(2) ? 1.0f : 0.125f * (1 + random.uniform());
+  std::vector<float> cosines, sines, first;
+  for (size_t i = 0; i < pairs; i++) {
+    const double angle = random.below(4096) * std::pow(10.0, random.uniform() - 1);
+    cosines.push_back(static_cast<float>(std::cos(angle)));
+    sines.push_back(static_cast<float>(std::sin(angle)));
+  }
+  const bool turns = !random.chance(4);
+  forEachSet([&](const Routines& routines) {
+    Guarded y(width * 4, 0x77);
+    routines.rotateHead(x.data(), turns ? cosines.data() : nullptr, sines.data(), width, scale, y.floats());
+    y.checkBands("rotated head");
+    for (size_t i = 0; i < width; i++) {
+      const double s = scale, c = turns ? cosines[i / 2] : 1, d = turns ? sines[i / 2] : 0;
+      const double own = s * c * x[i], other = s * d * x[i ^ 1];
+      // Scaled, multiplied, added: three roundings of either product.
+      const Estimate wanted{i % 2 == 0 ? own - other : own + other, 3.1 * u * (std::fabs(own) + std::fabs(other))};
+      check(within(y.floats()[i], wanted), "%s: rotated component %zu", routines.name, i);
+    }
+    if (first.empty()) first.assign(y.floats(), y.floats() + width);
+    check(sameBits(first.data(), y.floats(), width), "%s: rotation differs from another set's", routines.name);
+  });
+}
+
 void checkRoutines(Random& random, size_t blockSize) {
   std::snprintf(currentCase, sizeof(currentCase), "routines, blocks of %zu", blockSize);
   checkQuantizing(random, blockSize);
   checkTile(random, blockSize);
   checkNorm(random);
   checkGate(random);
+  checkRotation(random);
 }
 
 }  // namespace
