@@ -10,8 +10,8 @@ namespace {
 
 constexpr size_t alignment = 64;
 
-// Products of one task at least: two threads share a decode step evenly, and the handover is a few per cent of it.
-constexpr size_t taskElements = size_t{1} << 15;
+// Elements of the state that a task works on at least: a few microseconds, and few enough that threads end together.
+constexpr size_t taskElements = size_t{1} << 13;
 
 // Floats below which normalizing is not worth another thread.
 constexpr size_t serialElements = size_t{1} << 15;
