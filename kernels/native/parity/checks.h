@@ -42,7 +42,6 @@ __attribute__((format(printf, 2, 3))) void check(bool holds, const char* format,
   std::printf("\n");
 }
 
-// Nothing equals nothing; memcmp wants addresses even then.
 bool sameBits(const float* a, const float* b, size_t count) {
   return count == 0 || std::memcmp(a, b, count * sizeof(float)) == 0;
 }
