@@ -56,6 +56,28 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
   }
 }
 
+/**
+ * Moves the keys or values of a sequence together, so that a narrower cache finds its own in their places: the first
+ * components of every head of every token stay, for they are what a narrower level would have kept.
+ *
+ * @param array Holds `[1, G, capacity, from]`, of which so many tokens are in use; afterwards `[1, G, capacity, to]`.
+ */
+export function narrowCache(
+  array: Float32Array,
+  { heads, capacity, tokens, from, to }: {
+    readonly heads: number;
+    readonly capacity: number;
+    readonly tokens: number;
+    readonly from: number;
+    readonly to: number;
+  },
+): void {
+  for (let head = 0; head < heads; head++) {
+    const first = head * capacity;
+    for (let row = first; row < first + tokens; row++) array.copyWithin(row * to, row * from, row * from + to);
+  }
+}
+
 /** Number of floats of a shape. */
 export function elementsOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
