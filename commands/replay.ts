@@ -15,10 +15,11 @@ import { findOracle } from "./replay/oracle.ts";
 import type { BudgetedRequest, Outcome } from "./replay/outcome.ts";
 import { reportPage } from "./replay/page.ts";
 import { RandomDraws } from "./replay/random.ts";
+import { Probes, type ProbeTimes } from "./replay/probes.ts";
 import type { HalfCpuErrors, LoadReport, PolicyRun, ReplayReport } from "./replay/report.ts";
 import { sendTrace } from "./replay/send_trace.ts";
 import { ServiceProcess } from "./replay/service_process.ts";
-import { type Decision, judge, REFUSED, type SimulatedRequest } from "./replay/simulator.ts";
+import { type Decisions, judge, REFUSED, type SimulatedRequest } from "./replay/simulator.ts";
 import { StepClock, type StepCosts } from "./replay/step_costs.ts";
 import { predictionError, SETTLING_MS, summarize } from "./replay/summary.ts";
 import { markdown } from "./replay/tables.ts";
@@ -112,7 +113,7 @@ async function replay(flags: Flags, { policies, loads, recorded }: Plan): Promis
       // A process for each run: no policy learns from the trace before.
       await using target = await targetOf(flags, { model, policy });
       const started = performance.now();
-      const outcomes = await runTrace(target.client, requests, {
+      const { outcomes, probes } = await runTrace(target.client, requests, {
         flags,
         info,
         onProgress: (sent, done) =>
@@ -121,7 +122,7 @@ async function replay(flags: Flags, { policies, loads, recorded }: Plan): Promis
             `${policy} at ${load}: ${sent} of ${requests.length} sent, ${done} answered`,
           ),
       });
-      runs[t]!.push(policyRun(policy, outcomes, { flags, info, clock, costs }));
+      runs[t]!.push(policyRun(policy, outcomes, { flags, info, clock, costs, probes }));
     }
   }
 
@@ -238,16 +239,19 @@ async function runTrace(
     readonly info: Info;
     readonly onProgress: (sent: number, done: number) => void;
   },
-): Promise<Outcome[]> {
+): Promise<{ outcomes: Outcome[]; probes: ProbeTimes }> {
   const draws = new RandomDraws(flags.seed + SEEDS.prompts);
   const prompts = requests.map(({ promptTokens }) => randomPrompt(draws, promptTokens, info.model.vocab_size));
   let busy: BusyCores | null = null;
   const timer = flags.halfCpuAt === undefined
     ? undefined
     : setTimeout(() => busy = new BusyCores(Math.max(1, physicalCores() >> 1)), 1000 * flags.halfCpuAt);
+  const probes = new Probes(client);
   try {
-    return await sendTrace({ client, requests, prompts, onMiss: flags.onMiss, onProgress });
+    const outcomes = await sendTrace({ client, requests, prompts, onMiss: flags.onMiss, onProgress });
+    return { outcomes, probes: await probes.stop() };
   } finally {
+    await probes.stop();
     clearTimeout(timer);
     await (busy as BusyCores | null)?.[Symbol.asyncDispose]();
   }
@@ -259,8 +263,12 @@ interface Known {
   readonly costs: StepCosts;
 }
 
-function policyRun(policy: string, outcomes: readonly Outcome[], known: Known & { readonly info: Info }): PolicyRun {
-  const { flags, info, clock, costs } = known;
+function policyRun(
+  policy: string,
+  outcomes: readonly Outcome[],
+  known: Known & { readonly info: Info; readonly probes: ProbeTimes },
+): PolicyRun {
+  const { flags, info, clock, costs, probes } = known;
   const perplexity = new Map(info.levels.map((level) => [level.pruning_rate, level.perplexity ?? NaN]));
   const { attainment, meanRate } = judge(
     clock,
@@ -270,7 +278,7 @@ function policyRun(policy: string, outcomes: readonly Outcome[], known: Known & 
   );
   return {
     policy,
-    summary: summarize(outcomes, { seconds: flags.seconds, perplexity }),
+    summary: summarize(outcomes, { seconds: flags.seconds, perplexity, probes }),
     halfCpu: flags.halfCpuAt === undefined ? null : halfCpuErrors(outcomes, 1000 * flags.halfCpuAt),
     simulated: { attainment, meanRate },
     outcomes,
@@ -293,9 +301,9 @@ function simulated(requests: readonly BudgetedRequest[], { overheadMs }: StepCos
   }));
 }
 
-/** What a policy decided about each request. */
-function decisionsOf(outcomes: readonly Outcome[], { pruningRates }: StepCosts): Decision[] {
-  return outcomes.map(({ served }) => served === null ? REFUSED : pruningRates.indexOf(served.pruningRate));
+/** What a policy decided about each request; of those that were narrowed, as if they had been so from the start. */
+function decisionsOf(outcomes: readonly Outcome[], { pruningRates }: StepCosts): Decisions {
+  return { levels: outcomes.map(({ served }) => served === null ? REFUSED : pruningRates.indexOf(served.pruningRate)) };
 }
 
 function oracleOf(
@@ -309,6 +317,8 @@ function oracleOf(
     pruningRates: costs.pruningRates,
     requests: simulated(requests, costs),
     seeds: runs.map(({ outcomes }) => decisionsOf(outcomes, costs)),
+    // As far as is known; with Mamba blocks nothing can be narrowed, and the bound is above what can be reached.
+    narrows: true,
     candidates: flags.oracleCandidates,
     seed: flags.seed + SEEDS.oracle,
     onProgress: (share) => bar.update(share, "schedules"),

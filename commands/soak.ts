@@ -61,8 +61,8 @@ type Kind = "pinned" | "free" | "left";
 
 class Soak {
   readonly counts = { answered: 0, refused: 0, left: 0, different: 0 };
-  /** Resident bytes, with the share of the requests that had been sent. */
-  readonly memory: { readonly share: number; readonly bytes: number }[] = [];
+  /** Resident bytes and JavaScript's part of them, with the share of the requests that had been sent. */
+  readonly memory: { readonly share: number; readonly bytes: number; readonly heapBytes: number }[] = [];
   readonly #url: string;
 
   constructor(url: string) {
@@ -88,18 +88,21 @@ class Soak {
     leaving.abort();
   }
 
-  async residentBytes(): Promise<number> {
-    return await this.#metric("process_resident_memory_bytes");
+  /** Takes a reading. @param share Of the requests that have been sent. */
+  async read(share: number): Promise<void> {
+    const [bytes, heapBytes] = await this.#metrics("process_resident_memory_bytes", "process_heap_bytes");
+    this.memory.push({ share, bytes: bytes!, heapBytes: heapBytes! });
   }
 
   /** Requests that run or wait. */
   async busy(): Promise<number> {
-    return await this.#metric("espalier_requests_running") + await this.#metric("espalier_requests_waiting");
+    const [running, waiting] = await this.#metrics("espalier_requests_running", "espalier_requests_waiting");
+    return running! + waiting!;
   }
 
-  async #metric(name: string): Promise<number> {
+  async #metrics(...names: readonly string[]): Promise<number[]> {
     const text = await (await fetch(`${this.#url}/metrics`)).text();
-    return Number(new RegExp(`^${name} (.*)$`, "m").exec(text)![1]);
+    return names.map((name) => Number(new RegExp(`^${name} (.*)$`, "m").exec(text)![1]));
   }
 
   #post(body: unknown, signal?: AbortSignal): Promise<Response> {
@@ -147,7 +150,7 @@ await runCommand(async () => {
       }
       if (share * READINGS >= read) {
         read++;
-        soak.memory.push({ share, bytes: await soak.residentBytes() });
+        await soak.read(share);
       }
       bar.update(share, `${counts.answered} answered, ${counts.refused} refused, ${counts.left} left`);
     }
@@ -171,6 +174,9 @@ await runCommand(async () => {
       `${mebibytes(after)} (up to ${mebibytes(Math.max(...late))}) in the last: ${(100 * growth).toFixed(2)} % ` +
       `(less than ${100 * MAX_GROWTH} %)`,
   );
+  const heap = (from: number, to: number) =>
+    mebibytes(Math.min(...soak.memory.filter(({ share }) => share >= from && share < to).map((of) => of.heapBytes)));
+  console.log(`JavaScript's part of it: from ${heap(0.1, 0.2)} to ${heap(0.9, 1)}`);
   console.log(`answers that differ from those of a fresh process: ${counts.different}`);
   if (growth >= MAX_GROWTH || counts.different > 0) Deno.exitCode = 1;
 });

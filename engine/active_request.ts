@@ -29,6 +29,7 @@ export class ActiveRequest implements Progress, WaitingRequest {
   firstTokenMs: number | null = null;
   lastTokenMs: number | null = null;
   tokens = 0;
+  readonly tokensAtLevel: number[] = [];
   #lastToken = 0;
   finishReason: FinishReason | null = null;
 
@@ -63,19 +64,21 @@ export class ActiveRequest implements Progress, WaitingRequest {
     const { token, logprobs } = this.#sampler.sample(logits);
     const { eosTokenIds, maxNewTokens, endsAfter } = this.request;
     const index = this.tokens++;
+    const { level } = this.sequence;
+    this.tokensAtLevel[level] = (this.tokensAtLevel[level] ?? 0) + 1;
     this.#lastToken = token;
     this.firstTokenMs ??= nowMs;
     this.lastTokenMs = nowMs;
     if (eosTokenIds.includes(token) || endsAfter?.(token)) this.finishReason = "stop";
     else if (this.tokens === maxNewTokens) this.finishReason = "length";
     else if (nowMs + stepMs > deadlineOf(this.request)) this.finishReason = "budget";
-    this.events.push({ kind: "token", token, index, logprobs, finishReason: this.finishReason });
+    this.events.push({ kind: "token", token, index, level, logprobs, finishReason: this.finishReason });
   }
 
   /** What it has come to. */
   get course(): Course {
-    const { choice, startedMs, firstTokenMs, lastTokenMs, tokens } = this;
-    return { choice, startedMs, firstTokenMs, lastTokenMs, tokens };
+    const { choice, sequence, startedMs, firstTokenMs, lastTokenMs, tokens, tokensAtLevel } = this;
+    return { choice, level: sequence.level, startedMs, firstTokenMs, lastTokenMs, tokens, tokensAtLevel };
   }
 }
 
@@ -87,10 +90,12 @@ export function deadlineOf({ onMiss, budget, arrivedMs }: GenerationRequest): nu
 /** The times of a request on the engine's clock, `null` where it did not come to it. */
 export interface Course {
   readonly choice: RateChoice;
+  readonly level: number;
   readonly startedMs: number;
   readonly firstTokenMs: number | null;
   readonly lastTokenMs: number | null;
   readonly tokens: number;
+  readonly tokensAtLevel: readonly (number | undefined)[];
 }
 
 /** The event that ends a request. */
@@ -113,6 +118,8 @@ export function generationEnd(
   return {
     kind: "end",
     choice,
+    level: course.level,
+    tokensAtLevel: Array.from(course.tokensAtLevel, (tokens) => tokens ?? 0),
     finishReason,
     completionTokens: tokens,
     timings: { queueMs: startedMs - arrivedMs, prefillMs: firstMs - startedMs, decodeMs, totalMs },

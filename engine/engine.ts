@@ -10,7 +10,7 @@ import type { Metrics } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
 import { contentionSlowdown, type RunningWork, stepTimes, type WaitingWork } from "./predictor.ts";
 import { queueInstant } from "./queue_order.ts";
-import { type RateAnswer, type RateQuestion, RateSelector } from "./rate_selector.ts";
+import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
 import { SamplerScratch } from "./sampler.ts";
 import { type ScheduledRows, scheduleStep } from "./scheduler.ts";
 import { phaseOf, StepCosts, type StepPart, type StepTable, widestLevel } from "./step_costs.ts";
@@ -99,7 +99,13 @@ export class Engine {
     this.maxTokens = runner.maxTokens;
     this.pruningRates = pruningRates;
     this.#sensor = new LoadSensor({ metrics, registry, pruningRates });
-    this.#selector = new RateSelector({ costs: this.#costs, policy, sensor: this.#sensor, prefillChunk });
+    this.#selector = new RateSelector({
+      costs: this.#costs,
+      policy,
+      sensor: this.#sensor,
+      prefillChunk,
+      narrows: runner.narrows,
+    });
     metrics.slots.set(this.slots);
     this.#gauge();
   }
@@ -138,7 +144,13 @@ export class Engine {
    */
   generate(request: GenerationRequest, signal: AbortSignal): AsyncIterableIterator<GenerationEvent> {
     signal.throwIfAborted();
-    this.#check(request);
+    const { metrics, now } = this.#options;
+    const askedMs = now();
+    try {
+      this.#check(request);
+    } finally {
+      metrics.admissionTime.observe((now() - askedMs) / 1000);
+    }
     const waiting: WaitingRequest = {
       request,
       hopeless: false,
@@ -192,8 +204,7 @@ export class Engine {
         );
       }
     }
-    const place = this.#place(this.#instant(request, false));
-    const answer = this.#choose(request, "arrival", this.#waiting.slice(0, place), this.#waiting.slice(place));
+    const answer = this.#choose(request, "arrival", this.#place(this.#instant(request, false)));
     if (answer.kind === "refuse") throw this.#refusal(request, answer);
   }
 
@@ -204,7 +215,7 @@ export class Engine {
 
   /** Expected time until all requests that it has are done. */
   #remainingMs(): number {
-    return this.#selector.remainingMs(this.#situation(this.#waiting, []));
+    return this.#selector.remainingMs(this.#now());
   }
 
   /** Where a request with such an instant stands in the queue: behind those with the same. */
@@ -226,27 +237,19 @@ export class Engine {
     this.#gauge();
   }
 
-  #choose(
-    request: GenerationRequest,
-    stage: RateQuestion["stage"],
-    before: readonly WaitingRequest[],
-    after: readonly WaitingRequest[],
-  ): RateAnswer {
-    const situation = this.#situation(before, after);
-    return this.#selector.choose({ ...situation, request, stage, work: this.#waitingWork(request) });
+  /** @param place Among those who wait. */
+  #choose(request: GenerationRequest, stage: RateQuestion["stage"], place: number): RateAnswer {
+    return this.#selector.choose({ ...this.#now(), request, stage, place, work: this.#waitingWork(request) });
   }
 
-  #situation(
-    before: readonly WaitingRequest[],
-    after: readonly WaitingRequest[],
-  ): Omit<RateQuestion, "request" | "work" | "stage"> {
+  /** The requests that there are. */
+  #now(): RequestsNow {
     const nowMs = this.#options.now();
     return {
       nowMs,
       busyMs: this.#step === null ? 0 : Math.max(0, this.#step.endMs - nowMs),
       running: this.#running.flatMap((active) => this.#runningWork(active) ?? []),
-      before: before.map(({ request }) => this.#waitingWork(request)),
-      after: after.map(({ request }) => this.#waitingWork(request)),
+      waiting: this.#waiting.map(({ request }) => this.#waitingWork(request)),
     };
   }
 
@@ -265,7 +268,7 @@ export class Engine {
 
   /** What a running request needs after the present step; null if it needs no more. */
   #runningWork(active: ActiveRequest): RunningWork | null {
-    const { request, choice, sequence, firstTokenMs } = active;
+    const { request, sequence, firstTokenMs } = active;
     const { now, targets } = this.#options;
     const part = this.#step?.scheduled.find(({ sequence }) => sequence === active);
     const rows = part?.rows ?? 0;
@@ -274,7 +277,8 @@ export class Engine {
     const newTokens = expected - active.tokens - (part !== undefined && promptTokens === 0 ? 1 : 0);
     if (newTokens <= 0 || this.#cancelled.has(active)) return null;
     return {
-      level: choice.level,
+      level: sequence.level,
+      narrowestLevel: request.pinnedLevel ?? request.floorLevel,
       promptTokens,
       context: sequence.length + rows,
       newTokens,
@@ -304,6 +308,7 @@ export class Engine {
         this.#letGo();
         if (this.#failures >= BROKEN_FAILURES && !await this.#reopen()) break;
         this.#letIn();
+        this.#narrow();
         this.#gauge();
         const step = scheduleStep(this.#running, this.#options.prefillChunk);
         if (step.length > 0) await this.#runStep(step);
@@ -323,9 +328,10 @@ export class Engine {
     for (const waiting of [...this.#waiting]) {
       if (now < deadlineOf(waiting.request)) continue;
       this.#unqueue(waiting);
-      const { choice } = this.#choose(waiting.request, "start", [], []);
+      const { choice } = this.#choose(waiting.request, "start", 0);
       waiting.events.push({ kind: "start", choice });
-      this.#end(waiting, { choice, startedMs: now, firstTokenMs: null, lastTokenMs: null, tokens: 0 }, "budget");
+      const none = { startedMs: now, firstTokenMs: null, lastTokenMs: null, tokens: 0, tokensAtLevel: [] };
+      this.#end(waiting, { choice, level: choice.level, ...none }, "budget");
     }
   }
 
@@ -337,9 +343,7 @@ export class Engine {
       const { request } = waiting;
       this.#unqueue(waiting);
       try {
-        const answer = this.#choose(request, "start", [], this.#waiting);
-        if (answer.kind === "refuse") throw this.#refusal(request, answer);
-        const { choice, lost } = answer;
+        const { choice, lost } = this.#choose(request, "start", 0) as Extract<RateAnswer, { kind: "run" }>;
         if (lost && !waiting.hopeless && this.#waiting.length > 0) {
           this.#enqueue({ ...waiting, hopeless: true });
           continue;
@@ -356,6 +360,18 @@ export class Engine {
     }
   }
 
+  /** Narrows what runs, if the policy wants it. */
+  #narrow(): void {
+    if (this.#running.length === 0) return;
+    const level = this.#selector.narrowLevel(this.#now());
+    for (const { request, sequence } of this.#running) {
+      const own = Math.min(level, request.pinnedLevel ?? request.floorLevel);
+      if (own <= sequence.level) continue;
+      sequence.narrow(own);
+      this.#options.metrics.sequencesNarrowed.inc({ rate: this.#rate(own) });
+    }
+  }
+
   async #runStep(scheduled: readonly ScheduledRows<ActiveRequest>[]): Promise<void> {
     const { metrics, now } = this.#options;
     const entries = scheduled.map(({ sequence: active, rows, phase }): StepEntry => ({
@@ -364,7 +380,7 @@ export class Engine {
       logits: phase === "decode" || active.prefilled + rows === active.promptLength ? "last" : "none",
     }));
     const parts = scheduled.map(({ sequence: active, rows, phase }): StepPart => ({
-      level: active.choice.level,
+      level: active.sequence.level,
       phase,
       rows,
       context: active.sequence.length,
@@ -427,7 +443,7 @@ export class Engine {
     nowMs: number,
   ): void {
     const { metrics } = this.#options;
-    const rate = this.#rate(active.choice.level);
+    const rate = this.#rate(active.sequence.level);
     if (phase === "prefill") {
       active.prefilled += rows;
       metrics.tokens.inc({ phase, rate }, rows);
@@ -471,7 +487,7 @@ export class Engine {
       this.#sensor.readErrors();
     }
     if (budgetMet !== null) {
-      metrics.sloRequests.inc({ rate: this.#rate(choice.level), outcome: budgetMet ? "met" : "missed" });
+      metrics.sloRequests.inc({ rate: this.#rate(end.level), outcome: budgetMet ? "met" : "missed" });
     }
     if (request.budget.latencyMs !== null) {
       metrics.budgetSlack.observe((request.budget.latencyMs - timings.totalMs) / 1000);
@@ -515,7 +531,7 @@ export class Engine {
     metrics.requestsWaiting.set(this.#waiting.length);
     metrics.waitingPromptTokens.set(promptTokensOf(this.#waiting));
     metrics.kvCacheUsageRatio.set(sum(this.#running.map((a) => a.sequence.length)) / (this.slots * this.maxTokens));
-    const rates = this.#running.map(({ choice }) => this.pruningRates[choice.level]!);
+    const rates = this.#running.map(({ sequence }) => this.pruningRates[sequence.level]!);
     metrics.effectivePruningRate.set(rates.length === 0 ? 0 : sum(rates) / rates.length);
   }
 

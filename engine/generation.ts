@@ -51,6 +51,8 @@ export interface GeneratedToken {
   readonly token: number;
   /** 0 for the first. */
   readonly index: number;
+  /** The level that it was computed at. */
+  readonly level: number;
   readonly logprobs: Logprobs | null;
   /** Set on the last token. */
   readonly finishReason: FinishReason | null;
@@ -59,6 +61,10 @@ export interface GeneratedToken {
 export interface GenerationEnd {
   readonly kind: "end";
   readonly choice: RateChoice;
+  /** The narrowest level that it came to: the chosen one, unless it was narrowed while it ran. */
+  readonly level: number;
+  /** Tokens of the answer that were computed at each level, the full one first. */
+  readonly tokensAtLevel: readonly number[];
   readonly finishReason: FinishReason;
   readonly completionTokens: number;
   readonly timings: Timings;

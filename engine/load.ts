@@ -16,8 +16,8 @@ export interface LoadSnapshot {
   readonly predictionError: {
     /** The middle of actual divided by predicted time. */
     readonly median: number;
-    /** What predictions are multiplied by to hold nine times out of ten. */
-    readonly high: number;
+    /** What predictions are multiplied by to hold two times out of three. */
+    readonly safe: number;
   };
   /** Answers' lengths as shares of what was allowed: the mean, and what nine of ten stay within. */
   readonly lengthRatio: { readonly mean: number; readonly high: number };

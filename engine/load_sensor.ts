@@ -6,16 +6,22 @@ import type { Phase } from "./step_costs.ts";
 import { StepRatio } from "./step_ratio.ts";
 
 /** Time over which the pace of arrivals is averaged. */
-const ARRIVALS_SECONDS = 30;
+const ARRIVALS_SECONDS = 10;
 
-/** How fast the prediction error follows, in parts of each difference. */
-const ERROR_GAIN = 0.08;
+/** How fast the middle of the prediction error and its spread follow, in parts of each difference. */
+const [CENTER_GAIN, SPREAD_GAIN] = [0.03, 0.08];
+
+/**
+ * More than this, in natural logarithms, tells of a machine that changed while a request ran. What steps cost follows
+ * such a change by itself, so the middle of the error must not follow it too.
+ */
+const MOST_ERROR = 0.25;
 
 /** Error that is assumed before requests have ended, as a standard deviation in natural logarithms. */
 const FIRST_SPREAD = 0.08;
 
-/** Standard deviations above the middle that nine out of ten stay below. */
-const NINE_OF_TEN = 1.28;
+/** Standard deviations above the middle that two out of three stay below. */
+const TWO_OF_THREE = 0.43;
 
 /** Requests that must have ended before their lengths are counted on. */
 const LENGTHS_NEEDED = 20;
@@ -76,8 +82,8 @@ export class LoadSensor {
     [error.sum, error.count] = [series.sum, series.count];
     if (!Number.isFinite(difference)) return;
     // The predictions were corrected by the center already, so the difference is what it still lacks.
-    error.center += ERROR_GAIN * difference;
-    error.spread += ERROR_GAIN * (Math.abs(difference) * MEAN_TO_DEVIATION - error.spread);
+    error.center += CENTER_GAIN * Math.max(-MOST_ERROR, Math.min(MOST_ERROR, difference));
+    error.spread += SPREAD_GAIN * (Math.abs(difference) * MEAN_TO_DEVIATION - error.spread);
   }
 
   /** @param nowMs On the clock of all readings. */
@@ -92,7 +98,7 @@ export class LoadSensor {
       effectivePruningRate: plainValue(effectivePruningRate),
       contention: this.contention,
       stepRatio: (phase, level) => this.stepRatio(phase, level),
-      predictionError: { median: Math.exp(center), high: Math.exp(center + NINE_OF_TEN * spread) },
+      predictionError: { median: Math.exp(center), safe: Math.exp(center + TWO_OF_THREE * spread) },
       lengthRatio: this.lengthRatio,
       arrivals: this.#readArrivals(nowMs),
     };

@@ -45,9 +45,9 @@ describe("LoadSensor", () => {
       sensor.readErrors();
       actual = i % 2 === 0 ? 1.3 : 1.1;
     }
-    const { median, high } = sensor.snapshot(0).predictionError;
+    const { median, safe } = sensor.snapshot(0).predictionError;
     ok(Math.abs(median - 1.2) < 0.05, `${median}`);
-    ok(high > 1.25 && high < 1.5, `${high}`);
+    ok(safe > 1.2 && safe < 1.35, `${safe}`);
   });
 
   it("counts the pace of arrivals and the mean request", () => {

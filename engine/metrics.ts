@@ -10,6 +10,8 @@ const REQUEST = [0.3, 0.5, 0.8, 1, 1.5, 2, 2.5, 5, 10, 15, 20, 30, 40, 50, 60, 1
 const TOKENS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 20_000, 50_000, 100_000];
 /** A decode step of the smallest model that is worth serving takes about a millisecond. */
 const STEP = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.25, 0.5, 1, 2, 4, 8];
+/** What happens between two steps, or beside one. */
+const BRIEF = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
 const RATIO = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10];
 const SHARE = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 const SLACK = [-10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
@@ -43,6 +45,7 @@ export function createMetrics(registry: Registry) {
       STEP,
       ["phase", "rate"],
     ),
+    admissionTime: histogram("admission_seconds", "Time to let a request in or refuse it", BRIEF),
     predictionErrorRatio: histogram(
       "prediction_error_ratio",
       "Time from start to last token, divided by what was predicted at the start for as many tokens",
@@ -67,9 +70,16 @@ export function createMetrics(registry: Registry) {
       ["phase", "rate"],
     ),
     requests: counter("requests_total", "Requests by how they ended and what HTTP said", ["outcome", "code"]),
-    sloRequests: counter("slo_requests_total", "Requests with a budget: met or missed", ["rate", "outcome"]),
+    sloRequests: counter(
+      "slo_requests_total",
+      "Requests with a budget, by the largest rate they ran at: met or missed",
+      ["rate", "outcome"],
+    ),
     tokens: counter("tokens_total", "Tokens that steps took (prefill) and gave (decode)", ["phase", "rate"]),
     rateSelected: counter("rate_selected_total", "Requests by their rate and its reason", ["rate", "reason"]),
+    sequencesNarrowed: counter("sequences_narrowed_total", "Running sequences made narrower, by their new rate", [
+      "rate",
+    ]),
     admissionRejected: counter("admission_rejected_total", "Requests refused at the door", ["reason"]),
   };
 }

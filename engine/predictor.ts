@@ -15,6 +15,8 @@ export const NO_LIMITS: Limits = { firstTokenMs: Infinity, lastTokenMs: Infinity
 /** A request that runs. */
 export interface RunningWork extends Work {
   readonly limits: Limits;
+  /** The narrowest level that it may be narrowed to. */
+  readonly narrowestLevel: number;
 }
 
 /** A request without a slot: its level is open. */
@@ -38,17 +40,22 @@ export interface Forecast {
   readonly othersMissed: number;
 }
 
-export interface PredictorOptions {
+/** The levels of all others in a forecast, as far as each may have them. */
+export interface OthersLevels {
+  /** Of those who wait. */
+  readonly waiting: number;
+  /** What those who run are narrowed to now; 0 leaves them as they are. */
+  readonly running: number;
+}
+
+export interface SituationOptions {
   readonly costs: StepCosts;
   readonly load: LoadSnapshot;
   readonly prefillChunk: number;
   /** In the order of admission. */
   readonly running: readonly RunningWork[];
-  /** Those who get slots before the request that is asked about. */
-  readonly before: readonly WaitingWork[];
-  readonly request: WaitingWork;
-  /** Those who get slots after it. */
-  readonly after: readonly WaitingWork[];
+  /** In the order in which they get slots. */
+  readonly waiting: readonly WaitingWork[];
   /** Milliseconds until the present step ends. */
   readonly busyMs: number;
 }
@@ -62,134 +69,56 @@ const SUSTAINED = 4;
 /** Beyond this share the sensor of other work says little about what is left. */
 const MOST_CONTENTION = 0.8;
 
-/** Predicts what becomes of one request, and of the others with it, under the load of one instant. */
-export class Predictor {
-  readonly #options: PredictorOptions;
+/** Predicts what becomes of the requests that there are, under the load of one instant. */
+export class Situation {
+  readonly options: SituationOptions;
   readonly #stepMs: (parts: readonly StepPart[]) => number;
 
-  constructor(options: PredictorOptions) {
-    this.#options = options;
+  constructor(options: SituationOptions) {
+    this.options = options;
     this.#stepMs = stepTimes(options.costs, options.load);
   }
 
   get levels(): number {
-    return this.#options.costs.levels;
+    return this.options.costs.levels;
   }
 
   /**
-   * The request at a level, beside the others. Those who wait take the narrowest of `othersLevel` and what they may.
+   * How many would break their limits with everyone at a level, as far as each may have it; those who run never widen.
    *
    * @param margin Factor on predicted times beside the safety that is learned.
    */
-  underLoad(level: number, { othersLevel, margin = 1 }: { othersLevel: number; margin?: number }): Forecast {
-    const { running, before, request, after } = this.#options;
-    const others = (work: WaitingWork) => atLevel(work, othersLevel);
-    const waiting = [...before.map(others), { ...request, level, context: 0 }, ...after.map(others)];
-    const finishes = this.#forecast(running, waiting, level);
-    const safety = this.#options.load.predictionError.high * margin;
-    const missed = (works: readonly { limits: Limits }[], from: readonly Finish[]) =>
-      works.reduce((count, { limits }, i) => count + (keeps(from[i]!, limits, safety) ? 0 : 1), 0);
-    const own = finishes.waiting[before.length]!;
-    const meets = keeps(own, request.limits, safety);
-    const missedWaiting = missed(waiting, finishes.waiting) - (meets ? 0 : 1);
-    const { median } = this.#options.load.predictionError;
-    return {
-      finish: scaled(own, median),
-      meets,
-      othersMissed: missed(running, finishes.running) + missedWaiting,
-    };
+  missed({ waiting, running }: OthersLevels, margin = 1): number {
+    const options = this.options;
+    const works = { running: narrowed(options.running, running), waiting: atLevel(options.waiting, waiting) };
+    const finishes = this.forecast(works.running, works.waiting, waiting);
+    const safety = options.load.predictionError.safe * margin;
+    return countMissed(works.running, finishes.running, safety) + countMissed(works.waiting, finishes.waiting, safety);
   }
 
-  /** How many others would break their limits if the request were not there. */
-  missedWithout(othersLevel: number): number {
-    const { running, before, after, load } = this.#options;
-    const waiting = [...before, ...after].map((work) => atLevel(work, othersLevel));
-    const finishes = this.#forecast(running, waiting, othersLevel);
-    const missed = (works: readonly { limits: Limits }[], from: readonly Finish[]) =>
-      works.filter(({ limits }, i) => !keeps(from[i]!, limits, load.predictionError.high)).length;
-    return missed(running, finishes.running) + missed(waiting, finishes.waiting);
-  }
-
-  /** Whether the request alone, from now on, would keep its limits. */
-  keepsAlone(level: number): boolean {
-    return keeps(this.#alone(level), this.#options.request.limits, 1);
-  }
-
-  /** Whether it would have kept them on a machine that was idle when it arrived: if not, load is not to blame. */
-  keepsOnIdle(level: number): boolean {
-    const { limits, waitedMs } = this.#options.request;
-    const fromArrival = {
-      ...limits,
-      firstTokenMs: limits.firstTokenMs + waitedMs,
-      lastTokenMs: limits.lastTokenMs + waitedMs,
-    };
-    return keeps(this.#alone(level), fromArrival, 1);
-  }
-
-  #alone(level: number): Finish {
-    const { request, prefillChunk } = this.#options;
-    return forecastSchedule({
-      running: [],
-      waiting: [{ ...request, level, context: 0 }],
-      expected: [],
-      slots: 1,
-      prefillChunk,
-      busyMs: 0,
-      stepMs: this.#stepMs,
-    }).waiting[0]!;
-  }
-
-  /** Time of so many requests like this one that start together, at one level, until all are done. */
-  together(count: number, level: number): number {
-    const { request, prefillChunk } = this.#options;
-    const { waiting } = forecastSchedule({
-      running: [],
-      waiting: Array.from({ length: count }, () => ({ ...request, level, context: 0 })),
-      expected: [],
-      slots: count,
-      prefillChunk,
-      busyMs: 0,
-      stepMs: this.#stepMs,
-    });
-    return Math.max(...waiting.map(({ lastTokenMs }) => lastTokenMs));
-  }
-
-  /** The pace at which requests come, as a share of what all slots sustain at a level; 0 if none came lately. */
-  utilization(level: number): number {
-    const { load: { arrivals, slots }, prefillChunk } = this.#options;
+  /** The pace at which requests come, as a share of what all slots sustain at rate 0; 0 if none came lately. */
+  get utilization(): number {
+    const { arrivals, slots } = this.options.load;
     if (arrivals.perSecond === 0) return 0;
     const count = SUSTAINED * slots;
-    const { waiting } = forecastSchedule({
-      running: [],
-      waiting: Array.from({ length: count }, () => meanWork(arrivals, level)),
-      expected: [],
-      slots,
-      prefillChunk,
-      busyMs: 0,
-      stepMs: this.#stepMs,
-    });
-    return arrivals.perSecond * Math.max(...waiting.map(({ lastTokenMs }) => lastTokenMs)) / 1000 / count;
+    const { lastTokenMs } = this.together(meanWork(arrivals, 0), { count, slots });
+    return arrivals.perSecond * lastTokenMs / 1000 / count;
   }
 
-  /** Time that the most urgent of those who wait has left; infinite if nobody's time is limited. */
-  get mostUrgentMs(): number {
-    const { before, request, after } = this.#options;
-    return Math.min(...[...before, request, ...after].map(({ limits }) => limits.lastTokenMs));
-  }
-
-  /** When the work that there is will be done, without the request. */
+  /** When the work that there is will be done. */
   remainingMs(): number {
-    const { running, before, after, load } = this.#options;
-    const waiting = [...before, ...after].map((work) => atLevel(work, this.levels - 1));
-    const { running: ends, waiting: later } = this.#forecast(running, waiting, this.levels - 1);
+    const { running, waiting, load } = this.options;
+    const finishes = this.forecast(running, atLevel(waiting, this.levels - 1), this.levels - 1);
     return load.predictionError.median *
-      [...ends, ...later].reduce((last, { lastTokenMs }) => Math.max(last, lastTokenMs), 0);
+      [...finishes.running, ...finishes.waiting].reduce((last, { lastTokenMs }) => Math.max(last, lastTokenMs), 0);
   }
 
-  #forecast(running: readonly Work[], waiting: readonly Work[], expectedLevel: number): ReturnType<
-    typeof forecastSchedule
-  > {
-    const { load, prefillChunk, busyMs } = this.#options;
+  protected forecast(
+    running: readonly Work[],
+    waiting: readonly Work[],
+    expectedLevel: number,
+  ): ReturnType<typeof forecastSchedule> {
+    const { load, prefillChunk, busyMs } = this.options;
     return forecastSchedule({
       running,
       waiting,
@@ -199,6 +128,81 @@ export class Predictor {
       busyMs,
       stepMs: this.#stepMs,
     });
+  }
+
+  /** So many of one kind of work that come together to an idle machine. @returns The last one's times. */
+  protected together(work: Work, { count, slots }: { count: number; slots: number }): Finish {
+    const { waiting } = forecastSchedule({
+      running: [],
+      waiting: Array.from({ length: count }, () => work),
+      expected: [],
+      slots,
+      prefillChunk: this.options.prefillChunk,
+      busyMs: 0,
+      stepMs: this.#stepMs,
+    });
+    return waiting.reduce((last, finish) => finish.lastTokenMs > last.lastTokenMs ? finish : last);
+  }
+}
+
+/** Predicts what becomes of one request, and of the others with it. */
+export class Predictor extends Situation {
+  readonly #request: WaitingWork;
+  /** Its place among those who wait. */
+  readonly #place: number;
+
+  constructor({ request, place, ...options }: SituationOptions & { request: WaitingWork; place: number }) {
+    super(options);
+    this.#request = request;
+    this.#place = place;
+  }
+
+  /** The request at a level, beside the others. @param margin As in `missed()`. */
+  underLoad(level: number, others: OthersLevels, margin = 1): Forecast {
+    const { load, ...options } = this.options;
+    const running = narrowed(options.running, others.running);
+    const waiting = atLevel(options.waiting, others.waiting)
+      .toSpliced(this.#place, 0, { ...this.#request, level, context: 0 });
+    const finishes = this.forecast(running, waiting, level);
+    const safety = load.predictionError.safe * margin;
+    const own = finishes.waiting[this.#place]!;
+    const meets = keeps(own, this.#request.limits, safety);
+    return {
+      finish: scaled(own, load.predictionError.median),
+      meets,
+      othersMissed: countMissed(running, finishes.running, safety) +
+        countMissed(waiting, finishes.waiting, safety) - (meets ? 0 : 1),
+    };
+  }
+
+  /** Whether the request alone, from now on, would keep its limits. */
+  keepsAlone(level: number): boolean {
+    return keeps(this.#alone(level), this.#request.limits, 1);
+  }
+
+  /** Whether it would have kept them on a machine that was idle when it arrived: if not, load is not to blame. */
+  keepsOnIdle(level: number): boolean {
+    const { limits, waitedMs } = this.#request;
+    const fromArrival = {
+      ...limits,
+      firstTokenMs: limits.firstTokenMs + waitedMs,
+      lastTokenMs: limits.lastTokenMs + waitedMs,
+    };
+    return keeps(this.#alone(level), fromArrival, 1);
+  }
+
+  #alone(level: number): Finish {
+    return this.together({ ...this.#request, level, context: 0 }, { count: 1, slots: 1 });
+  }
+
+  /** Time of so many requests like this one that start together, at one level, until all are done. */
+  togetherMs(count: number, level: number): number {
+    return this.together({ ...this.#request, level, context: 0 }, { count, slots: count }).lastTokenMs;
+  }
+
+  /** Time that the most urgent of those who wait has left; infinite if nobody's time is limited. */
+  get mostUrgentMs(): number {
+    return Math.min(...[...this.options.waiting, this.#request].map(({ limits }) => limits.lastTokenMs));
   }
 }
 
@@ -226,8 +230,27 @@ function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"], level: 
   return { level, context: 0, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
 }
 
-function atLevel(work: WaitingWork, level: number): WaitingWork & Work {
-  return { ...work, level: Math.max(work.widestLevel, Math.min(level, work.narrowestLevel)), context: 0 };
+function atLevel(waiting: readonly WaitingWork[], level: number): (WaitingWork & Work)[] {
+  return waiting.map((work) => ({
+    ...work,
+    level: Math.max(work.widestLevel, Math.min(level, work.narrowestLevel)),
+    context: 0,
+  }));
+}
+
+function narrowed(running: readonly RunningWork[], level: number): readonly RunningWork[] {
+  return level === 0 ? running : running.map((work) => ({
+    ...work,
+    level: Math.max(work.level, Math.min(level, work.narrowestLevel)),
+  }));
+}
+
+function countMissed(
+  works: readonly { readonly limits: Limits }[],
+  finishes: readonly Finish[],
+  safety: number,
+): number {
+  return works.reduce((count, { limits }, i) => count + (keeps(finishes[i]!, limits, safety) ? 0 : 1), 0);
 }
 
 function keeps({ firstTokenMs, lastTokenMs }: Finish, limits: Limits, safety: number): boolean {

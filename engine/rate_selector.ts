@@ -1,9 +1,8 @@
 import type { GenerationRequest } from "./generation.ts";
 import { hasBudget } from "./limits.ts";
-import type { LoadSnapshot } from "./load.ts";
 import type { LoadSensor } from "./load_sensor.ts";
 import type { Decision, Policy, RateRequest } from "./policies/mod.ts";
-import { NO_LIMITS, Predictor, type RunningWork, type WaitingWork } from "./predictor.ts";
+import { type OthersLevels, Predictor, type RunningWork, Situation, type WaitingWork } from "./predictor.ts";
 import type { RateChoice } from "./rate_choice.ts";
 import type { StepCosts } from "./step_costs.ts";
 
@@ -12,18 +11,26 @@ export interface RateSelectorOptions {
   readonly policy: Policy;
   readonly sensor: LoadSensor;
   readonly prefillChunk: number;
+  /** Whether what runs can be narrowed at all. */
+  readonly narrows: boolean;
+}
+
+/** The requests that there are at one instant. */
+export interface RequestsNow {
+  readonly running: readonly RunningWork[];
+  /** In the order in which they get slots. */
+  readonly waiting: readonly WaitingWork[];
+  readonly busyMs: number;
+  readonly nowMs: number;
 }
 
 /** A request, and the others that there are with it. */
-export interface RateQuestion {
+export interface RateQuestion extends RequestsNow {
   readonly request: GenerationRequest;
   readonly work: WaitingWork;
+  /** Its place among those who wait. */
+  readonly place: number;
   readonly stage: RateRequest["stage"];
-  readonly running: readonly RunningWork[];
-  readonly before: readonly WaitingWork[];
-  readonly after: readonly WaitingWork[];
-  readonly busyMs: number;
-  readonly nowMs: number;
 }
 
 export type RateAnswer =
@@ -36,7 +43,7 @@ export type RateAnswer =
   /** `budget`: no rate will do. `overload`: other requests stand in its way. */
   | { readonly kind: "refuse"; readonly reason: "budget" | "overload"; readonly choice: RateChoice };
 
-/** Asks the policy for a level, and says what is predicted with it. */
+/** Asks the policy for levels, and says what is predicted with them. */
 export class RateSelector {
   readonly #options: RateSelectorOptions;
 
@@ -44,64 +51,74 @@ export class RateSelector {
     this.#options = options;
   }
 
+  /** The level of a request. Refusals come at its arrival only: whoever was let in is served. */
   choose(question: RateQuestion): RateAnswer {
-    const { policy, sensor } = this.#options;
-    const { request, stage, nowMs } = question;
+    const { policy, sensor, costs, prefillChunk } = this.#options;
+    const { request, work, place, stage, running, waiting, busyMs, nowMs } = question;
     const { pinnedLevel, floorLevel, onMiss } = request;
     const load = sensor.snapshot(nowMs);
-    const predictor = this.#predictor(question, load);
+    const predictor = new Predictor({ costs, load, prefillChunk, running, waiting, busyMs, request: work, place });
     const decision: Decision = pinnedLevel === null
-      ? policy(load, { floorLevel, hasBudget: hasBudget(request), stage }, predictor)
+      ? policy.choose(load, { floorLevel, hasBudget: hasBudget(request), stage }, predictor)
       : {
         kind: "run",
         level: pinnedLevel,
         reason: "pinned",
-        fits: predictor.underLoad(pinnedLevel, { othersLevel: predictor.levels - 1 }).meets,
+        fits: predictor.underLoad(pinnedLevel, this.#othersAt(predictor.levels - 1)).meets,
       };
     if (decision.kind === "refuse") {
-      const choice = described(question, predictor, { kind: "run", level: floorLevel, reason: "floor", fits: false });
+      const choice = this.#described(question, predictor, {
+        kind: "run",
+        level: floorLevel,
+        reason: "floor",
+        fits: false,
+      });
       return { kind: "refuse", reason: onMiss === "reject" ? "budget" : "overload", choice };
     }
-    const choice = described(question, predictor, decision);
-    if (!choice.fits && onMiss === "reject") return { kind: "refuse", reason: "budget", choice };
+    const choice = this.#described(question, predictor, decision);
+    if (!choice.fits && onMiss === "reject" && stage === "arrival") return { kind: "refuse", reason: "budget", choice };
     return { kind: "run", choice, lost: decision.lost ?? false };
   }
 
+  /** The level that wider running requests are to be narrowed to; 0 if they are to be left as they are. */
+  narrowLevel(now: RequestsNow): number {
+    const { policy, sensor, narrows } = this.#options;
+    if (!narrows || policy.narrow === undefined) return 0;
+    const load = sensor.snapshot(now.nowMs);
+    return policy.narrow(load, this.#situation(now));
+  }
+
   /** When the work that there is will be done. */
-  remainingMs(question: Omit<RateQuestion, "request" | "work" | "stage">): number {
-    const nothing: WaitingWork = {
-      promptTokens: 1,
-      newTokens: 1,
-      waitedMs: 0,
-      limits: NO_LIMITS,
-      narrowestLevel: 0,
-      widestLevel: 0,
+  remainingMs(now: RequestsNow): number {
+    return this.#situation(now).remainingMs();
+  }
+
+  #situation({ running, waiting, busyMs, nowMs }: RequestsNow): Situation {
+    const { costs, sensor, prefillChunk } = this.#options;
+    return new Situation({ costs, load: sensor.snapshot(nowMs), prefillChunk, running, waiting, busyMs });
+  }
+
+  #othersAt(level: number): OthersLevels {
+    const { policy, narrows } = this.#options;
+    return { waiting: level, running: narrows && policy.narrow !== undefined ? level : 0 };
+  }
+
+  #described(
+    { request, work, nowMs }: RateQuestion,
+    predictor: Predictor,
+    { level, reason, fits }: Extract<Decision, { kind: "run" }>,
+  ): RateChoice {
+    const elapsedMs = nowMs - request.arrivedMs;
+    const { finish } = predictor.underLoad(level, this.#othersAt(level));
+    const atRate0 = level === 0 ? finish : predictor.underLoad(0, this.#othersAt(0)).finish;
+    return {
+      level,
+      reason,
+      predictedMs: elapsedMs + finish.lastTokenMs,
+      predictedMsAtRate0: elapsedMs + atRate0.lastTokenMs,
+      predictedTtftMs: elapsedMs + finish.firstTokenMs,
+      predictedTpotMs: (finish.lastTokenMs - finish.firstTokenMs) / Math.max(1, work.newTokens - 1),
+      fits: fits || !hasBudget(request),
     };
-    return this.#predictor({ ...question, work: nothing }, this.#options.sensor.snapshot(question.nowMs)).remainingMs();
   }
-
-  #predictor(question: Omit<RateQuestion, "request" | "stage">, load: LoadSnapshot): Predictor {
-    const { costs, prefillChunk } = this.#options;
-    const { work, running, before, after, busyMs } = question;
-    return new Predictor({ costs, load, prefillChunk, running, before, request: work, after, busyMs });
-  }
-}
-
-function described(
-  { request, work, nowMs }: RateQuestion,
-  predictor: Predictor,
-  { level, reason, fits }: Extract<Decision, { kind: "run" }>,
-): RateChoice {
-  const elapsedMs = nowMs - request.arrivedMs;
-  const { finish } = predictor.underLoad(level, { othersLevel: level });
-  const atRate0 = level === 0 ? finish : predictor.underLoad(0, { othersLevel: 0 }).finish;
-  return {
-    level,
-    reason,
-    predictedMs: elapsedMs + finish.lastTokenMs,
-    predictedMsAtRate0: elapsedMs + atRate0.lastTokenMs,
-    predictedTtftMs: elapsedMs + finish.firstTokenMs,
-    predictedTpotMs: (finish.lastTokenMs - finish.firstTokenMs) / Math.max(1, work.newTokens - 1),
-    fits: fits || !hasBudget(request),
-  };
 }

@@ -1,5 +1,5 @@
 import { type Binding, ElementType, type Model, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
-import { type Cache, cachesOf, elementsOf } from "./caches.ts";
+import { type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
 import { CACHE_TOKENS } from "./graph/cached_attention.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
@@ -37,6 +37,13 @@ export interface Sequence {
   readonly level: number;
   /** Tokens so far. */
   readonly length: number;
+  /**
+   * Goes on at a narrower level, between two steps: its next tokens are computed at it, and see of the earlier ones what
+   * a narrower level keeps. There is no way back: what is dropped is lost.
+   *
+   * @throws {RangeError} If it was closed, the level is not narrower, or the decoder cannot narrow.
+   */
+  narrow(level: number): void;
   /** Gives the caches back. Closing twice does nothing. */
   close(): void;
 }
@@ -52,15 +59,18 @@ class OpenSequence implements Sequence {
   /** A step failed after it may have overwritten a state. */
   spoiled = false;
   constructor(
-    readonly level: number,
+    public level: number,
     readonly slot: Slot,
-    readonly caches: readonly Tensor[],
-    readonly free: () => void,
+    public caches: readonly Tensor[],
+    readonly owner: { narrow(sequence: OpenSequence, level: number): void; release(sequence: OpenSequence): void },
   ) {}
+  narrow(level: number): void {
+    this.owner.narrow(this, level);
+  }
   close(): void {
     if (this.closed) return;
     this.closed = true;
-    this.free();
+    this.owner.release(this);
   }
 }
 
@@ -138,8 +148,13 @@ export class Decoder {
     return this.#freeSlots.length;
   }
 
+  /** Whether its sequences can be narrowed. Not with Mamba blocks: the channels of their states stand level by level. */
+  get narrows(): boolean {
+    return this.#caches.every(({ recurrent }) => !recurrent);
+  }
+
   /**
-   * Starts a sequence. It keeps its level to its end.
+   * Starts a sequence. It keeps its level to its end, unless it is narrowed.
    *
    * @throws {RangeError} If there is no such level, or no slot is free.
    */
@@ -156,8 +171,10 @@ export class Decoder {
       if (recurrent) array.fill(0);
       return this.#cacheTensor(dimensions, array);
     });
-    const sequence: OpenSequence = new OpenSequence(level, slot, caches, () => this.#release(sequence));
-    return sequence;
+    return new OpenSequence(level, slot, caches, {
+      narrow: (sequence, level) => this.#narrow(sequence, level),
+      release: (sequence) => this.#release(sequence),
+    });
   }
 
   /**
@@ -273,10 +290,39 @@ export class Decoder {
     this.#occupants[lane] = sequence;
   }
 
-  #release(sequence: OpenSequence): void {
+  #narrow(sequence: OpenSequence, level: number): void {
+    const { plan, operators = null } = this.#options;
+    if (sequence.closed) throw new RangeError("Cannot narrow a sequence after it was closed");
+    if (!Number.isInteger(level) || level <= sequence.level || level >= plan.levels) {
+      throw new RangeError(
+        `Cannot narrow a sequence at level ${sequence.level} to ${level}: ${plan.levels - 1} is the narrowest`,
+      );
+    }
+    if (!this.narrows) throw new RangeError("Cannot narrow a sequence with states of Mamba blocks");
+    this.#unseat(sequence);
+    const tokens = sequence.length;
+    sequence.caches = this.#caches.map(({ shape, keys }, index) => {
+      const [, heads, capacity, from] = shape(sequence.level, this.#capacity) as [number, number, number, number];
+      const dimensions = shape(level, this.#capacity);
+      const to = dimensions[3]!;
+      if (to === from) return sequence.caches[index]!;
+      sequence.caches[index]!.close();
+      const array = sequence.slot.arrays[index]!;
+      const sideBySide = keys && operators !== null ? CACHE_TOKENS : 1;
+      narrowCache(array, { heads, capacity, tokens, sideBySide, from, to });
+      return this.#cacheTensor(dimensions, array.subarray(0, elementsOf(dimensions)));
+    });
+    sequence.level = level;
+  }
+
+  #unseat(sequence: OpenSequence): void {
     this.#occupants.forEach((occupant, lane) => {
       if (occupant === sequence) this.#seat(lane, null);
     });
+  }
+
+  #release(sequence: OpenSequence): void {
+    this.#unseat(sequence);
     for (const cache of sequence.caches) cache.close();
     this.#freeSlots.push(sequence.slot);
   }

@@ -97,6 +97,30 @@ for (const [name, model] of Object.entries(MODELS)) {
       }
     });
 
+    it("goes on narrower as if the tail of what it remembers were masked, or says that it cannot", async () => {
+      const sequence = exact.openSequence(0);
+      if (!exact.narrows) {
+        throws(() => sequence.narrow(3), /Mamba/);
+        return sequence.close();
+      }
+      const pieces = [{ level: 0, tokens: TOKENS.slice(0, 5) }, { level: 3, tokens: TOKENS.slice(5, 7) }, {
+        level: 7,
+        tokens: TOKENS.slice(7),
+      }];
+      const found: Float32Array[] = [];
+      for (const { level, tokens } of pieces) {
+        if (level > 0) sequence.narrow(level);
+        equal(sequence.level, level);
+        found.push((await exact.step([{ sequence, tokens, logits: "all" }]))[0]!.slice());
+      }
+      throws(() => sequence.narrow(7), /at level 7 to 7/);
+      throws(() => sequence.narrow(8), /7 is the narrowest/);
+      sequence.close();
+      throws(() => sequence.narrow(7), /after it was closed/);
+      const expected = reference.logits(TOKENS, pieces.flatMap(({ level, tokens }) => tokens.map(() => level)));
+      closeTo(concat(found), expected.flatMap((row) => [...row]), 2e-5);
+    });
+
     it("keeps its state when a step is cancelled, and its slots when sequences come and go", async () => {
       const sequence = exact.openSequence(0);
       const stopped = AbortSignal.abort();

@@ -10,7 +10,8 @@ export const GenerateAnswer = z.strictObject({
   text: z.string(),
   usage: z.strictObject({ prompt_tokens: z.int(), completion_tokens: z.int() }),
   finish_reason: z.enum(["stop", "length", "budget"]),
-  pruning_rate: z.number().describe("The rate that ran"),
+  pruning_rate: z.number().describe("The rate that ran; the last one, if load made it larger while it ran"),
+  mean_pruning_rate: z.number().describe("Over the tokens of the answer"),
   reason: z.enum(["idle", "budget", "load", "pinned", "floor"]).describe("Why this rate"),
   budget: z.object({
     latency_budget_ms: milliseconds,

@@ -24,11 +24,15 @@ export function generate(services: Services): Handler<RecordedEnv> {
     // The first event is the start: here the request waits for a slot, and may still be refused.
     const { choice } = (await events.next()).value as GenerationStart;
     const answer = new Answer(services, request, record.id, choice);
-    c.header("X-Pruning-Rate", String(answer.pruningRate));
     c.header("X-Predicted-Ms", String(tenths(choice.predictedMs)));
-    if (!body.stream) return c.json(answer.whole(await Array.fromAsync(events)));
+    if (!body.stream) {
+      const whole = answer.whole(await Array.fromAsync(events));
+      c.header("X-Pruning-Rate", String(whole["pruning_rate"]));
+      return c.json(whole);
+    }
 
     record.streams = true;
+    c.header("X-Pruning-Rate", String(answer.pruningRate));
     c.header("Content-Type", "text/event-stream");
     c.header("Cache-Control", "no-cache");
     return c.body(eventStream(serverEvents(services, answer, events, record), () => leaving.abort()));

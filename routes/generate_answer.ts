@@ -1,5 +1,5 @@
 import type { GenerationEnd, Logprobs, RateChoice, TextEvent, TextRequest, TextToken } from "../engine/mod.ts";
-import { tenths, timingsJson } from "./request_record.ts";
+import { ratesJson, tenths, timingsJson } from "./request_record.ts";
 import type { Services } from "./services.ts";
 
 /** The documents that answer one request to `/generate`. */
@@ -29,14 +29,16 @@ export class Answer {
   }
 
   /** Data of an event `token`. */
-  token({ text, token, index, logprobs }: TextToken): Record<string, unknown> {
-    return { text, token, index, ...(logprobs !== null && { logprobs: this.#logprobs(logprobs) }) };
+  token({ text, token, index, level, logprobs }: TextToken): Record<string, unknown> {
+    const pruning_rate = this.#services.engine.pruningRates[level];
+    return { text, token, index, pruning_rate, ...(logprobs !== null && { logprobs: this.#logprobs(logprobs) }) };
   }
 
   /** Data of the event `end`: the whole answer without its text. */
   end(end: GenerationEnd): Record<string, unknown> {
     return {
       ...this.#facts,
+      ...ratesJson(end, this.#services.engine),
       usage: { prompt_tokens: this.#request.promptTokens.length, completion_tokens: end.completionTokens },
       finish_reason: end.finishReason,
       budget: { ...this.#budget, met: end.budgetMet },

@@ -43,8 +43,9 @@ export class RequestRecord {
       route: this.#route,
       code,
       outcome,
-      pruning_rate: choice === null ? null : engine.pruningRates[choice.level],
-      reason: choice?.reason ?? null,
+      ...(end === null
+        ? { pruning_rate: choice === null ? null : engine.pruningRates[choice.level], reason: choice?.reason ?? null }
+        : ratesJson(end, engine)),
       prompt_tokens: this.promptTokens,
       completion_tokens: this.#completionTokens,
       budget_met: end?.budgetMet ?? null,
@@ -64,6 +65,21 @@ export function recorded(services: Services): MiddlewareHandler<RecordedEnv> {
     c.set("record", record);
     await next();
     if (!record.streams) record.finish(c.res.status);
+  };
+}
+
+/** What an answer came to run at: the largest rate, the mean over its tokens, and why it was not the full model. */
+export function ratesJson(
+  { choice, level, tokensAtLevel }: GenerationEnd,
+  { pruningRates }: Pick<Services["engine"], "pruningRates">,
+): { pruning_rate: number; mean_pruning_rate: number; reason: RateChoice["reason"] } {
+  const tokens = tokensAtLevel.reduce((sum, count) => sum + count, 0);
+  const sum = tokensAtLevel.reduce((sum, count, level) => sum + count * pruningRates[level]!, 0);
+  return {
+    pruning_rate: pruningRates[level]!,
+    mean_pruning_rate: tokens === 0 ? pruningRates[level]! : Math.round(1e4 * sum / tokens) / 1e4,
+    // What runs is narrowed for nothing but load.
+    reason: level > choice.level ? "load" : choice.reason,
   };
 }
 

@@ -133,6 +133,26 @@ if (state.kernels !== null) {
           }
         });
 
+        it("narrow a sequence as stock operators do, keys side by side or not", async () => {
+          if (!decoder!.narrows) return; // that it says so is tested in models/decoder_test.ts
+          const prompt = Array.from({ length: 21 }, (_, i) => (7 * i + 3) % options.config.vocabSize);
+          const narrowed = async (decoder: Decoder) => {
+            const sequence = decoder.openSequence(1);
+            await decoder.step([{ sequence, tokens: prompt, logits: "none" }]);
+            sequence.narrow(6);
+            const [logits] = await decoder.step([{ sequence, tokens: TOKENS, logits: "all" }]);
+            sequence.close();
+            return logits!.slice();
+          };
+          const stock = await open(set, artefact!, null);
+          try {
+            const error = relativeError(await narrowed(decoder!), await narrowed(stock));
+            ok(error < INT8_BOUND, `${error}`);
+          } finally {
+            stock.close();
+          }
+        });
+
         it("give the same bits on one thread and on two", async () => {
           const two = await open(set, artefact!, path, { threads: 2 });
           try {

@@ -6,6 +6,7 @@ import { z } from "zod";
 const Answer = z.object({
   finish_reason: z.string(),
   pruning_rate: z.number(),
+  mean_pruning_rate: z.number(),
   reason: z.string(),
   usage: z.object({ completion_tokens: z.int() }),
   budget: z.object({ predicted_ms: z.number(), met: z.boolean().nullable() }),
@@ -44,6 +45,12 @@ export interface Reply {
   readonly problem: string | null;
 }
 
+/** Whoever has no answer after that gets none: no request may hold up the rest for ever. */
+const DEFAULT_TIMEOUT_MS = 120_000;
+
+/** Time in which a service that is well answers what it need not compute. */
+const BRIEF_MS = 10_000;
+
 /** A client that keeps its connections open and waits for nothing before it sends. */
 export class ServiceClient implements Disposable {
   readonly #agent = new Agent({ keepAlive: true, maxSockets: Infinity, maxFreeSockets: 256 });
@@ -51,11 +58,11 @@ export class ServiceClient implements Disposable {
   /** @param url Of the service, such as `http://127.0.0.1:8080`. */
   constructor(readonly url: string) {}
 
-  /** Asks for an answer. Failures are replies too. */
-  async generate(body: GenerateBody): Promise<Reply> {
+  /** Asks for an answer. Failures are replies too, and so is no answer in time. */
+  async generate(body: GenerateBody, timeoutMs = DEFAULT_TIMEOUT_MS): Promise<Reply> {
     const start = performance.now();
     try {
-      const { status, text } = await this.#send("POST", "/generate", JSON.stringify(body));
+      const { status, text } = await this.#send("POST", "/generate", timeoutMs, JSON.stringify(body));
       const ms = performance.now() - start;
       return status === 200
         ? { status, ms, answer: Answer.parse(JSON.parse(text)), problem: null }
@@ -69,7 +76,7 @@ export class ServiceClient implements Disposable {
 
   /** @throws {Error} If the service does not say what it runs. */
   async info(): Promise<Info> {
-    const { status, text } = await this.#send("GET", "/info");
+    const { status, text } = await this.#send("GET", "/info", BRIEF_MS);
     if (status !== 200) throw new RangeError(`${this.url}/info answers ${status}: ${text.slice(0, 200)}`);
     return Info.parse(JSON.parse(text));
   }
@@ -77,13 +84,23 @@ export class ServiceClient implements Disposable {
   /** Whether requests are welcome. */
   async ready(): Promise<boolean> {
     try {
-      return (await this.#send("GET", "/readyz")).status === 200;
+      return (await this.#send("GET", "/readyz", BRIEF_MS)).status === 200;
     } catch {
       return false;
     }
   }
 
-  #send(method: string, path: string, body?: string): Promise<{ status: number; text: string }> {
+  /** Milliseconds until the whole of a document is there; infinite if it is not, or not with 200. */
+  async timed(path: string): Promise<number> {
+    const start = performance.now();
+    try {
+      return (await this.#send("GET", path, BRIEF_MS)).status === 200 ? performance.now() - start : Infinity;
+    } catch {
+      return Infinity;
+    }
+  }
+
+  #send(method: string, path: string, timeoutMs: number, body?: string): Promise<{ status: number; text: string }> {
     return new Promise((resolve, reject) => {
       const headers = body === undefined
         ? {}
@@ -94,6 +111,9 @@ export class ServiceClient implements Disposable {
         response.on("error", reject);
         response.on("end", () => resolve({ status: response.statusCode!, text: Buffer.concat(chunks).toString() }));
       });
+      const late = () => request.destroy(Object.assign(new Error(`No answer in ${timeoutMs} ms`), { code: "TIMEOUT" }));
+      const timer = setTimeout(late, timeoutMs);
+      request.on("close", () => clearTimeout(timer));
       request.on("error", reject);
       request.end(body);
     });

@@ -1,5 +1,5 @@
 import { RandomDraws } from "./random.ts";
-import { type Decision, judge, REFUSED, type SimulatedRequest, type SimulatedResult } from "./simulator.ts";
+import { type Decisions, judge, REFUSED, type SimulatedRequest, type SimulatedResult } from "./simulator.ts";
 import type { StepClock } from "./step_costs.ts";
 
 export interface OracleOptions {
@@ -8,7 +8,9 @@ export interface OracleOptions {
   /** By arrival. */
   readonly requests: readonly SimulatedRequest[];
   /** Decisions to start from, beside every fixed rate: those that policies took. */
-  readonly seeds: readonly (readonly Decision[])[];
+  readonly seeds: readonly Decisions[];
+  /** Whether what runs can be narrowed. */
+  readonly narrows: boolean;
   /** Candidates to try. */
   readonly candidates: number;
   readonly seed: number;
@@ -18,7 +20,7 @@ export interface OracleOptions {
 
 /** The best decisions that were found. */
 export interface Oracle extends SimulatedResult {
-  readonly decisions: readonly Decision[];
+  readonly decisions: Decisions;
 }
 
 interface Candidate extends Oracle {
@@ -31,33 +33,38 @@ const [HOT, COLD] = [0.3, 1e-5];
 
 /**
  * What a scheduler could reach that knew the whole trace and the cost of every step beforehand: the rate of every
- * request, or that it is refused, such that most budgets are met, and the mean rate is least among those.
+ * request, or that it is refused, and to what those who run are narrowed at each arrival, such that most budgets are
+ * met, and the mean rate is least among those.
  *
  * The exact optimum is out of reach, so this is the best of simulated annealing over such decisions in the simulator of
- * the engine, from the best of the seeds and of every fixed rate. It cannot hold a request back, stop one half way or
- * narrow it while it runs, and takes the queue by deadline, as the engine does. What would miss is refused at once.
+ * the engine, from the best of the seeds and of every fixed rate. It cannot hold a request back or stop one half way,
+ * and takes the queue by deadline, as the engine does. What would miss is refused at once.
  *
  * @see Kirkpatrick, Gelatt and Vecchi, Optimization by Simulated Annealing, 1983
  */
 export function findOracle(options: OracleOptions): Oracle {
-  const { clock, pruningRates, requests, seeds, candidates, seed, onProgress } = options;
+  const { clock, pruningRates, requests, seeds, narrows, candidates, seed, onProgress } = options;
   if (requests.length === 0) throw new RangeError("Cannot schedule a trace without requests");
   const draws = new RandomDraws(seed);
   const last = pruningRates.length - 1;
+  const none = narrows ? requests.map(() => 0) : undefined;
 
   /** Decisions with those refused that would miss: they only hold up others. */
-  const tried = (decisions: Decision[]): Candidate => {
+  const tried = (given: Decisions): Candidate => {
+    const levels = given.levels.slice();
+    const narrowings = given.narrowings ?? none;
+    const decisions: Decisions = { levels, ...(narrowings !== undefined && { narrowings }) };
     let result = judge(clock, pruningRates, requests, decisions);
     // Each round refuses one at least, so this ends; nearly always after the first.
     while (result.missed.length > 0) {
-      for (const index of result.missed) decisions[index] = REFUSED;
+      for (const index of result.missed) levels[index] = REFUSED;
       result = judge(clock, pruningRates, requests, decisions);
     }
     return { ...result, decisions, energy: requests.length * (1 - result.attainment) + result.meanRate };
   };
 
-  const starts = [...seeds, ...pruningRates.map((_, level) => requests.map(() => level))];
-  let best = starts.map((decisions) => tried(decisions.slice())).reduce((a, b) => b.energy < a.energy ? b : a);
+  const starts = [...seeds, ...pruningRates.map((_, level) => ({ levels: requests.map(() => level) }))];
+  let best = starts.map(tried).reduce((a, b) => b.energy < a.energy ? b : a);
   let current = best;
   for (let i = 0; i < candidates; i++) {
     const temperature = HOT * (COLD / HOT) ** (i / candidates);
@@ -70,12 +77,17 @@ export function findOracle(options: OracleOptions): Oracle {
   return { decisions, attainment, meanRate, missed };
 }
 
-/** Decisions that differ a little, in one of four ways. */
+/** Decisions that differ a little, in one of five ways. */
 function neighbour(
-  decisions: readonly Decision[],
+  { levels, narrowings }: Decisions,
   { draws, last, slots }: { draws: RandomDraws; last: number; slots: number },
-): Decision[] {
-  const changed = decisions.slice();
+): Decisions {
+  if (narrowings !== undefined && draws.integer(5) === 0) {
+    // Those who run are narrowed at another arrival, or not any more.
+    const index = draws.integer(narrowings.length);
+    return { levels, narrowings: narrowings.with(index, narrowings[index] === 0 ? 1 + draws.integer(last) : 0) };
+  }
+  const changed = levels.slice();
   const index = draws.integer(changed.length);
   const shift = (at: number, by: number) => {
     const level = changed[at];
@@ -106,5 +118,5 @@ function neighbour(
       for (let other = index; other < index + count; other++) shift(other, by);
     }
   }
-  return changed;
+  return { levels: changed, ...(narrowings !== undefined && { narrowings }) };
 }

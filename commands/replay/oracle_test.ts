@@ -24,15 +24,20 @@ function trace(count: number, seed: number): SimulatedRequest[] {
 }
 
 const options = (requests: readonly SimulatedRequest[], more: Partial<OracleOptions> = {}): OracleOptions => ({
-  ...{ clock, pruningRates: RATES, requests, seeds: [], candidates: 3000, seed: 1, ...more },
+  ...{ clock, pruningRates: RATES, requests, seeds: [], narrows: false, candidates: 3000, seed: 1, ...more },
 });
 
 /** The best of all decisions there are. */
-function exhaustive(requests: readonly SimulatedRequest[]): { attainment: number; meanRate: number } {
+function exhaustive(requests: readonly SimulatedRequest[], narrows = false): { attainment: number; meanRate: number } {
   const levels = RATES.length + 1;
+  const count = levels ** requests.length;
   let best = { attainment: -1, meanRate: 0 };
-  for (let code = 0; code < levels ** requests.length; code++) {
-    const decisions = requests.map((_, i) => Math.floor(code / levels ** i) % levels - 1);
+  for (let code = 0; code < count * (narrows ? RATES.length ** requests.length : 1); code++) {
+    const decisions = {
+      levels: requests.map((_, i) => Math.floor(code / levels ** i) % levels - 1),
+      ...(narrows &&
+        { narrowings: requests.map((_, i) => Math.floor(code / count / RATES.length ** i) % RATES.length) }),
+    };
     const { attainment, meanRate, missed } = judge(clock, RATES, requests, decisions);
     if (missed.length > 0) continue;
     if (attainment > best.attainment || (attainment === best.attainment && meanRate < best.meanRate)) {
@@ -51,6 +56,16 @@ describe("findOracle()", () => {
     }
   });
 
+  it("finds the best there is where what runs may be narrowed, which is never worse", () => {
+    for (const seed of [1, 2]) {
+      const requests = trace(4, seed);
+      const { attainment, meanRate } = findOracle(options(requests, { narrows: true }));
+      deepEqual({ attainment, meanRate }, exhaustive(requests, true));
+      const without = exhaustive(requests);
+      ok(attainment > without.attainment || (attainment === without.attainment && meanRate <= without.meanRate));
+    }
+  });
+
   it("runs everything at rate 0 where there is time", () => {
     const requests = trace(10, 1).map((request, i) => ({
       ...request,
@@ -58,19 +73,21 @@ describe("findOracle()", () => {
       deadlineMs: 1000 * i + 999,
     }));
     const { attainment, meanRate, decisions } = findOracle(options(requests));
-    deepEqual([attainment, meanRate, decisions], [1, 0, requests.map(() => 0)]);
+    deepEqual([attainment, meanRate, decisions], [1, 0, { levels: requests.map(() => 0) }]);
   });
 
   it("is no worse than what it starts from, and refuses what would miss", () => {
     const requests = trace(60, 4);
-    const seeds = [requests.map((_, i) => i % 3)];
-    const fixed = RATES.map((_, level) => judge(clock, RATES, requests, requests.map(() => level)).attainment);
+    const seeds = [{ levels: requests.map((_, i) => i % 3) }];
+    const fixed = RATES.map((_, level) =>
+      judge(clock, RATES, requests, { levels: requests.map(() => level) }).attainment
+    );
     const oracle = findOracle(options(requests, { seeds }));
     ok(oracle.attainment > Math.max(...fixed, judge(clock, RATES, requests, seeds[0]!).attainment));
     deepEqual(oracle.missed, []);
     const { attainment, meanRate } = judge(clock, RATES, requests, oracle.decisions);
     deepEqual([attainment, meanRate], [oracle.attainment, oracle.meanRate]);
-    equal(oracle.decisions.filter((d) => d !== REFUSED).length, Math.round(oracle.attainment * 60));
+    equal(oracle.decisions.levels.filter((d) => d !== REFUSED).length, Math.round(oracle.attainment * 60));
   });
 
   it("finds the same again", () => deepEqual(findOracle(options(trace(30, 2))), findOracle(options(trace(30, 2)))));

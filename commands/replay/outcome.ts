@@ -21,7 +21,10 @@ export interface Outcome extends BudgetedRequest {
 
 /** What an answer says of itself. Times are the service's, from arrival there. */
 export interface Served {
+  /** The largest rate that it ran at. */
   readonly pruningRate: number;
+  /** Over its tokens. */
+  readonly meanPruningRate: number;
   readonly reason: string;
   readonly finishReason: string;
   readonly tokens: number;
@@ -39,6 +42,7 @@ export function outcomeOf(request: BudgetedRequest, sentMs: number, { status, ms
     ...{ arrivalMs, promptTokens, newTokens, budgetClass, budgetMs, sentMs, status, ms },
     served: answer === null ? null : {
       pruningRate: answer.pruning_rate,
+      meanPruningRate: answer.mean_pruning_rate,
       reason: answer.reason,
       finishReason: answer.finish_reason,
       tokens: answer.usage.completion_tokens,

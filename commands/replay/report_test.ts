@@ -14,13 +14,17 @@ const OUTCOMES: Outcome[] = [0, 500].map((arrivalMs) => ({
   ...request(arrivalMs),
   ...{ sentMs: arrivalMs, status: 200, ms: 100 },
   served: {
-    ...{ pruningRate: 0.15, reason: "load", finishReason: "length", tokens: 3 },
+    ...{ pruningRate: 0.15, meanPruningRate: 0.1, reason: "load", finishReason: "length", tokens: 3 },
     ...{ predictedMs: 90, ttftMs: 20, decodeMs: 80, totalMs: 100, met: true },
   },
 }));
 const REFUSED: Outcome = { ...request(900), sentMs: 900, status: 429, ms: 4, served: null };
 const run = (policy: string, outcomes: readonly Outcome[]): LoadReport["runs"][number] => ({
-  ...{ policy, outcomes, summary: summarize(outcomes, { seconds: 1, perplexity: new Map() }) },
+  ...{
+    policy,
+    outcomes,
+    summary: summarize(outcomes, { seconds: 1, perplexity: new Map(), probes: { metrics: [3], readyz: [4] } }),
+  },
   halfCpu: { before: 0.05, within: 0.2, after: NaN },
   simulated: { attainment: 0.5, meanRate: 0.1 },
 });
@@ -41,7 +45,7 @@ describe("policyTable()", () => {
     const column = (name: string) => rows.map((row) => row[head.indexOf(name)]);
     deepEqual(column("policy"), ["a<b", "none", "oracle"]);
     deepEqual(column("met"), ["66.7 %", "0.0 %", "75.0 %"]);
-    deepEqual(column("mean rate"), ["0.150", "–", "0.050"]);
+    deepEqual(column("mean rate"), ["0.100", "–", "0.050"]);
     deepEqual(column("mean perplexity"), ["–", "–", ""]);
     deepEqual(column("refused"), ["33.3 %", "100.0 %", ""]);
     deepEqual(column("total ms"), ["100 / 100 / 100", "– / – / –", ""]);

@@ -12,6 +12,9 @@ export interface SendOptions {
   readonly onProgress: (sent: number, done: number) => void;
 }
 
+/** Beyond its budget, what a request is waited for: an answer that late is of no use to anybody. */
+const PATIENCE_MS = 60_000;
+
 /** Sends every request at its time, whatever became of those before, and waits for all answers. */
 export async function sendTrace(options: SendOptions): Promise<Outcome[]> {
   const { client, requests, prompts, onMiss, onProgress } = options;
@@ -30,7 +33,7 @@ export async function sendTrace(options: SendOptions): Promise<Outcome[]> {
     };
     const sentMs = performance.now() - start;
     outcomes.push(
-      client.generate(body).then((reply) => {
+      client.generate(body, request.budgetMs + PATIENCE_MS).then((reply) => {
         onProgress(outcomes.length, ++done);
         return outcomeOf(request, sentMs, reply);
       }),

@@ -7,6 +7,9 @@ const ROOT = fileURLToPath(new URL("../..", import.meta.url));
 /** Lines of the service's log that are shown if it does not start. */
 const LAST_LINES = 5;
 
+/** Time that a service that listens gets until it is ready, and that it gets to end. */
+const [READY_MS, STOP_MS] = [60_000, 30_000];
+
 /** How often a service that listens is asked whether it is ready. */
 const POLL_MS = 50;
 
@@ -44,7 +47,14 @@ export class ServiceProcess implements AsyncDisposable {
     for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, onSignal);
     const url = await listeningUrl(child, flags);
     const service = new ServiceProcess(child, onSignal, url);
-    while (!await service.client.ready()) await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    const start = performance.now();
+    while (!await service.client.ready()) {
+      if (performance.now() - start > READY_MS) {
+        await service[Symbol.asyncDispose]();
+        throw new RangeError(`The service with ${flags.join(" ")} listens and is not ready after ${READY_MS} ms`);
+      }
+      await new Promise((resolve) => setTimeout(resolve, POLL_MS));
+    }
     return service;
   }
 
@@ -52,8 +62,17 @@ export class ServiceProcess implements AsyncDisposable {
   async [Symbol.asyncDispose](): Promise<void> {
     for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.removeSignalListener(signal, this.#onSignal);
     this.client[Symbol.dispose]();
-    this.#child.kill("SIGTERM");
+    const kill = (signal: Deno.Signal) => {
+      try {
+        this.#child.kill(signal);
+      } catch (error) {
+        if (!(error instanceof TypeError)) throw error; // it has ended
+      }
+    };
+    kill("SIGTERM");
+    const timer = setTimeout(() => kill("SIGKILL"), STOP_MS);
     await this.#child.status;
+    clearTimeout(timer);
   }
 }
 

@@ -1,4 +1,4 @@
-import { deepEqual, equal } from "node:assert/strict";
+import { deepEqual, equal, throws } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { RandomDraws } from "./random.ts";
 import { judge, REFUSED, simulate, type SimulatedRequest } from "./simulator.ts";
@@ -49,29 +49,46 @@ function stepByStep(requests: readonly SimulatedRequest[], decisions: readonly n
 
 describe("simulate()", () => {
   it("takes as long for a request alone as its steps", () => {
-    deepEqual([...simulate(clock, [request(5, 5, 3)], [0])], [5 + clock.aloneMs(0, 5, 3)]);
-    deepEqual([...simulate(clock, [request(5, 5, 3)], [1])], [5 + clock.aloneMs(1, 5, 3)]);
+    deepEqual([...simulate(clock, [request(5, 5, 3)], { levels: [0] }).finishedMs], [5 + clock.aloneMs(0, 5, 3)]);
+    deepEqual([...simulate(clock, [request(5, 5, 3)], { levels: [1] }).finishedMs], [5 + clock.aloneMs(1, 5, 3)]);
   });
 
   it("lets two run together", () => {
     // Both prompts in one chunk of 4 rows, then two steps of two.
-    deepEqual([...simulate(clock, [request(0, 2, 3), request(0, 2, 3)], [0, 0])], [30 + 32, 30 + 32]);
+    deepEqual([...simulate(clock, [request(0, 2, 3), request(0, 2, 3)], { levels: [0, 0] }).finishedMs], [
+      30 + 32,
+      30 + 32,
+    ]);
   });
 
   it("gives a free slot to the earliest deadline", () => {
     const requests = [request(0, 1, 9, 900), request(0, 1, 9, 901), request(1, 1, 1, 950), request(2, 1, 1, 920)];
-    const [, , late, urgent] = simulate(clock, requests, [1, 1, 1, 1]);
+    const levels = [1, 1, 1, 1];
+    const [, , late, urgent] = simulate(clock, requests, { levels }).finishedMs;
     equal(urgent, late); // both slots came free at once, and one chunk took both prompts
-    const [, , later, first] = simulate(clock, [request(0, 1, 20, 900), ...requests.slice(1)], [1, 1, 1, 1]);
+    const [, , later, first] = simulate(clock, [request(0, 1, 20, 900), ...requests.slice(1)], { levels }).finishedMs;
     equal(first! < later!, true);
   });
 
   it("passes over what is refused", () => {
-    const [first, refused, last] = simulate(clock, [request(0, 1, 2), request(0, 1, 2), request(500, 1, 1)], [
-      ...[0, REFUSED, 0],
-    ]);
+    const requests = [request(0, 1, 2), request(0, 1, 2), request(500, 1, 1)];
+    const [first, refused, last] = simulate(clock, requests, { levels: [0, REFUSED, 0] }).finishedMs;
     deepEqual([first, refused, last], [9 + 10, NaN, 509]);
-    deepEqual([...simulate(clock, [request(0, 1, 1)], [REFUSED])], [NaN]);
+    deepEqual([...simulate(clock, [request(0, 1, 1)], { levels: [REFUSED] }).finishedMs], [NaN]);
+  });
+
+  it("narrows those who run when another arrives, from the next step on", () => {
+    // 9 + 10 + 10 up to 29, past the arrival at 20; two prompt rows of one and a decoded one of the other at level 1.
+    const requests = [request(0, 1, 5), request(20, 1, 1)];
+    const { finishedMs, tokensAtLevel } = simulate(clock, requests, { levels: [0, 1], narrowings: [0, 1] });
+    const both = clock.stepMs([0, 1], [0, 1]);
+    deepEqual([...finishedMs], [29 + both + 6, 29 + both]);
+    deepEqual([...tokensAtLevel], [3, 2, 0, 1]);
+  });
+
+  it("says so when steps take no time, in place of going on for ever", () => {
+    const broken = new StepClock({ decodeMs: [[NaN]], prefillMs: [[{ rows: 1, ms: 1 }]] });
+    throws(() => simulate(broken, [request(0, 1, 2)], { levels: [0] }), /a step of NaN ms/);
   });
 
   it("comes to the same as going step by step", () => {
@@ -84,7 +101,10 @@ describe("simulate()", () => {
       });
       const decisions = requests.map(() => draws.integer(3) - 1);
       const rounded = (times: Iterable<number>) => [...times].map((time) => Math.round(time * 1e6) / 1e6);
-      deepEqual(rounded(simulate(clock, requests, decisions)), rounded(stepByStep(requests, decisions)));
+      deepEqual(
+        rounded(simulate(clock, requests, { levels: decisions }).finishedMs),
+        rounded(stepByStep(requests, decisions)),
+      );
     }
   });
 });
@@ -92,7 +112,11 @@ describe("simulate()", () => {
 describe("judge()", () => {
   it("counts refusals as misses, and the rates of those that ran", () => {
     const requests = [request(0, 1, 1, 9), request(100, 1, 1, 104), request(200, 1, 1, 300)];
-    deepEqual(judge(clock, [0, 0.3], requests, [0, 1, REFUSED]), { attainment: 1 / 3, meanRate: 0.15, missed: [1] });
-    deepEqual(judge(clock, [0, 0.3], requests, [-1, -1, -1]), { attainment: 0, meanRate: 0, missed: [] });
+    deepEqual(judge(clock, [0, 0.3], requests, { levels: [0, 1, REFUSED] }), {
+      attainment: 1 / 3,
+      meanRate: 0.15,
+      missed: [1],
+    });
+    deepEqual(judge(clock, [0, 0.3], requests, { levels: [-1, -1, -1] }), { attainment: 0, meanRate: 0, missed: [] });
   });
 });

@@ -1,4 +1,5 @@
 import { isMet, type Outcome } from "./outcome.ts";
+import type { ProbeTimes } from "./probes.ts";
 import { mean, median, percentile } from "./statistics.ts";
 
 /** A quantity's 50th, 95th and 99th percentile. */
@@ -23,13 +24,17 @@ export interface Summary {
   readonly attainmentByClass: Readonly<Record<string, number>>;
   /** Answers in time, of all answers. */
   readonly admittedMet: number;
-  /** Over all answers. */
+  /** Of all answers, each the mean over its tokens. */
   readonly meanRate: number;
+  /** Of all answers, the largest rate that each ran at. */
+  readonly meanLargestRate: number;
   /** Geometric mean over all answers; NaN if the artefact was not measured. */
   readonly meanPerplexity: number;
   /** Tokens of answers in time, per second of the trace or of its last answer if that is later. */
   readonly goodputTokensPerSecond: number;
   readonly refusalP99Ms: number;
+  /** Of `/metrics` and `/readyz`, asked for all the time. */
+  readonly probeP99Ms: Readonly<Record<keyof ProbeTimes, number>>;
   readonly ttftMs: Percentiles;
   readonly perTokenMs: Percentiles;
   /** As the client measured it. */
@@ -50,10 +55,11 @@ export interface SummaryOptions {
   readonly seconds: number;
   /** Perplexity by rate, where it is known. */
   readonly perplexity: ReadonlyMap<number, number>;
+  readonly probes: ProbeTimes;
 }
 
 /** Counts what came of a trace. @param outcomes By arrival. */
-export function summarize(outcomes: readonly Outcome[], { seconds, perplexity }: SummaryOptions): Summary {
+export function summarize(outcomes: readonly Outcome[], { seconds, perplexity, probes }: SummaryOptions): Summary {
   const answers = outcomes.flatMap((outcome) => outcome.served === null ? [] : [{ outcome, served: outcome.served }]);
   const met = outcomes.filter(isMet);
   const refusals = outcomes.filter(({ status }) => status === 429 || status === 503);
@@ -73,10 +79,12 @@ export function summarize(outcomes: readonly Outcome[], { seconds, perplexity }:
       classes.map((name) => [name, share(inClass(met, name).length, inClass(outcomes, name).length)]),
     ),
     admittedMet: share(met.length, answers.length),
-    meanRate: mean(rates),
+    meanRate: mean(answers.map(({ served }) => served.meanPruningRate)),
+    meanLargestRate: mean(rates),
     meanPerplexity: Math.exp(mean(rates.map((rate) => Math.log(perplexity.get(rate) ?? NaN)))),
     goodputTokensPerSecond: met.reduce((sum, { served }) => sum + served!.tokens, 0) / (endMs / 1000),
     refusalP99Ms: percentile(refusals.map(({ ms }) => ms), 0.99),
+    probeP99Ms: { metrics: percentile(probes.metrics, 0.99), readyz: percentile(probes.readyz, 0.99) },
     ttftMs: percentiles(answers.map(({ served }) => served.ttftMs)),
     perTokenMs: percentiles(
       answers.flatMap(({ served: { decodeMs, tokens } }) => tokens < 2 ? [] : [decodeMs / (tokens - 1)]),

@@ -4,7 +4,7 @@ import { isMet, type Outcome, outcomeOf, type Served } from "./outcome.ts";
 import { predictionError, summarize } from "./summary.ts";
 
 const SERVED: Served = {
-  ...{ pruningRate: 0, reason: "idle", finishReason: "length", tokens: 11 },
+  ...{ pruningRate: 0, meanPruningRate: 0, reason: "idle", finishReason: "length", tokens: 11 },
   ...{ predictedMs: 90, ttftMs: 20, decodeMs: 80, totalMs: 100, met: true },
 };
 const outcome = (arrivalMs: number, more: Partial<Outcome>, served: Partial<Served> | null = {}): Outcome => ({
@@ -13,12 +13,12 @@ const outcome = (arrivalMs: number, more: Partial<Outcome>, served: Partial<Serv
   served: served === null ? null : { ...SERVED, ...served },
   ...more,
 });
-const OPTIONS = { seconds: 60, perplexity: new Map([[0, 8], [0.3, 18]]) };
+const OPTIONS = { seconds: 60, perplexity: new Map([[0, 8], [0.3, 18]]), probes: { metrics: [3, 9], readyz: [4] } };
 
 describe("summarize()", () => {
   const summary = summarize([
     outcome(0, {}),
-    outcome(1000, { ms: 120, budgetClass: "loose" }, { pruningRate: 0.3, totalMs: 60 }),
+    outcome(1000, { ms: 120, budgetClass: "loose" }, { pruningRate: 0.3, meanPruningRate: 0.15, totalMs: 60 }),
     outcome(2000, { ms: 7 }, null),
     outcome(30_000, { budgetClass: "loose" }, { predictedMs: 101 }),
     outcome(31_000, { status: 500 }, null),
@@ -32,7 +32,8 @@ describe("summarize()", () => {
   });
 
   it("averages rates and the logarithm of perplexity over answers", () => {
-    ok(Math.abs(summary.meanRate - 0.1) < 1e-12);
+    ok(Math.abs(summary.meanRate - 0.05) < 1e-12);
+    ok(Math.abs(summary.meanLargestRate - 0.1) < 1e-12);
     ok(Math.abs(summary.meanPerplexity - Math.cbrt(8 * 8 * 18)) < 1e-9);
   });
 
@@ -40,6 +41,7 @@ describe("summarize()", () => {
     ok(Math.abs(summary.goodputTokensPerSecond - 22 / 60) < 1e-12);
     equal(summary.switchesPerMinute, 2);
     equal(summary.refusalP99Ms, 7);
+    deepEqual(summary.probeP99Ms, { metrics: 9, readyz: 4 });
   });
 
   it("gives percentiles of times", () => {
@@ -87,14 +89,15 @@ describe("outcomeOf()", () => {
     const { served, ...seen } = outcomeOf(request, 6, {
       ...{ status: 200, ms: 40, problem: null },
       answer: {
-        ...{ finish_reason: "length", pruning_rate: 0.2, reason: "load", usage: { completion_tokens: 2 } },
+        ...{ finish_reason: "length", pruning_rate: 0.2, mean_pruning_rate: 0.1, reason: "load" },
+        usage: { completion_tokens: 2 },
         budget: { predicted_ms: 33, met: true },
         timings_ms: { queue: 1, prefill: 2, decode: 30, total: 33 },
       },
     });
     deepEqual(seen, { ...request, sentMs: 6, status: 200, ms: 40 });
     deepEqual(served, {
-      ...{ pruningRate: 0.2, reason: "load", finishReason: "length", tokens: 2 },
+      ...{ pruningRate: 0.2, meanPruningRate: 0.1, reason: "load", finishReason: "length", tokens: 2 },
       ...{ predictedMs: 33, ttftMs: 3, decodeMs: 30, totalMs: 33, met: true },
     });
   });

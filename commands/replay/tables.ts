@@ -10,8 +10,26 @@ export interface Table {
 /** How the policies did at one load, the oracle below them. */
 export function policyTable({ runs, oracle }: LoadReport): Table {
   const head = [
-    ...["policy", "met", "met of admitted", "mean rate", "mean perplexity", "goodput tokens/s", "refused"],
-    ...["refusal p99 ms", "TTFT ms", "per token ms", "total ms", "prediction error", "after 20 s", "switches/min"],
+    ...[
+      "policy",
+      "met",
+      "met of admitted",
+      "mean rate",
+      "largest rate",
+      "mean perplexity",
+      "goodput tokens/s",
+      "refused",
+    ],
+    ...[
+      "refusal p99 ms",
+      "/metrics, /readyz p99 ms",
+      "TTFT ms",
+      "per token ms",
+      "total ms",
+      "prediction error",
+      "after 20 s",
+      "switches/min",
+    ],
     ...["failed", "decisions simulated"],
   ];
   const rows = runs.map(({ policy, summary, simulated }) => [
@@ -19,10 +37,12 @@ export function policyTable({ runs, oracle }: LoadReport): Table {
     percent(summary.attainment),
     percent(summary.admittedMet),
     fixed(summary.meanRate, 3),
+    fixed(summary.meanLargestRate, 3),
     fixed(summary.meanPerplexity, 2),
     fixed(summary.goodputTokensPerSecond, 1),
     percent(summary.refused / summary.offered),
     fixed(summary.refusalP99Ms, 0),
+    `${fixed(summary.probeP99Ms.metrics, 0)}, ${fixed(summary.probeP99Ms.readyz, 0)}`,
     percentiles(summary.ttftMs, 0),
     percentiles(summary.perTokenMs, 1),
     percentiles(summary.totalMs, 0),

@@ -2,7 +2,7 @@ import type { Policy } from "./policy.ts";
 
 /** The widest level at which the request alone, on an idle machine, would keep its budget. It ignores load. */
 export function budget(): Policy {
-  return (_load, { floorLevel }, predictor) => {
+  const choose: Policy["choose"] = (_load, { floorLevel }, predictor) => {
     for (let level = 0; level <= floorLevel; level++) {
       if (predictor.keepsAlone(level)) {
         return { kind: "run", level, reason: level === 0 ? "idle" : "budget", fits: true };
@@ -10,4 +10,5 @@ export function budget(): Policy {
     }
     return { kind: "run", level: floorLevel, reason: "floor", fits: false };
   };
+  return { choose };
 }

@@ -1,5 +1,5 @@
 import type { LoadSnapshot } from "../load.ts";
-import type { Predictor } from "../predictor.ts";
+import type { Predictor, Situation } from "../predictor.ts";
 import type { RateReason } from "../rate_choice.ts";
 
 /** What a policy knows of a request besides what the predictor says. */
@@ -25,8 +25,13 @@ export type Decision =
   /** It would wait too long to keep a budget that it could keep on an idle machine. */
   | { readonly kind: "refuse" };
 
-/** Chooses the level of a request. Pure: of the same load, request and predictor it makes the same decision. */
-export type Policy = (load: LoadSnapshot, request: RateRequest, predictor: Predictor) => Decision;
+/** Pure functions: of the same load, request and predictor they make the same decision. */
+export interface Policy {
+  /** Chooses the level of a request. */
+  readonly choose: (load: LoadSnapshot, request: RateRequest, predictor: Predictor) => Decision;
+  /** The level that wider running requests are narrowed to. A policy without it lets each keep its level to its end. */
+  readonly narrow?: (load: LoadSnapshot, situation: Situation) => number;
+}
 
 export interface PolicyOptions {
   /** The prepared rates, 0 first. */

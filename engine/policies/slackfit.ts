@@ -11,9 +11,9 @@ const BUCKETS = 16;
  * @see SuperServe (Khare et al., NSDI 2025), https://arxiv.org/abs/2312.16733, section 4.2
  */
 export function slackfit(): Policy {
-  return ({ slots }, { floorLevel }, predictor) => {
+  const choose: Policy["choose"] = ({ slots }, { floorLevel }, predictor) => {
     const pairs = Array.from({ length: slots }, (_, i) => i + 1).flatMap((batch) =>
-      Array.from({ length: predictor.levels }, (_, level) => ({ batch, level, ms: predictor.together(batch, level) }))
+      Array.from({ length: predictor.levels }, (_, level) => ({ batch, level, ms: predictor.togetherMs(batch, level) }))
     );
     const [fastest, slowest] = [Math.min(...pairs.map(({ ms }) => ms)), Math.max(...pairs.map(({ ms }) => ms))];
     const bucketOf = (ms: number) => Math.floor((BUCKETS - 1) * (ms - fastest) / (slowest - fastest || 1));
@@ -26,7 +26,8 @@ export function slackfit(): Policy {
       .sort((a, b) => b.batch - a.batch || a.level - b.level);
     const wanted = best?.level ?? predictor.levels - 1;
     const level = Math.min(wanted, floorLevel);
-    const { meets } = predictor.underLoad(level, { othersLevel: wanted });
+    const { meets } = predictor.underLoad(level, { waiting: wanted, running: 0 });
     return { kind: "run", level, reason: level === 0 ? "idle" : level < wanted ? "floor" : "load", fits: meets };
   };
+  return { choose };
 }

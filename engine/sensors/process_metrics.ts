@@ -28,6 +28,14 @@ export function registerProcessMetrics(registry: Registry, startedSeconds: numbe
       this.set(Deno.memoryUsage().rss);
     },
   });
+  new Gauge({
+    name: "process_heap_bytes",
+    help: "JavaScript objects, garbage that has not been collected yet included",
+    registers,
+    collect() {
+      this.set(Deno.memoryUsage().heapUsed);
+    },
+  });
   if (openFiles() === null) return;
   new Gauge({
     name: "process_open_fds",

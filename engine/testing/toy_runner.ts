@@ -19,6 +19,7 @@ interface ToyOptions {
 export class ToyRunner implements StepRunner {
   readonly maxRows: number;
   readonly maxTokens: number;
+  readonly narrows = true;
   freeSlots: number;
   /** Entries of all steps, as `level:rows`. */
   readonly steps: string[][] = [];
@@ -31,7 +32,12 @@ export class ToyRunner implements StepRunner {
 
   openSequence(level: number): Sequence {
     if (this.freeSlots-- === 0) throw new RangeError("no slot");
-    const sequence = { level, length: 0, close: () => void (this.#sums.delete(sequence) && this.freeSlots++) };
+    const sequence: { -readonly [K in keyof Sequence]: Sequence[K] } = {
+      level,
+      length: 0,
+      narrow: (level) => void (sequence.level = level),
+      close: () => void (this.#sums.delete(sequence) && this.freeSlots++),
+    };
     this.#sums.set(sequence, 0);
     return sequence;
   }

@@ -96,9 +96,11 @@ export interface Outcome {
   readonly attainment: number;
   /** Answers in time, of all answers. */
   readonly admittedMet: number;
-  /** Over all answers. */
+  /** Of all answers, each the mean over its tokens. */
   readonly meanRate: number;
   readonly refused: number;
+  /** Those of them that were refused as they arrived. */
+  readonly refusedAtDoor: number;
   /** Median of the error of predicted total times, as a share of the time. */
   readonly predictionError: number;
   readonly ends: readonly { readonly endMs: number; readonly end: GenerationEnd }[];
@@ -124,7 +126,7 @@ export async function runTrace(
   const costs = new StepCosts(TABLE);
   const draws = new Draws(99);
   let next = 0;
-  let refused = 0;
+  let [refused, refusedAtDoor] = [0, 0];
   const open: Promise<void>[] = [];
   const ends: { endMs: number; end: GenerationEnd }[] = [];
 
@@ -151,6 +153,7 @@ export async function runTrace(
       );
     } catch (error) {
       onError(error);
+      refusedAtDoor++;
     }
   };
 
@@ -193,12 +196,17 @@ export async function runTrace(
   return {
     attainment: met / trace.length,
     admittedMet: met / Math.max(1, ends.length),
-    meanRate: ends.reduce((sum, { end }) => sum + RATES[end.choice.level]!, 0) / Math.max(1, ends.length),
+    meanRate: ends.reduce((sum, { end }) => sum + meanRateOf(end), 0) / Math.max(1, ends.length),
     refused,
+    refusedAtDoor,
     predictionError: errors.sort((a, b) => a - b)[errors.length >> 1] ?? 0,
     ends,
     metrics,
   };
+}
+
+function meanRateOf({ tokensAtLevel, completionTokens }: GenerationEnd): number {
+  return tokensAtLevel.reduce((sum, tokens, level) => sum + tokens * RATES[level]!, 0) / completionTokens;
 }
 
 function partOf({ level, length }: Sequence, tokens: StepEntry["tokens"]): StepPart {

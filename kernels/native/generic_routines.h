@@ -100,8 +100,8 @@ inline __attribute__((always_inline)) float exponential(float x) {
   }
 }
 
-[[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales,
-                                         int32_t* offsets) {
+[[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, size_t groupRows,
+                                         int8_t* codes, float* scales, int32_t* offsets) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
   for (size_t block = 0; block * blockSize < columns; block++) {
     const float* values = x + block * blockSize;
@@ -112,16 +112,16 @@ inline __attribute__((always_inline)) float exponential(float x) {
       greatest = magnitude > greatest ? magnitude : greatest;
     }
     const float inverse = greatest >= leastMagnitude ? 127.0f / greatest : 0.0f;
-    int8_t* out = codes + block * blockSize;
+    int8_t* out = codes + block * blockSize * groupRows;
     int32_t sum = 0;
     for (size_t i = 0; i < blockSize; i++) {
       const size_t column = i / 8 * 8 + order[i % 8];
       const int32_t code = column < count ? static_cast<int32_t>(std::nearbyint(values[column] * inverse)) : 0;
-      out[i] = static_cast<int8_t>(code);
+      out[i / 8 * 8 * groupRows + i % 8] = static_cast<int8_t>(code);
       sum += code;
     }
-    scales[block] = greatest / 127.0f;
-    offsets[block] = -8 * sum;
+    scales[block * groupRows] = greatest / 127.0f;
+    offsets[block * groupRows] = -8 * sum;
   }
 }
 

@@ -24,13 +24,12 @@ size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 }  // namespace
 
-// Quantized rows, in work memory.
+// Quantized rows, in work memory: groups of `maxRows`, the last one of fewer, and in each the layouts of `TileProduct`.
 struct PrefixProduct::Activations {
-  int8_t* codes;     // [rows][stride]
-  float* scales;     // [rows][blockStride]
-  int32_t* offsets;  // [rows][blockStride]
-  float* gathered;   // [rows][inputs]: normalized, or put in the order of the stored columns
-  size_t stride, blockStride;
+  int8_t* codes;     // [groups][columns / 8][rows of the group][8]
+  float* scales;     // [groups][blocks][rows of the group]
+  int32_t* offsets;  // as the scales
+  float* gathered;   // [rows][columns]: normalized, or put in the order of the stored columns
 };
 
 PrefixProduct* PrefixProduct::create(const Routines& routines, const ProductShape& shape, const StoredChunk* chunks,
@@ -165,21 +164,19 @@ void PrefixProduct::packRow(size_t packedRow, const uint8_t* codes, const uint16
 }
 
 size_t PrefixProduct::workBytes(size_t rows) const {
-  const size_t stride = blocks_ * shape_.blockSize;
-  return rows * (roundUp(stride, alignment) + 2 * roundUp(blocks_ * 4, alignment) + roundUp(stride * 4, alignment));
+  const size_t columns = blocks_ * shape_.blockSize;
+  return roundUp(rows * columns, alignment) + 2 * roundUp(rows * blocks_ * 4, alignment) + rows * columns * 4;
 }
 
 PrefixProduct::Activations PrefixProduct::arrange(void* work, size_t rows) const {
   Activations activations{};
-  activations.stride = roundUp(blocks_ * shape_.blockSize, alignment);
-  activations.blockStride = roundUp(blocks_ * 4, alignment) / 4;
   uint8_t* at = static_cast<uint8_t*>(work);
   activations.codes = reinterpret_cast<int8_t*>(at);
-  at += rows * activations.stride;
+  at += roundUp(rows * blocks_ * shape_.blockSize, alignment);
   activations.scales = reinterpret_cast<float*>(at);
-  at += rows * activations.blockStride * 4;
+  at += roundUp(rows * blocks_ * 4, alignment);
   activations.offsets = reinterpret_cast<int32_t*>(at);
-  at += rows * activations.blockStride * 4;
+  at += roundUp(rows * blocks_ * 4, alignment);
   activations.gathered = reinterpret_cast<float*>(at);
   return activations;
 }
@@ -195,15 +192,17 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
   const size_t blockSize = shape_.blockSize;
   const float* x = run.x + row * inputs_;
   float* gathered = to.gathered + row * blocks_ * blockSize;
-  int8_t* codes = to.codes + row * to.stride;
-  float* scales = to.scales + row * to.blockStride;
-  int32_t* offsets = to.offsets + row * to.blockStride;
+  const size_t first = row / maxRows * maxRows;
+  const size_t groupRows = least(maxRows, run.rows - first);
+  int8_t* codes = to.codes + first * blocks_ * blockSize + 8 * (row - first);
+  float* scales = to.scales + first * blocks_ + (row - first);
+  int32_t* offsets = to.offsets + first * blocks_ + (row - first);
   if (shape_.cut != Cut::inputs) {
     if (run.normWeight) {
       routines_.normalizeRow(x, run.normWeight, inputs_, run.epsilon, gathered);
       x = gathered;
     }
-    return routines_.quantizeRow(x, inputs_, blockSize, codes, scales, offsets);
+    return routines_.quantizeRow(x, inputs_, blockSize, groupRows, codes, scales, offsets);
   }
   for (size_t c = 0; c < chunkCount_; c++) {
     const Chunk& chunk = chunks_[c];
@@ -216,9 +215,9 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
       }
       values = gathered;
     }
-    const size_t block = chunk.firstBlock;
-    routines_.quantizeRow(values, shape_.groups[0] * chunk.width, blockSize, codes + block * blockSize, scales + block,
-                          offsets + block);
+    const size_t at = chunk.firstBlock * groupRows;
+    routines_.quantizeRow(values, shape_.groups[0] * chunk.width, blockSize, groupRows, codes + at * blockSize,
+                          scales + at, offsets + at);
   }
 }
 
@@ -257,8 +256,7 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
   std::memset(sums, 0, rows * tileRows * sizeof(float));
   TileProduct product{};
   product.blockSize = shape_.blockSize;
-  product.activationStride = activations.stride;
-  product.blockStride = activations.blockStride;
+  product.groupRows = rows;
   product.sums = sums;
   const auto add = [&](size_t block, size_t blocks, size_t active) {
     if (active == 0 || blocks == 0) return;
@@ -266,9 +264,10 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
     product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
     product.scales = scales_ + at * tileRows;
     product.blocks = blocks;
-    product.activations = activations.codes + firstRow * activations.stride + block * shape_.blockSize;
-    product.activationScales = activations.scales + firstRow * activations.blockStride + block;
-    product.offsets = activations.offsets + firstRow * activations.blockStride + block;
+    const size_t first = firstRow * blocks_ + block * rows;
+    product.activations = activations.codes + first * shape_.blockSize;
+    product.activationScales = activations.scales + first;
+    product.offsets = activations.offsets + first;
     routines_.multiplyTile(product, active);
   };
   const auto active = [&](const Chunk& chunk) {

@@ -10,8 +10,13 @@ namespace espalier {
 // Output rows that lie side by side in a packed matrix.
 constexpr size_t tileRows = 16;
 
-// Activation rows that one call of `multiplyTile` takes at most.
-constexpr size_t maxRows = 8;
+// Activation rows that lie side by side, and that one call of `multiplyTile` takes at most: as many as two registers
+// each leave room for in AVX-512. Ten are 4 % faster than eight and twelve (Zen 5).
+constexpr size_t maxRows = 10;
+
+// How far ahead of its use `multiplyTile` asks for weights. Processors do not look so far ahead where many instructions
+// stand between two loads: without it 8 rows take 2.1 times as long from memory, and one row 1.1 times (Zen 5).
+constexpr size_t prefetchBytes = 4096;
 
 // Below it, 127 / magnitude is no finite float.
 constexpr float leastMagnitude = 0x1p-121f;
@@ -24,13 +29,14 @@ struct TileProduct {
   const uint16_t* scales;
   size_t blocks;
   size_t blockSize;
-  // [rows][stride]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two codes unfold.
+  // [columns / 8][groupRows][8]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two
+  // codes unfold.
   const int8_t* activations;
-  size_t activationStride;
-  // [rows][blockStride]: per block the scale, and -8 times the sum of the codes, which takes away the zero point.
+  // [blocks][groupRows]: per block the scale, and -8 times the sum of the codes, which takes away the zero point.
   const float* activationScales;
   const int32_t* offsets;
-  size_t blockStride;
+  // Rows that lie side by side, those that take part first.
+  size_t groupRows;
   // [rows][16]; added to.
   float* sums;
 };
@@ -88,7 +94,9 @@ struct Routines {
 
   // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
   // `columns` is padded with zeros to whole blocks. Blocks whose greatest |x| is below `leastMagnitude` become zeros.
-  void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets);
+  // Every eight codes, and every scale and offset, are `groupRows` times their size behind the ones before them.
+  void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
+                      int32_t* offsets);
 
   void (*multiplyTile)(const TileProduct&, size_t rows);
 

@@ -24,15 +24,16 @@ template <size_t rows>
 void multiplyByDots(const TileProduct& p) {
   const uint8x16_t low = vdupq_n_u8(15);
   const uint8_t* codes = p.codes;
+  const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
-    const int8_t* activations = p.activations + block * p.blockSize;
     int32x4_t dots[rows][quarters];
     for (size_t r = 0; r < rows; r++) {
-      for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[r * p.blockStride + block]);
+      for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[block * p.groupRows + r]);
     }
-    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64) {
+    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
+      __builtin_prefetch(codes + prefetchBytes);
       int8x8_t eight[rows];
-      for (size_t r = 0; r < rows; r++) eight[r] = vld1_s8(activations + r * p.activationStride + column);
+      for (size_t r = 0; r < rows; r++) eight[r] = vld1_s8(activations + 8 * r);
       for (size_t q = 0; q < quarters; q++) {
         const uint8x16_t packed = vld1q_u8(codes + 16 * q);
         const int8x16_t even = vreinterpretq_s8_u8(vandq_u8(packed, low));
@@ -45,15 +46,15 @@ void multiplyByDots(const TileProduct& p) {
     }
     for (size_t r = 0; r < rows; r++) {
       addScaled(p.sums + r * tileRows, dots[r], p.scales + block * tileRows,
-                p.activationScales[r * p.blockStride + block]);
+                p.activationScales[block * p.groupRows + r]);
     }
   }
 }
 
 inline TileProduct skipRows(TileProduct p, size_t rows) {
-  p.activations += rows * p.activationStride;
-  p.activationScales += rows * p.blockStride;
-  p.offsets += rows * p.blockStride;
+  p.activations += 8 * rows;
+  p.activationScales += rows;
+  p.offsets += rows;
   p.sums += rows * tileRows;
   return p;
 }

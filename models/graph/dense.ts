@@ -16,7 +16,7 @@ import { floatWeights } from "./weights.ts";
  * Inputs: `hidden` `[rows, D]`, the block's tensors by their stored names, and for attention `positions` int64
  * `[rows]`. Output: `output` `[rows, D]` and whatever `taps` adds.
  *
- * @param taps Adds outputs from the activations that it is shown.
+ * @param taps Adds outputs from the activations that it is shown; the last is the block's `output`.
  * @param withOutput Without it the taps' outputs are all there is, and what only the block's own needs is not computed.
  */
 export function denseBlockGraph(
@@ -47,6 +47,7 @@ export function denseBlockGraph(
     stateSpace: stockMixer(plan.config, weights, causalStateSpace(plan.config)),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),
   });
+  taps?.(graph, `${block.name}.output`, output);
   if (withOutput) graph.output("output", output, ElementType.float32);
   return graph.build();
 }

@@ -51,22 +51,24 @@ export async function respond(
     created: Math.floor(Date.now() / 1000),
     model: services.model.name,
   };
-  c.header("X-Pruning-Rate", String(answer.pruningRate));
   c.header("X-Predicted-Ms", String(tenths(choice.predictedMs)));
   if (!stream) {
     const rest = await Array.fromAsync(events);
     const end = rest.at(-1) as GenerationEnd;
     const tokens = rest.filter((event) => event.kind === "token");
+    const ended = answer.end(end);
+    c.header("X-Pruning-Rate", String(ended["pruning_rate"]));
     return c.json({
       ...head,
       object: wording.object,
       choices: [wording.whole(tokens, finishReason(end))],
       usage: usage(request, end),
-      espalier: facts(answer.end(end)),
+      espalier: facts(ended),
     });
   }
 
   record.streams = true;
+  c.header("X-Pruning-Rate", String(answer.pruningRate));
   c.header("Content-Type", "text/event-stream");
   c.header("Cache-Control", "no-cache");
   const chunks = chunksOf({ answer, request, wording, includeUsage }, head, events);

@@ -62,15 +62,21 @@ export class ReferenceDecoder {
     return reference;
   }
 
-  /** Logits of every token of one sequence: `[T][V]`. */
-  logits(tokens: readonly number[], level: number): Float64Array[] {
+  /**
+   * Logits of every token of one sequence: `[T][V]`.
+   *
+   * @param levels One for all tokens, or that of each: what a wide token leaves to narrow ones is masked by theirs. Mamba
+   * blocks take the first token's.
+   */
+  logits(tokens: readonly number[], levels: number | readonly number[]): Float64Array[] {
+    const levelOf = typeof levels === "number" ? tokens.map(() => levels) : levels;
     const { plan } = this.#artefact;
     const embedding = this.#matrices.get("embedding")!;
     // The graph reads the embedding's rows as float16.
     let hidden = tokens.map((token) => embedding.rows[token]!.map((value) => Math.f16round(value)));
     for (const block of plan.layers.flat()) {
       const normed = hidden.map((row) => this.#norm(row, `${block.name}.norm`));
-      const change = this.#mixer(normed, block, level);
+      const change = this.#mixer(normed, block, levelOf);
       hidden = hidden.map((row, t) => row.map((value, i) => value + change[t]![i]!));
     }
     return hidden.map((row) => {
@@ -80,21 +86,21 @@ export class ReferenceDecoder {
     });
   }
 
-  #mixer(normed: Float64Array[], block: BlockPlan, level: number): Float64Array[] {
+  #mixer(normed: Float64Array[], block: BlockPlan, levels: readonly number[]): Float64Array[] {
     switch (block.kind) {
       case "attention":
-        return this.#attention(normed, block, level);
+        return this.#attention(normed, block, levels);
       case "gatedMlp":
       case "mlp":
-        return this.#mlp(normed, block, level);
+        return this.#mlp(normed, block, levels);
       case "mamba":
-        return this.#mamba(normed, block, level);
+        return this.#mamba(normed, block, levels[0]!);
       default:
         return block satisfies never;
     }
   }
 
-  #attention(normed: Float64Array[], block: AttentionPlan, level: number): Float64Array[] {
+  #attention(normed: Float64Array[], block: AttentionPlan, levels: readonly number[]): Float64Array[] {
     const { numAttentionHeads: H, numKeyValueHeads: G, headDim: K, hiddenSize, rope } = this.#artefact.plan.config;
     const index = this.#artefact.plan.layers.flat().indexOf(block);
     const stored = this.#artefact.manifest.layers.flat()[index]!;
@@ -106,7 +112,7 @@ export class ReferenceDecoder {
       block.chunks.forEach((chunk, c) => {
         const values = this.#product(row, `${block.name}.qkv.${c}`);
         const width = chunk.end - chunk.start;
-        const kept = level <= chunk.level ? 1 : 0;
+        const kept = levels[position]! <= chunk.level ? 1 : 0;
         values.forEach((value, at) => packed[Math.floor(at / width)]![chunk.start + at % width] = kept * value);
       });
       for (let head = 0; head < H + G; head++) {
@@ -136,11 +142,12 @@ export class ReferenceDecoder {
         );
       });
       return this.#sum(
-        block.chunks.map(({ start, end }, c) => {
+        block.chunks.map(({ start, end, level }, c) => {
           const width = end - start;
+          const kept = levels[t]! <= level ? 1 : 0;
           const piece = Float64Array.from(
             { length: H * width },
-            (_, at) => attended[Math.floor(at / width)]![start + at % width]!,
+            (_, at) => kept * attended[Math.floor(at / width)]![start + at % width]!,
           );
           return this.#product(piece, `${block.name}.output.${c}`);
         }),
@@ -149,12 +156,12 @@ export class ReferenceDecoder {
     });
   }
 
-  #mlp(normed: Float64Array[], block: GatedMlpPlan | MlpPlan, level: number): Float64Array[] {
-    return normed.map((row) =>
+  #mlp(normed: Float64Array[], block: GatedMlpPlan | MlpPlan, levels: readonly number[]): Float64Array[] {
+    return normed.map((row, t) =>
       this.#sum(
         block.chunks.map((chunk, c) => {
           const width = chunk.end - chunk.start;
-          const kept = level <= chunk.level ? 1 : 0;
+          const kept = levels[t]! <= chunk.level ? 1 : 0;
           const up = this.#product(row, `${block.name}.${block.kind === "mlp" ? "up" : "gate_up"}.${c}`);
           const hidden = block.kind === "mlp"
             ? up.map((value) => kept * Math.max(value, 0) ** 2)
