@@ -15,6 +15,7 @@ import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
+import { formatProfile, profileSteps } from "./step_profile.ts";
 
 /** Shapes small enough to be made and run here; the others are for size reports. */
 const SHAPES = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b", "mamba2-1.3b"] as const satisfies readonly ShapeName[];
@@ -31,6 +32,7 @@ const Flags = z.strictObject({
   prefillTokens: z.int().min(1).max(100_000).default(256).describe("Tokens of the prefill"),
   slots: z.int().min(8).max(64).default(8).describe("Slots of the session, as the service opens it"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
+  profile: z.boolean().default(false).describe("Prints the time per kind of operator instead"),
   json: z.boolean().default(false).describe("Prints JSON"),
 });
 type Flags = z.output<typeof Flags>;
@@ -72,6 +74,7 @@ await runCommand(async () => {
     : await randomArtefacts(flags.shape, Number(flags.blockSize) as BlockSize);
   const { kernels, reason } = await openKernels();
   const operators = kernels?.path ?? null;
+  if (flags.profile) return await profile(folders.elastic, operators, flags);
   const elastic = await open(folders.elastic, operators, flags);
   const plain = folders.plain === null ? null : await open(folders.plain, operators, flags);
   const stock = kernels === null ? null : await open(folders.elastic, null, flags);
@@ -96,7 +99,27 @@ async function randomArtefacts(shape: ShapeName, blockSize: BlockSize): Promise<
   return { elastic: await make("elastic", {}), plain: await make("plain", { pruningRates: [0] }) };
 }
 
-async function open(folder: string, operators: string | null, flags: Flags): Promise<Subject> {
+/** Prints where the time of a step goes, with our own operators, if there are any, and with stock ones. */
+async function profile(folder: string, operators: string | null, flags: Flags): Promise<void> {
+  const lowerings = operators === null ? [null] : [operators, null];
+  for (const lowering of lowerings) {
+    const { decoder } = await open(folder, lowering, flags, await Deno.makeTempFile({ prefix: "profile-" }));
+    const profile = await profileSteps(decoder, flags);
+    const name = lowering === null ? "stock operators" : "own operators";
+    console.log(
+      flags.json ? JSON.stringify({ operators: name, ...Object.fromEntries(profile) }) : formatProfile(name, profile),
+      "\n",
+    );
+    decoder.close();
+  }
+}
+
+async function open(
+  folder: string,
+  operators: string | null,
+  flags: Flags,
+  profilePrefix?: string,
+): Promise<Subject> {
   const { slots, threads, context, longContext, prefillTokens, rounds } = flags;
   const artefact = await openArtefact(folder);
   const longest = hasStates(artefact) ? Math.max(context, longContext) : context;
@@ -109,6 +132,7 @@ async function open(folder: string, operators: string | null, flags: Flags): Pro
     maxRows: Math.max(prefillTokens, context, slots),
     threads,
     operators,
+    ...(profilePrefix !== undefined && { profilePrefix }),
   });
   return { artefact, decoder };
 }

@@ -6,7 +6,8 @@
  *
  * The same text, seed and number of steps give the same model, up to the order in which floats are added. A run that was
  * interrupted goes on from its last validation when the same command is given again. DIR always has the model of the
- * lowest loss on held-out stories, and those stories (`held_out.txt`).
+ * lowest loss on held-out stories, those stories (`held_out.txt`), and those that it learned from (`learned.txt`), which
+ * are the text to calibrate with.
  */
 
 import { createHash } from "node:crypto";
@@ -57,7 +58,7 @@ async function train(flags: Flags): Promise<void> {
   const extra = await readStories(flags.firstText);
   const data = prepareStories(stories, { extra, vocabSize: config.vocabSize, seed });
   console.log(
-    `${data.stories} stories, ${data.tokens} tokens; held out: ${stories.length - data.stories}, ` +
+    `${data.learnedStories.length} stories, ${data.tokens} tokens; held out: ${data.heldOutStories.length}, ` +
       `${data.heldOut.length} tokens; only at first: ${extra.length}, ${data.extraTokens} tokens`,
   );
   const plan = densePlan(description);
@@ -74,8 +75,9 @@ async function train(flags: Flags): Promise<void> {
   const run = createHash("sha256").update(JSON.stringify([rawConfig, batch, seed, stories, extra])).digest("hex");
   const statePath = join(out, "training_state.safetensors");
   await Deno.mkdir(out, { recursive: true });
-  const heldOutText = data.heldOutStories.map((story) => END_OF_TEXT + story).join("");
-  await Deno.writeTextFile(join(out, "held_out.txt"), heldOutText);
+  const textOf = (stories: readonly string[]) => stories.map((story) => END_OF_TEXT + story).join("");
+  await Deno.writeTextFile(join(out, "held_out.txt"), textOf(data.heldOutStories));
+  await Deno.writeTextFile(join(out, "learned.txt"), textOf(data.learnedStories));
   const saved = await loadTrainingState(statePath, run, arrays);
   if (saved !== null && flags.steps !== undefined && saved.steps !== flags.steps) {
     throw new RangeError(`Cannot resume ${out} with ${flags.steps} steps: the run was planned for ${saved.steps}`);

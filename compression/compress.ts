@@ -14,17 +14,17 @@ import { variantSize } from "../models/sizes.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import type { Runtime } from "../onnx/mod.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
-import { HiddenStates, influenceOf } from "./hidden_states.ts";
+import { HiddenStates, influenceOf, normalized } from "./hidden_states.ts";
 import { influenceGroups } from "./influence_groups.ts";
 import { type Job, jobDigest } from "./job.ts";
 import { rotatesResidual } from "./recipe.ts";
-import { hiddenFile, type Journal, readJournal, writeJournal } from "./journal.ts";
+import { hiddenFile, type Journal, readJournal, type Stream, writeJournal } from "./journal.ts";
 import { hadamardRotation } from "./hadamard.ts";
 import { BlockSessions } from "./block_sessions.ts";
 import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
-import { type Quantization, quantizeBlock, quantizeOuter } from "./quantization_pass.ts";
+import { type Quantization, quantizeBlock, quantizeEmbedding, quantizeHead } from "./quantization_pass.ts";
 import { memorySaving, publishedMemory, type Report } from "./report.ts";
-import { hessianStatistics } from "./statistics.ts";
+import { readingStatistics, writingStatistics } from "./statistics.ts";
 import { blockWidths } from "./block_widths.ts";
 
 /** Tokens over which the λ of uniql.md §3.3 is meant. */
@@ -43,8 +43,8 @@ export interface CompressContext {
 
 /**
  * Compresses a checkpoint into one artefact (architecture §4): statistics of the unmodified network, layer by layer;
- * orders and rotations; layer rates; quantization, layer by layer on what the quantized layers before emit; and the
- * perplexity of every level on held-out text.
+ * orders and rotations; layer rates; quantization, layer by layer on what the quantized layers before emit and towards
+ * what the unmodified ones do; and the perplexity of every level on held-out text.
  *
  * Everything is written below `out.partial`, which becomes `out` at the very end. A run that was cut off leaves no
  * artefact, and the same job started again goes on at its last saved layer.
@@ -79,7 +79,7 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
 }
 
 /** Shares of the whole work, measured on SmolLM2-135M with 64 windows of 512 tokens. */
-const SHARES = { statistics: 0.31, outer: 0.04, quantization: 0.48, perplexity: 0.17 };
+const SHARES = { statistics: 0.31, embedding: 0.04, quantization: 0.48, perplexity: 0.17 };
 
 class Run {
   readonly #job: Job;
@@ -138,8 +138,9 @@ class Run {
     const { checkpoint, calibration, recipe } = this.#job;
     const { description } = checkpoint;
     const { hiddenSize } = description.config;
-    const hidden = await this.#resumeHidden(async () =>
-      HiddenStates.embed(await this.#model.readEmbedding(), calibration.windows, hiddenSize)
+    const hidden = await this.#resumeStream(
+      "reference",
+      async () => HiddenStates.embed(await this.#model.readEmbedding(), calibration.windows, hiddenSize),
     );
     using sessions = new BlockSessions({
       ...this.#sessions(),
@@ -154,7 +155,7 @@ class Run {
       const influence = influenceOf(before, hidden, hiddenSize, recipe.influenceTokens);
       for (let layer = start; layer < end; layer++) this.#journal.influence[layer] = influence;
       this.#journal.layers = end;
-      await this.#save(hidden);
+      await this.#save({ reference: hidden });
     }
     this.#journal.headGram = [...await this.#gramOfHeadInputs(hidden)];
     this.#journal.phase = "quantization";
@@ -195,21 +196,30 @@ class Run {
     const resumed = this.#journal.layers > 0;
     using writer = await openWeightsFile(this.#folder, draft, resumed ? this.#journal.written : undefined);
     const quantization: Quantization = { algebra: this.#algebra, plan, blockSize, recipe, writer };
-    const hidden = await this.#resumeHidden(async () => {
+    const hidden = await this.#resumeStream("hidden", async () => {
       const headGram = Float32Array.from(this.#journal.headGram!);
-      const { embedding, errors } = await quantizeOuter(
+      const { embedding, error } = await quantizeEmbedding(
         quantization,
         this.#model,
         headGram,
-        (share) => this.#step("outer", share),
+        (share) => this.#step("embedding", share),
       );
-      this.#journal.errors = [[errors]];
+      this.#journal.errors = [[[error]]];
       return HiddenStates.embed(embedding, calibration.windows, description.config.hiddenSize);
     });
-    using collecting = new BlockSessions({
-      ...this.#sessions(),
-      statisticOf: (plan) => hessianStatistics(description.config, plan),
-      withOutput: false,
+    const reference = await this.#resumeStream(
+      "reference",
+      async () =>
+        HiddenStates.embed(await this.#model.readEmbedding(), calibration.windows, description.config.hiddenSize),
+    );
+    const collecting = { ...this.#sessions(), withOutput: false };
+    using reading = new BlockSessions({
+      ...collecting,
+      statisticOf: (plan) => readingStatistics(description.config, plan),
+    });
+    using writing = new BlockSessions({
+      ...collecting,
+      statisticOf: (plan) => writingStatistics(description.config, plan),
     });
     using running = new BlockSessions(this.#sessions());
     const written = (names: ReadonlySet<string>) => [...writer.layout.places.keys()].filter((name) => !names.has(name));
@@ -219,6 +229,7 @@ class Run {
         this.#step("quantization", (layer + index / description.layers[layer]!.length) / description.layers.length);
         const order = this.#journal.orders[layer]![index]!;
         checkSameKind(`block ${index} of layer ${layer}`, block, order);
+        const dense = this.#dense.layers[layer]![index]!;
         const tensors = await this.#model.readBlock(block);
         const prepared = await methodOf(block.kind).arrange?.(this.#algebra, tensors, order, {
           config: description.config,
@@ -230,9 +241,12 @@ class Run {
             plan: plan.layers[layer]![index]!,
             block: prepared,
             order,
-            collecting: await collecting.open(this.#dense.layers[layer]![index]!),
-            running: await running.open(this.#dense.layers[layer]![index]!),
-            hidden,
+            passes: {
+              reading: await reading.open(dense),
+              writing: await writing.open(dense),
+              running: await running.open(dense),
+            },
+            streams: { hidden, reference },
           }),
         );
       }
@@ -241,9 +255,11 @@ class Run {
       if (this.#saveIsDue()) {
         await writer.sync();
         this.#journal.written = written(writer.missing);
-        await this.#save(hidden);
+        await this.#save({ hidden, reference });
       }
     }
+    const [embedding] = this.#journal.errors[0]![0]!;
+    this.#journal.errors[0] = [[embedding!, ...await quantizeHead(quantization, this.#model, { hidden, reference })]];
     await writer.finish();
     return draft;
   }
@@ -335,13 +351,7 @@ class Run {
     const norm = await this.#model.readFinalNorm();
     const gram = new Float32Array(D * D);
     for (const window of hidden.windows) {
-      const normed = window.slice();
-      for (let start = 0; start < normed.length; start += D) {
-        let squares = 0;
-        for (let i = start; i < start + D; i++) squares += normed[i]! * normed[i]!;
-        const scale = 1 / Math.sqrt(squares / D + rmsNormEps);
-        for (let i = 0; i < D; i++) normed[start + i]! *= scale * norm[i]!;
-      }
+      const normed = normalized(window, norm, rmsNormEps);
       await this.#algebra.gram(matrix(normed, normed.length / D, D), matrix(gram, D, D), { beta: 1 });
     }
     return gram;
@@ -366,9 +376,9 @@ class Run {
     this.#context.progress(before + SHARES[phase] * share, phase);
   }
 
-  #resumeHidden(start: () => Promise<HiddenStates>): Promise<HiddenStates> {
+  #resumeStream(stream: Stream, start: () => Promise<HiddenStates>): Promise<HiddenStates> {
     if (this.#journal.layers === 0) return start();
-    return HiddenStates.load(hiddenFile(this.#folder, this.#journal), this.#job.calibration.windows.length);
+    return HiddenStates.load(hiddenFile(this.#folder, this.#journal, stream), this.#job.calibration.windows.length);
   }
 
   #saveIsDue(): boolean {
@@ -376,15 +386,19 @@ class Run {
   }
 
   /** Saves the state after a layer, if it is time: first the activations, then the journal that names them. */
-  async #save(hidden: HiddenStates): Promise<void> {
+  async #save(streams: Readonly<Partial<Record<Stream, HiddenStates>>>): Promise<void> {
     if (!this.#saveIsDue()) return;
-    const current = hiddenFile(this.#folder, this.#journal);
-    await hidden.save(current);
+    const current = new Set<string>();
+    for (const [stream, states] of Object.entries(streams)) {
+      const path = hiddenFile(this.#folder, this.#journal, stream as Stream);
+      await states.save(path);
+      current.add(path);
+    }
     this.#journal.seconds = this.#seconds();
     await writeJournal(this.#folder, this.#journal);
     for await (const { name } of Deno.readDir(this.#folder)) {
       const path = join(this.#folder, name);
-      if (name.startsWith("hidden.") && path !== current) await Deno.remove(path);
+      if (name.startsWith("hidden.") && !current.has(path)) await Deno.remove(path);
     }
     this.#lastSave = this.#context.now();
   }

@@ -57,7 +57,8 @@ export async function gptq(
   return { outFeatures, inFeatures, groupStarts, codes, scales: new Uint16Array(scales.buffer) };
 }
 
-function withoutDeadColumns(weight: Float32Array<ArrayBuffer>, dead: Uint8Array): Float32Array<ArrayBuffer> {
+/** A copy of `[outFeatures, inFeatures]` with zeros where an input is never anything else. */
+export function withoutDeadColumns(weight: Float32Array<ArrayBuffer>, dead: Uint8Array): Float32Array<ArrayBuffer> {
   const work = weight.slice();
   dead.forEach((isDead, column) => {
     if (isDead) { for (let at = column; at < work.length; at += dead.length) work[at] = 0; }

@@ -38,6 +38,19 @@ export class HiddenStates {
   }
 }
 
+/** What an RMS norm makes of rows `[T, D]`, of which it is given the weight `[D]`. */
+export function normalized(rows: Floats, weight: Floats, epsilon: number): Floats {
+  const width = weight.length;
+  const normed = rows.slice();
+  for (let start = 0; start < normed.length; start += width) {
+    let squares = 0;
+    for (let i = start; i < start + width; i++) squares += normed[i]! * normed[i]!;
+    const scale = 1 / Math.sqrt(squares / width + epsilon);
+    for (let i = 0; i < width; i++) normed[start + i]! *= scale * weight[i]!;
+  }
+  return normed;
+}
+
 /**
  * Sums of cosines between what enters and what leaves a layer, for block influence (uniql.md §4).
  *

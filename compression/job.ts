@@ -82,7 +82,7 @@ export async function checkJob(
   }
 }
 
-/** Bytes at the worst moment, roughly: activations twice, a block with its statistics, the embedding twice. */
+/** Bytes at the worst moment, roughly: activations of two networks, a block with its statistics, the embedding twice. */
 export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationData): number {
   const { hiddenSize, intermediateSize, mamba, vocabSize } = checkpoint.description.config;
   const inner = Math.max(intermediateSize, mamba === undefined ? 0 : mamba.numHeads * mamba.headDim);
@@ -96,7 +96,8 @@ export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationDat
 export function diskNeeded(checkpoint: Checkpoint, { windows }: CalibrationData, blockSize: BlockSize): number {
   const { description } = checkpoint;
   const activations = 4 * windows.length * windows[0]!.length * description.config.hiddenSize;
-  return variantSize(densePlan(description), 0, blockSize).bytes + 2 * activations;
+  // Of two networks, and the next before the last are removed.
+  return variantSize(densePlan(description), 0, blockSize).bytes + 4 * activations;
 }
 
 function gigabytes(bytes: number): string {

@@ -75,7 +75,14 @@ export async function writeJournal(folder: string, journal: Journal): Promise<vo
   await Deno.rename(`${path}.partial`, path);
 }
 
-/** Where the activations after so many layers are kept: a name of its own, so that a journal never names a torn one. */
-export function hiddenFile(folder: string, { phase, layers }: Pick<Journal, "phase" | "layers">): string {
-  return join(folder, `hidden.${phase}.${layers}`);
+/** Activations between two layers: of the quantized network, and of the unmodified one. */
+export type Stream = "hidden" | "reference";
+
+/** Where a stream after so many layers is kept: a name of its own, so that a journal never names a torn one. */
+export function hiddenFile(
+  folder: string,
+  { phase, layers }: Pick<Journal, "phase" | "layers">,
+  stream: Stream,
+): string {
+  return join(folder, `hidden.${phase}.${layers}.${stream}`);
 }

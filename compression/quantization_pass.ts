@@ -16,7 +16,8 @@ import {
 import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
 import { factorHessian, type Hessian } from "./hessian.ts";
-import type { HiddenStates } from "./hidden_states.ts";
+import { withoutDrift, withoutInputDrift } from "./drift.ts";
+import { type HiddenStates, normalized } from "./hidden_states.ts";
 import type { BlockOrder } from "./journal.ts";
 import type { PreparedModel } from "./prepared_model.ts";
 import { quantize, type QuantizedMatrix } from "./quantize.ts";
@@ -34,24 +35,31 @@ export interface Quantization {
   readonly writer: SafetensorsWriter;
 }
 
+/** The sessions that a kind of block needs, for dense weights. */
+export interface BlockPasses {
+  /** Add up `readingStatistics` and `writingStatistics`, and leave the activations as they are. */
+  readonly reading: DenseBlock;
+  readonly writing: DenseBlock;
+  /** Sends activations through the block. */
+  readonly running: DenseBlock;
+}
+
 /**
  * Quantizes one block and sends the activations through what it became, so that the next block is calibrated on what it
- * will really read (uniql.md §6.3).
+ * will really read (uniql.md §6.3). Each projection is quantized towards what the unmodified network has in its place,
+ * those that write the stream last, on what the others became.
  *
  * @param block Its tensors, as the method's `arrange` left them.
- * @param collecting A session that adds up `hessianStatistics` and leaves the activations as they are.
- * @param running A session that does the opposite.
- * @param hidden What enters the block; what leaves the quantized one afterwards.
+ * @param streams What enters the block, in the quantized network and in the unmodified one; what leaves it afterwards.
  */
 export async function quantizeBlock(
   quantization: Quantization,
-  { plan, block, order, collecting, running, hidden }: {
+  { plan, block, order, passes: { reading, writing, running }, streams: { hidden, reference } }: {
     plan: BlockPlan;
     block: BlockTensors;
     order: BlockOrder;
-    collecting: DenseBlock;
-    running: DenseBlock;
-    hidden: HiddenStates;
+    passes: BlockPasses;
+    streams: { hidden: HiddenStates; reference: HiddenStates };
   },
 ): Promise<MatrixError[]> {
   checkSameKind(plan.name, plan, block, order);
@@ -61,25 +69,41 @@ export async function quantizeBlock(
   for (const { name } of blockVectors(config, plan)) {
     await writer.write(name, blockVector(weights, name.slice(plan.name.length + 1)));
   }
-  collecting.resetStatistics();
-  collecting.setWeights(weights);
-  for (const window of hidden.windows) await collecting.run(window);
-
   const packed = weights as unknown as Readonly<Record<string, Floats | null>>;
   const quantized: Record<string, Floats> = {};
   const errors: MatrixError[] = [];
-  for (const projection of projections) {
-    const { weight, bias, input, cut } = projection;
-    const stored = projection.stored(config, plan);
-    const gram = collecting.statistics.get(`${input}.gram`)!;
-    const order = projection.order(config, plan);
-    const quantizeCut = { rows: quantizeRows, columns: quantizeSegments }[cut];
-    const { reconstruction, error } = await quantizeCut(quantization, packed[weight]!, gram, order, stored);
-    quantized[weight] = reconstruction;
-    errors.push(errorOf(stored[0]!.name.replace(/\.0$/, ""), error));
-    const added = bias === undefined ? null : packed[bias]!;
-    if (added !== null) await writeBias(writer, cut === "rows" ? takeRows(added, 1, order) : added, cut, stored);
+  const quantizeThose = async (cut: "rows" | "columns", statistics: ReadonlyMap<string, Floats>) => {
+    for (const projection of projections.filter((projection) => projection.cut === cut)) {
+      const { weight, bias, input } = projection;
+      const stored = projection.stored(config, plan);
+      const { reconstruction, error } = await quantizeCut[cut](quantization, packed[weight]!, {
+        gram: statistics.get(`${input}.gram`)!,
+        drift: statistics.get(`${input}.drift`)!,
+        order: projection.order(config, plan),
+        stored,
+      });
+      quantized[weight] = reconstruction;
+      errors.push(errorOf(stored[0]!.name.replace(/\.0$/, ""), error));
+      const added = bias === undefined ? null : packed[bias]!;
+      const order = projection.order(config, plan);
+      if (added !== null) await writeBias(writer, cut === "rows" ? takeRows(added, 1, order) : added, cut, stored);
+    }
+  };
+
+  reading.resetStatistics();
+  reading.setWeights(weights);
+  for (const [index, window] of hidden.windows.entries()) {
+    await reading.run(window, normalized(reference.windows[index]!, weights.norm, config.rmsNormEps));
   }
+  await quantizeThose("rows", reading.statistics);
+
+  running.setWeights(weights);
+  for (const window of reference.windows) await running.run(window);
+  writing.resetStatistics();
+  writing.setWeights({ ...weights, ...quantized });
+  for (const [index, window] of hidden.windows.entries()) await writing.run(window, reference.windows[index]!);
+  await quantizeThose("columns", writing.statistics);
+
   running.setWeights({ ...weights, ...quantized });
   for (const window of hidden.windows) await running.run(window);
   return errors;
@@ -100,66 +124,78 @@ async function writeBias(
 }
 
 /**
- * Quantizes embedding, head and what stands between them, and returns the embedding as it will be read.
+ * Quantizes the embedding, which is also the head where that is tied, and returns it as it will be read.
  *
- * @param headGram `XᵀX` of what leaves the last norm, `[D, D]`.
+ * @param headGram `XᵀX` of what leaves the last norm of the unmodified network, `[D, D]`.
  */
-export async function quantizeOuter(
+export async function quantizeEmbedding(
   quantization: Quantization,
   model: PreparedModel,
   headGram: Floats,
   progress: (share: number) => void,
-): Promise<{ embedding: Floats; errors: MatrixError[] }> {
-  const { algebra, plan, writer } = quantization;
-  const { config } = plan;
+): Promise<{ embedding: Floats; error: MatrixError }> {
+  const { algebra, plan: { config }, recipe } = quantization;
   const { hiddenSize: D } = config;
-  const errors: MatrixError[] = [];
-  await writer.write("final_norm", await model.readFinalNorm());
+  // A looked-up row is not multiplied by anything: every column weighs the same, and nothing makes up for anything.
+  const [quantizer, gram] = config.tieWordEmbeddings
+    ? [recipe.quantizer, withEqualWeight(await headInputs(algebra, await model.readHeadRotation(), headGram, D), D)]
+    : ["nearest" as const, identity(D)];
+  const { reconstruction, error } = await quantizeWhole(
+    { ...quantization, recipe: { ...recipe, quantizer } },
+    embeddingMatrix(config),
+    await model.readEmbedding(),
+    await factorHessian(algebra, gram, D),
+    progress,
+  );
+  return { embedding: reconstruction, error: errorOf("embedding", error) };
+}
+/**
+ * Quantizes what stands between the last block and the logits, on what leaves the quantized blocks and towards what
+ * leaves the unmodified ones.
+ *
+ * @param streams What leaves the last block in either network.
+ */
+export async function quantizeHead(
+  quantization: Quantization,
+  model: PreparedModel,
+  { hidden, reference }: { hidden: HiddenStates; reference: HiddenStates },
+): Promise<MatrixError[]> {
+  const { algebra, plan: { config }, writer } = quantization;
+  const { hiddenSize: D, rmsNormEps } = config;
+  const norm = await model.readFinalNorm();
+  await writer.write("final_norm", norm);
+  const [rotation, head] = [await model.readHeadRotation(), await model.readHead()];
+  const matrices = [
+    { matrix: headRotationMatrix(config), weight: rotation, name: "head_rotation" },
+    { matrix: headMatrix(config), weight: head, name: "head" },
+  ].filter(({ weight }) => weight !== null);
+  if (matrices.length === 0) return [];
 
-  let headInputs = headGram;
-  const rotation = await model.readHeadRotation();
-  if (rotation !== null) {
-    const { reconstruction, error } = await quantizeWhole(
-      quantization,
-      headRotationMatrix(config),
-      rotation,
-      await factorHessian(algebra, headGram, D),
-    );
-    errors.push(errorOf("head_rotation", error));
-    // What the head reads is R·x, with R as quantized.
-    const half = new Float32Array(D * D);
-    headInputs = new Float32Array(D * D);
-    await algebra.multiply(matrix(reconstruction, D, D), matrix(headGram, D, D), matrix(half, D, D));
-    await algebra.multiply(matrix(half, D, D), matrix(reconstruction, D, D), matrix(headInputs, D, D), {
-      transposeB: true,
+  const gram = new Float32Array(D * D);
+  const drift = new Float32Array(D * D);
+  for (const [index, window] of hidden.windows.entries()) {
+    const x = normalized(window, norm, rmsNormEps);
+    const missing = normalized(reference.windows[index]!, norm, rmsNormEps);
+    for (let i = 0; i < x.length; i++) missing[i]! -= x[i]!;
+    const rows = x.length / D;
+    await algebra.gram(matrix(x, rows, D), matrix(gram, D, D), { beta: 1 });
+    await algebra.multiply(matrix(missing, rows, D), matrix(x, rows, D), matrix(drift, D, D), {
+      transposeA: true,
+      beta: 1,
     });
   }
-  const embedding = await model.readEmbedding();
-  if (config.tieWordEmbeddings) {
-    const hessian = await factorHessian(algebra, withEqualWeight(headInputs, D), D);
-    const tied = await quantizeWhole(quantization, embeddingMatrix(config), embedding, hessian, progress);
-    errors.push(errorOf("embedding", tied.error));
-    return { embedding: tied.reconstruction, errors };
+  const hessian = await factorHessian(algebra, gram, D);
+  const errors: MatrixError[] = [];
+  for (const { matrix, weight, name } of matrices) {
+    const { error } = await quantizeWhole(
+      quantization,
+      matrix,
+      await withoutInputDrift(algebra, weight!, { drift, gram }),
+      hessian,
+    );
+    errors.push(errorOf(name, error));
   }
-  // A looked-up row is not multiplied by anything: every column weighs the same.
-  const identity = new Float32Array(D * D);
-  for (let i = 0; i < D; i++) identity[i * D + i] = 1;
-  const rows = await quantizeWhole(
-    { ...quantization, recipe: { ...quantization.recipe, quantizer: "nearest" } },
-    embeddingMatrix(config),
-    embedding,
-    await factorHessian(algebra, identity, D),
-    (share) => progress(share / 2),
-  );
-  const head = await quantizeWhole(
-    quantization,
-    headMatrix(config),
-    (await model.readHead())!,
-    await factorHessian(algebra, headInputs, D),
-    (share) => progress((1 + share) / 2),
-  );
-  errors.push(errorOf("embedding", rows.error), errorOf("head", head.error));
-  return { embedding: rows.reconstruction, errors };
+  return errors;
 }
 
 /**
@@ -173,6 +209,27 @@ function withEqualWeight(gram: Floats, size: number): Floats {
   for (let i = 0; i < size; i++) trace += gram[i * size + i]!;
   for (let i = 0; i < size; i++) both[i * size + i]! += trace / size;
   return both;
+}
+
+/** `R·XᵀX·Rᵀ` for the head's rotation R; `XᵀX` where there is none. */
+async function headInputs(
+  algebra: LinearAlgebra,
+  rotation: Floats | null,
+  gram: Floats,
+  size: number,
+): Promise<Floats> {
+  if (rotation === null) return gram;
+  const square = (data: Floats) => matrix(data, size, size);
+  const [half, whole] = [new Float32Array(size * size), new Float32Array(size * size)];
+  await algebra.multiply(square(rotation), square(gram), square(half));
+  await algebra.multiply(square(half), square(rotation), square(whole), { transposeB: true });
+  return whole;
+}
+
+function identity(size: number): Floats {
+  const square = new Float32Array(size * size);
+  for (let i = 0; i < size; i++) square[i * size + i] = 1;
+  return square;
 }
 
 interface Quantized {
@@ -219,20 +276,31 @@ async function quantizeWhole(
   return { reconstruction, error };
 }
 
+/** What a projection of a block is quantized by. */
+interface ProjectionStatistics {
+  /** See `readingStatistics` and `writingStatistics`. */
+  readonly gram: Floats;
+  readonly drift: Floats;
+  /** Packed rows or columns in the order of the segments. */
+  readonly order: readonly number[];
+  readonly stored: readonly Matrix[];
+}
+
+const quantizeCut = { rows: quantizeRows, columns: quantizeSegments };
+
 /** A matrix whose rows are cut: rows do not influence each other, so it is quantized whole and stored in pieces. */
 async function quantizeRows(
   quantization: Quantization,
   weight: Floats,
-  gram: Floats,
-  order: readonly number[],
-  stored: readonly Matrix[],
+  { gram, drift, order, stored }: ProjectionStatistics,
 ): Promise<Quantized> {
   const { algebra, blockSize, writer } = quantization;
   const { inFeatures } = stored[0]!;
   const hessian = await factorHessian(algebra, gram, inFeatures);
+  const wanted = await withoutInputDrift(algebra, weight, { drift, gram });
   const { int4, reconstruction, relativeError } = await quantizeColumns(
     quantization,
-    takeRows(weight, inFeatures, order),
+    takeRows(wanted, inFeatures, order),
     hessian,
     [inFeatures],
   );
@@ -250,16 +318,15 @@ async function quantizeRows(
 async function quantizeSegments(
   quantization: Quantization,
   weight: Floats,
-  gram: Floats,
-  order: readonly number[],
-  stored: readonly Matrix[],
+  { gram, drift, order, stored }: ProjectionStatistics,
 ): Promise<Quantized> {
   const { algebra, blockSize, writer } = quantization;
   const columns = order.length;
   const hessian = await factorHessian(algebra, permuteSymmetric(gram, order), columns);
+  const wanted = takeColumns(await withoutDrift(algebra, weight, { missing: drift, gram }), columns, order);
   const { int4, reconstruction, relativeError } = await quantizeColumns(
     quantization,
-    takeColumns(weight, columns, order),
+    wanted,
     hessian,
     stored.map(({ inFeatures }) => inFeatures),
   );
@@ -282,9 +349,15 @@ function quantizeColumns(
     outFeatures: weight.length / inFeatures,
     inFeatures,
     groupStarts: groupStartsOf(segments, blockSize),
+    segmentStarts: startsOf(segments),
     hessian,
     scaleSearch: recipe.scaleSearch,
   });
+}
+
+function startsOf(widths: readonly number[]): number[] {
+  let end = 0;
+  return widths.map((width) => (end += width) - width);
 }
 
 async function write(

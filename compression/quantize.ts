@@ -1,12 +1,12 @@
 import type { LinearAlgebra } from "../kernels/matrix.ts";
 import { groupEndsOf, type Int4Codes, reconstruct } from "../models/int4.ts";
-import { gptq } from "./gptq.ts";
 import { outputEnergy } from "./hessian.ts";
 import { nearest } from "./nearest.ts";
 import type { QuantizationJob } from "./quantization_job.ts";
+import { segmentedGptq } from "./segmented_gptq.ts";
 
 const METHODS = {
-  gptq,
+  gptq: segmentedGptq,
   // deno-lint-ignore require-await -- one signature for both
   nearest: async (_algebra: LinearAlgebra, job: QuantizationJob) => nearest(job),
 } satisfies Record<string, (algebra: LinearAlgebra, job: QuantizationJob) => Promise<Int4Codes>>;

@@ -9,10 +9,23 @@ import { fileURLToPath } from "node:url";
 export type Architecture = "x86_64" | "aarch64";
 
 /** What computes: translation units of every processor. */
-const COMMON_UNITS: readonly string[] = ["routines", "routines_portable", "memory", "prefix_product"];
+const COMMON_UNITS: readonly string[] = [
+  "routines",
+  "routines_portable",
+  "memory",
+  "prefix_product",
+  "lane_attention",
+  "lane_scan",
+];
 
 /** What makes operators of it, and the library's symbols. A test program brings its own `main` instead. */
-const LIBRARY_UNITS: readonly string[] = ["operator", "prefix_matmul", "register"];
+const LIBRARY_UNITS: readonly string[] = [
+  "operator",
+  "prefix_matmul",
+  "cached_attention",
+  "selective_scan",
+  "register",
+];
 
 /** Translation units of one processor, with the instructions that the compiler may use in them. */
 const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly string[]>>>> = {

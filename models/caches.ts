@@ -11,6 +11,8 @@ export interface Cache {
   shape(level: number, tokens: number): readonly number[];
   /** Its smallest shape, for a lane without a sequence. */
   readonly idle: readonly number[];
+  /** It holds keys, which our own attention operator wants `CACHE_TOKENS` tokens side by side. */
+  readonly keys: boolean;
   /** Its size does not depend on the tokens, it must start as zeros, and every step overwrites it. */
   readonly recurrent: boolean;
 }
@@ -31,6 +33,7 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
         },
         shape: (level, tokens) => shape(block.widths[level]!, tokens),
         idle: shape(block.widths.at(-1)!, 1),
+        keys: past === "pastKey",
         recurrent: false,
       }));
     }
@@ -45,6 +48,7 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
         names: (lane) => stateNames(block, lane)[part],
         shape: (level) => shapes[part](block.widths[level]!, block.stateWidths[level]!),
         idle: shapes[part](IDLE_WIDTH, IDLE_WIDTH),
+        keys: false,
         recurrent: true,
       }));
     }
@@ -60,21 +64,25 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
  * Moves the keys or values of a sequence together, so that a narrower cache finds its own in their places: the first
  * components of every head of every token stay, for they are what a narrower level would have kept.
  *
- * @param array Holds `[1, G, capacity, from]`, of which so many tokens are in use; afterwards `[1, G, capacity, to]`.
+ * @param array Holds `[1, G, capacity, from]`, of which so many tokens are in use; afterwards `[1, G, capacity, to]`. With
+ * tokens side by side it is `[1, G, capacity / sideBySide, width, sideBySide]`.
  */
 export function narrowCache(
   array: Float32Array,
-  { heads, capacity, tokens, from, to }: {
+  { heads, capacity, tokens, sideBySide, from, to }: {
     readonly heads: number;
     readonly capacity: number;
     readonly tokens: number;
+    readonly sideBySide: number;
     readonly from: number;
     readonly to: number;
   },
 ): void {
+  const [wide, narrow] = [from * sideBySide, to * sideBySide];
   for (let head = 0; head < heads; head++) {
-    const first = head * capacity;
-    for (let row = first; row < first + tokens; row++) array.copyWithin(row * to, row * from, row * from + to);
+    const first = head * capacity / sideBySide;
+    const last = first + Math.ceil(tokens / sideBySide);
+    for (let row = first; row < last; row++) array.copyWithin(row * narrow, row * wide, row * wide + narrow);
   }
 }
 

@@ -6,16 +6,7 @@ import { openGguf } from "./gguf.ts";
 import { readPythonJsonObject } from "./python_json.ts";
 import { openSafetensorsWeights } from "./safetensors_weights.ts";
 import type { TokenizerFiles } from "./tokenizer_files.ts";
-import type { WeightSource } from "./weight_source.ts";
-
-/** A tensor of a checkpoint: how its file stores it. Reading always gives float32. */
-export interface StoredTensor {
-  /** The file's own name of the type, such as `BF16` or `Q4_K`. */
-  readonly dtype: string;
-  readonly shape: readonly number[];
-  /** Its size in the file. */
-  readonly bytes: number;
-}
+import type { StoredTensor, WeightSource } from "./weight_source.ts";
 
 /** An open checkpoint that has been checked whole: what its description expects is there, and can be read. */
 export interface Checkpoint extends Disposable {

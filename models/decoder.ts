@@ -1,5 +1,6 @@
 import { type Binding, ElementType, type Model, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
 import { type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
+import { CACHE_TOKENS } from "./graph/cached_attention.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
 import type { ModelPlan } from "./plan.ts";
@@ -80,6 +81,8 @@ export class Decoder {
   readonly #session: Session;
   readonly #binding: Binding;
   readonly #caches: readonly Cache[];
+  /** Tokens of a cache. */
+  readonly #capacity: number;
   readonly #freeSlots: Slot[];
   /** The smallest caches, for lanes without a sequence. */
   readonly #idleCaches: readonly (readonly Tensor[])[];
@@ -101,11 +104,12 @@ export class Decoder {
     this.#session = session;
     this.#binding = session.bind();
     const { plan, lanes, maxRows, maxTokens } = options;
+    this.#capacity = Math.ceil(maxTokens / CACHE_TOKENS) * CACHE_TOKENS;
     const { vocabSize } = plan.config;
     this.#caches = cachesOf(plan);
     // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
     this.#freeSlots = Array.from({ length: lanes }, () => ({
-      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, maxTokens)))),
+      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, this.#capacity)))),
     }));
     this.#idleCaches = Array.from(
       { length: lanes },
@@ -155,14 +159,14 @@ export class Decoder {
    * @throws {RangeError} If there is no such level, or no slot is free.
    */
   openSequence(level: number): Sequence {
-    const { plan, maxTokens, lanes } = this.#options;
+    const { plan, lanes } = this.#options;
     if (!Number.isInteger(level) || level < 0 || level >= plan.levels) {
       throw new RangeError(`Cannot open a sequence at level ${level}: there are levels 0 to ${plan.levels - 1}`);
     }
     const slot = this.#freeSlots.pop();
     if (slot === undefined) throw new RangeError(`Cannot open a sequence: all ${lanes} slots are taken`);
     const caches = this.#caches.map(({ shape, recurrent }, index) => {
-      const dimensions = shape(level, maxTokens);
+      const dimensions = shape(level, this.#capacity);
       const array = slot.arrays[index]!.subarray(0, elementsOf(dimensions));
       if (recurrent) array.fill(0);
       return this.#cacheTensor(dimensions, array);
@@ -287,7 +291,7 @@ export class Decoder {
   }
 
   #narrow(sequence: OpenSequence, level: number): void {
-    const { plan, maxTokens } = this.#options;
+    const { plan, operators = null } = this.#options;
     if (sequence.closed) throw new RangeError("Cannot narrow a sequence after it was closed");
     if (!Number.isInteger(level) || level <= sequence.level || level >= plan.levels) {
       throw new RangeError(
@@ -296,14 +300,17 @@ export class Decoder {
     }
     if (!this.narrows) throw new RangeError("Cannot narrow a sequence with states of Mamba blocks");
     this.#unseat(sequence);
-    sequence.caches = this.#caches.map(({ shape }, index) => {
-      const [from, to] = [shape(sequence.level, maxTokens), shape(level, maxTokens)];
-      const array = sequence.slot.arrays[index]!;
-      const [, heads, capacity, width] = from as [number, number, number, number];
-      if (to[3]! === width) return sequence.caches[index]!;
+    const tokens = sequence.length;
+    sequence.caches = this.#caches.map(({ shape, keys }, index) => {
+      const [, heads, capacity, from] = shape(sequence.level, this.#capacity) as [number, number, number, number];
+      const dimensions = shape(level, this.#capacity);
+      const to = dimensions[3]!;
+      if (to === from) return sequence.caches[index]!;
       sequence.caches[index]!.close();
-      narrowCache(array, { heads, capacity, tokens: sequence.length, from: width, to: to[3]! });
-      return this.#cacheTensor(to, array.subarray(0, elementsOf(to)));
+      const array = sequence.slot.arrays[index]!;
+      const sideBySide = keys && operators !== null ? CACHE_TOKENS : 1;
+      narrowCache(array, { heads, capacity, tokens, sideBySide, from, to });
+      return this.#cacheTensor(dimensions, array.subarray(0, elementsOf(dimensions)));
     });
     sequence.level = level;
   }

@@ -165,12 +165,15 @@ export class DenseBlock {
    * Runs one whole sequence through the block.
    *
    * @param hidden `[T, D]`; overwritten with the result.
+   * @param reference `[T, D]`, for a statistic that has such an input.
    */
-  async run(hidden: Floats): Promise<void> {
+  async run(hidden: Floats, reference?: Floats): Promise<void> {
     const { hiddenSize } = this.#plan.config;
     const rows = hidden.length / hiddenSize;
     using input = this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], hidden);
     this.#binding.input("hidden", input);
+    using beside = reference && this.#runtime.tensor(ElementType.float32, [rows, hiddenSize], reference);
+    if (beside !== undefined) this.#binding.input("reference", beside);
     if (this.#block.kind === "attention" && rotaryDimOf(this.#plan.config) > 0) {
       const positions = BigInt64Array.from({ length: rows }, (_, row) => BigInt(row));
       this.#binding.input("positions", this.#runtime.tensor(ElementType.int64, [rows], positions));

@@ -1,4 +1,11 @@
-import type { StoredTensor } from "./checkpoint.ts";
+/** A tensor of a checkpoint: how its file stores it. Reading always gives float32. */
+export interface StoredTensor {
+  /** The file's own name of the type, such as `BF16` or `Q4_K`. */
+  readonly dtype: string;
+  readonly shape: readonly number[];
+  /** Its size in the file. */
+  readonly bytes: number;
+}
 
 /** The weights of a checkpoint in one of the formats that we read, under Hugging Face's names. */
 export interface WeightSource extends Disposable {

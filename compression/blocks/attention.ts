@@ -29,7 +29,7 @@ export const attentionMethod: BlockMethod<"attention"> = {
     {
       weight: "output",
       bias: "outputBias",
-      input: "attended.0",
+      input: "mixed.0",
       cut: "columns",
       stored: (config, plan) => plan.chunks.map((_, chunk) => outputMatrix(config, plan, chunk)),
       order: ({ numAttentionHeads, headDim }, { chunks }) =>

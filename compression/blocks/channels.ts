@@ -12,7 +12,7 @@ import type { OrderOptions } from "./method.ts";
 export function hiddenGram({ intermediateSize }: ModelConfig, order: Recipe["order"]): Statistic | undefined {
   if (order !== "importance") return undefined;
   return (graph, activation, value) =>
-    activation === "hidden.0" ? [gramOf("hidden_gram", graph, value, intermediateSize)] : [];
+    activation === "hidden.0" ? [gramOf("hidden_gram", graph, { value, width: intermediateSize })] : [];
 }
 
 /**

@@ -27,7 +27,7 @@ export const mambaMethod: BlockMethod<"mamba"> = {
     },
     {
       weight: "output",
-      input: "gated.0",
+      input: "mixed.0",
       cut: "columns",
       stored: (config, plan) => plan.chunks.map((_, chunk) => mambaOutputMatrix(config, plan, chunk)),
       order: (config, { chunks }) => {

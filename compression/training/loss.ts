@@ -2,8 +2,9 @@ import { languageModelHead } from "../../models/graph/decoder.ts";
 import { residualBlock } from "../../models/graph/block.ts";
 import { chunkedLinear } from "../../models/graph/elastic_linear.ts";
 import { ungated } from "../../models/graph/gates.ts";
-import { rotaryOf } from "../../models/graph/rotary.ts";
+import { afterRotation, rotaryOf } from "../../models/graph/rotary.ts";
 import { softmaxAttention } from "../../models/graph/softmax_attention.ts";
+import { stockMixer } from "../../models/graph/stock_mixer.ts";
 import { floatWeights } from "../../models/graph/weights.ts";
 import { rotaryDimOf } from "../../models/description.ts";
 import { originalPairs, pairPlaces } from "../../models/layout.ts";
@@ -70,11 +71,9 @@ function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: B
   const context = {
     config,
     weights,
-    gates: ungated,
     linear: chunkedLinear(weights, ungated),
-    rotary: rotaryOf(graph, config, positions),
-    core: softmaxAttention(graph, config, length),
-    stateSpace: trainableStateSpace(config, length),
+    core: afterRotation(rotaryOf(graph, config, positions), softmaxAttention(graph, config, length)),
+    stateSpace: stockMixer(config, weights, trainableStateSpace(config, length)),
   };
   let hidden = weights.embed(graph, tokens, embeddingMatrix(config));
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);

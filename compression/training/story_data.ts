@@ -14,7 +14,7 @@ const RECAST_SHARE = 0.75;
 export interface StoryData {
   /** Learned from the stories that are not held out. */
   readonly tokenizer: TokenizerFiles;
-  readonly stories: number;
+  readonly learnedStories: readonly string[];
   /** Tokens of an epoch. */
   readonly tokens: number;
   readonly heldOutStories: readonly string[];
@@ -31,22 +31,22 @@ export function prepareStories(
   { extra, vocabSize, seed }: { extra: readonly string[]; vocabSize: number; seed: number },
 ): StoryData {
   const isHeldOut = (index: number) => index % STORIES_PER_HELD_OUT === STORIES_PER_HELD_OUT - 1;
-  const learned = stories.filter((_, index) => !isHeldOut(index));
+  const learnedStories = stories.filter((_, index) => !isHeldOut(index));
   const heldOutStories = stories.filter((_, index) => isHeldOut(index));
-  const files = trainTokenizer(learned, vocabSize);
+  const files = trainTokenizer(learnedStories, vocabSize);
   const tokenizer = new Tokenizer(files);
   const encode = (story: string) => tokenizer.encode(story, { addSpecialTokens: true });
   const extraIds = extra.map(encode);
   return {
     tokenizer: files,
-    stories: learned.length,
-    tokens: joinStories(learned.map(encode)).tokens.length,
+    learnedStories,
+    tokens: joinStories(learnedStories.map(encode)).tokens.length,
     heldOutStories,
     heldOut: joinStories(heldOutStories.map(encode)).tokens,
     extraTokens: extraIds.reduce((sum, { length }) => sum + length, 0),
     epoch(index, withExtra) {
       const random = randomFor(seed, "recast", index);
-      const told = learned.map((story) => encode(random() < RECAST_SHARE ? recast(story, random) : story));
+      const told = learnedStories.map((story) => encode(random() < RECAST_SHARE ? recast(story, random) : story));
       return joinStories(withExtra ? [...told, ...extraIds] : told);
     },
   };

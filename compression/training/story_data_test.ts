@@ -15,7 +15,8 @@ describe("prepareStories()", () => {
   };
 
   it("holds out every twentieth story", () => {
-    equal(data.stories, 38);
+    deepEqual(data.heldOutStories, [STORIES[19], STORIES[39]]);
+    deepEqual(data.learnedStories, STORIES.filter((_, i) => i % 20 !== 19));
     deepEqual(told(data.heldOut), [STORIES[19], STORIES[39]]);
   });
 

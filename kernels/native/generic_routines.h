@@ -67,8 +67,41 @@ inline __attribute__((always_inline)) float exponential(float x) {
   for (size_t i = 0; i < count; i++) y[i] = gate[i] / (1.0f + exponential(-gate[i])) * up[i];
 }
 
-[[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales,
-                                         int32_t* offsets) {
+[[maybe_unused]] void rotateHeadGeneric(const float* x, const float* cosines, const float* sines, size_t width,
+                                        float scale, float* y) {
+  if (!cosines) {
+    for (size_t i = 0; i < width; i++) y[i] = scale * x[i];
+    return;
+  }
+  for (size_t pair = 0; pair < width / 2; pair++) {
+    const float first = scale * x[2 * pair], second = scale * x[2 * pair + 1];
+    y[2 * pair] = first * cosines[pair] - second * sines[pair];
+    y[2 * pair + 1] = first * sines[pair] + second * cosines[pair];
+  }
+}
+
+[[maybe_unused]] void convolveGeneric(const float* const* inputs, const float* weights, size_t weightStride,
+                                      const float* bias, size_t taps, size_t channels, float* y) {
+  for (size_t start = 0; start < channels; start += lanes) {
+    const size_t count = channels - start < lanes ? channels - start : lanes;
+    float sums[lanes] = {};
+    if (bias) std::memcpy(sums, bias + start, count * sizeof(float));
+    for (size_t tap = 0; tap < taps; tap++) {
+      const float* input = inputs[tap] + start;
+      const float* weight = weights + tap * weightStride + start;
+      if (count == lanes) {
+        for (size_t i = 0; i < lanes; i++) sums[i] += weight[i] * input[i];
+      } else {
+        for (size_t i = 0; i < count; i++) sums[i] += weight[i] * input[i];
+      }
+    }
+    for (size_t i = 0; i < lanes; i++) sums[i] = sums[i] / (1.0f + exponential(-sums[i]));
+    std::memcpy(y + start, sums, count * sizeof(float));
+  }
+}
+
+[[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, size_t groupRows,
+                                         int8_t* codes, float* scales, int32_t* offsets) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
   for (size_t block = 0; block * blockSize < columns; block++) {
     const float* values = x + block * blockSize;
@@ -79,16 +112,16 @@ inline __attribute__((always_inline)) float exponential(float x) {
       greatest = magnitude > greatest ? magnitude : greatest;
     }
     const float inverse = greatest >= leastMagnitude ? 127.0f / greatest : 0.0f;
-    int8_t* out = codes + block * blockSize;
+    int8_t* out = codes + block * blockSize * groupRows;
     int32_t sum = 0;
     for (size_t i = 0; i < blockSize; i++) {
       const size_t column = i / 8 * 8 + order[i % 8];
       const int32_t code = column < count ? static_cast<int32_t>(std::nearbyint(values[column] * inverse)) : 0;
-      out[i] = static_cast<int8_t>(code);
+      out[i / 8 * 8 * groupRows + i % 8] = static_cast<int8_t>(code);
       sum += code;
     }
-    scales[block] = greatest / 127.0f;
-    offsets[block] = -8 * sum;
+    scales[block * groupRows] = greatest / 127.0f;
+    offsets[block * groupRows] = -8 * sum;
   }
 }
 

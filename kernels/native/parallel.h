@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstddef>
+#include <type_traits>
 
 namespace espalier {
 
@@ -12,7 +13,7 @@ struct Parallel {
 
   template <typename Body>
   void forEach(size_t total, Body&& body) const {
-    auto call = [](void* user, size_t index) { (*static_cast<Body*>(user))(index); };
+    auto call = [](void* user, size_t index) { (*static_cast<std::remove_reference_t<Body>*>(user))(index); };
     if (total == 1) return body(size_t{0});
     run(threads, call, total, &body);
   }

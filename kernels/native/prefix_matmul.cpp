@@ -29,56 +29,83 @@ struct PrefixMatMul {
 
   ort::Status* prepare(const ort::KernelInfo* info) {
     ProductShape shape{};
-    size_t cut = 0, chunkCount = 0, levelCount = 0, biasCount = 0;
-    int64_t widths[maxChunks], levels[maxChunks], biases[maxChunks];
+    size_t cut = 0, activation = 0, widthCount = 0, chunkCount = 0, biasCount = 0;
+    int64_t groups[maxAxes], widths[maxAxes * maxChunks], levels[maxChunks], biases[maxChunks];
     RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
     RETURN_IF_FAILED(readInteger(api, info, "cut", &cut));
-    RETURN_IF_FAILED(readInteger(api, info, "groups", &shape.groups));
+    RETURN_IF_FAILED(readInteger(api, info, "activation", &activation));
+    RETURN_IF_FAILED(readIntegers(api, info, "groups", groups, maxAxes, &shape.axes));
     RETURN_IF_FAILED(readInteger(api, info, "uncut", &shape.uncut));
     RETURN_IF_FAILED(readInteger(api, info, "block_size", &shape.blockSize));
     RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "epsilon", &epsilon));
-    RETURN_IF_FAILED(readIntegers(api, info, "widths", widths, maxChunks, &chunkCount));
-    RETURN_IF_FAILED(readIntegers(api, info, "levels", levels, maxChunks, &levelCount));
+    RETURN_IF_FAILED(readIntegers(api, info, "widths", widths, maxAxes * maxChunks, &widthCount));
+    RETURN_IF_FAILED(readIntegers(api, info, "levels", levels, maxChunks, &chunkCount));
     RETURN_IF_FAILED(readIntegers(api, info, "biases", biases, maxChunks, &biasCount));
-    if (cut > 2 || shape.groups == 0 || shape.uncut == 0 || shape.blockSize % 32 != 0 || shape.blockSize == 0) {
-      return failure(api, "PrefixMatMul: cut %zu, groups %zu, uncut %zu, block_size %zu are no layer", cut,
-                     shape.groups, shape.uncut, shape.blockSize);
+    if (cut > 2 || activation > 1 || shape.uncut == 0 || shape.blockSize % 32 != 0 || shape.blockSize == 0) {
+      return failure(api, "PrefixMatMul: cut %zu, activation %zu, uncut %zu, block_size %zu are no layer", cut,
+                     activation, shape.uncut, shape.blockSize);
     }
     shape.cut = static_cast<Cut>(cut);
-    if (chunkCount == 0 || levelCount != chunkCount || biasCount != chunkCount) {
-      return failure(api, "PrefixMatMul: %zu widths, %zu levels and %zu biases must be as many, and at least one",
-                     chunkCount, levelCount, biasCount);
+    shape.activation = static_cast<Activation>(activation);
+    if (shape.axes == 0 || (shape.cut != Cut::outputs && (shape.axes > 1 || activation != 0))) {
+      return failure(api,
+                     "PrefixMatMul: cut %zu has %zu axes and activation %zu: only outputs can have several, or any",
+                     cut, shape.axes, activation);
     }
-    StoredChunk chunks[maxChunks];
+    for (size_t axis = 0; axis < shape.axes; axis++) {
+      if (groups[axis] <= 0 || (shape.cut == Cut::gated && groups[axis] != 2)) {
+        return failure(api, "PrefixMatMul: axis %zu has %lld groups: wanted at least one, and two where they are gated",
+                       axis, static_cast<long long>(groups[axis]));
+      }
+      shape.groups[axis] = static_cast<size_t>(groups[axis]);
+    }
+    if (chunkCount == 0 || widthCount != shape.axes * chunkCount || biasCount != chunkCount) {
+      return failure(api, "PrefixMatMul: %zu widths, %zu levels and %zu biases of %zu axes do not belong together",
+                     widthCount, chunkCount, biasCount, shape.axes);
+    }
+    StoredChunk chunks[maxChunks] = {};
     size_t input = firstChunk;
     for (size_t c = 0; c < chunkCount; c++) {
-      if (widths[c] <= 0 || levels[c] < 0 || (c > 0 && levels[c] > levels[c - 1])) {
-        return failure(
-            api, "PrefixMatMul: chunk %zu has width %lld and level %lld: widths must be positive, levels must not grow",
-            c, static_cast<long long>(widths[c]), static_cast<long long>(levels[c]));
-      }
       StoredChunk& chunk = chunks[c];
-      chunk = {nullptr, nullptr, nullptr, static_cast<size_t>(widths[c]), static_cast<size_t>(levels[c])};
-      const size_t channels = shape.groups * chunk.width;
-      const size_t rows = shape.cut == Cut::inputs ? shape.uncut : channels;
-      const size_t columns = shape.cut == Cut::inputs ? channels : shape.uncut;
-      const size_t blocks = (columns + shape.blockSize - 1) / shape.blockSize;
-      RETURN_IF_FAILED(constant(info, input++, rows * blocks * shape.blockSize / 2, &chunk.codes));
-      RETURN_IF_FAILED(constant(info, input++, rows * blocks, &chunk.scales));
-      if (biases[c]) RETURN_IF_FAILED(constant(info, input++, rows, &chunk.bias));
+      if (levels[c] < 0 || (c > 0 && levels[c] > levels[c - 1])) {
+        return failure(api, "PrefixMatMul: chunk %zu has level %lld: levels must not be negative or grow", c,
+                       static_cast<long long>(levels[c]));
+      }
+      chunk.level = static_cast<size_t>(levels[c]);
+      for (size_t axis = 0; axis < shape.axes; axis++) {
+        const int64_t width = widths[c * shape.axes + axis];
+        if (width < 0) {
+          return failure(api, "PrefixMatMul: chunk %zu has width %lld: it must not be negative", c,
+                         static_cast<long long>(width));
+        }
+        chunk.widths[axis] = static_cast<size_t>(width);
+      }
+      if (shape.channelsOf(chunk) == 0) return failure(api, "PrefixMatMul: chunk %zu has no channels", c);
+      const size_t blocks = blocksOf(shape, chunk);
+      RETURN_IF_FAILED(constant(info, input++, blocks * shape.blockSize / 2, &chunk.codes));
+      RETURN_IF_FAILED(constant(info, input++, blocks, &chunk.scales));
+      if (biases[c]) RETURN_IF_FAILED(constant(info, input++, rowsOf(shape, chunk), &chunk.bias));
     }
     product = PrefixProduct::create(*routines, shape, chunks, chunkCount);
     if (!product) return failure(api, "PrefixMatMul: not enough memory to pack the weights");
-    if (shape.cut == Cut::outputs && shape.groups > 1) heads = shape.groups;
+    if (shape.cut == Cut::outputs && shape.axes == 1 && shape.groups[0] > 1) heads = shape.groups[0];
     for (size_t c = 0; c < chunkCount; c++) {
-      const size_t channels = shape.groups * chunks[c].width;
-      const size_t rows = shape.cut == Cut::inputs ? shape.uncut : channels;
-      const size_t columns = shape.cut == Cut::inputs ? channels : shape.uncut;
-      const size_t blocks = rows * ((columns + shape.blockSize - 1) / shape.blockSize);
+      const size_t blocks = blocksOf(shape, chunks[c]);
       dropMappedPages(chunks[c].codes, blocks * shape.blockSize / 2);
       dropMappedPages(chunks[c].scales, blocks * sizeof(uint16_t));
     }
     return nullptr;
+  }
+
+  // Stored rows of a chunk.
+  static size_t rowsOf(const ProductShape& shape, const StoredChunk& chunk) {
+    return shape.cut == Cut::inputs ? shape.uncut : shape.channelsOf(chunk);
+  }
+
+  // Blocks of all stored rows of a chunk.
+  static size_t blocksOf(const ProductShape& shape, const StoredChunk& chunk) {
+    const size_t columns = shape.cut == Cut::inputs ? shape.channelsOf(chunk) : shape.uncut;
+    return rowsOf(shape, chunk) * ((columns + shape.blockSize - 1) / shape.blockSize);
   }
 
   template <typename T>

@@ -24,13 +24,12 @@ size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 }  // namespace
 
-// Quantized rows, in work memory.
+// Quantized rows, in work memory: groups of `maxRows`, the last one of fewer, and in each the layouts of `TileProduct`.
 struct PrefixProduct::Activations {
-  int8_t* codes;     // [rows][stride]
-  float* scales;     // [rows][blockStride]
-  int32_t* offsets;  // [rows][blockStride]
-  float* gathered;   // [rows][inputs]: normalized, or put in the order of the stored columns
-  size_t stride, blockStride;
+  int8_t* codes;     // [groups][columns / 8][rows of the group][8]
+  float* scales;     // [groups][blocks][rows of the group]
+  int32_t* offsets;  // as the scales
+  float* gathered;   // [rows][columns]: normalized, or put in the order of the stored columns
 };
 
 PrefixProduct* PrefixProduct::create(const Routines& routines, const ProductShape& shape, const StoredChunk* chunks,
@@ -60,22 +59,22 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   const size_t blockSize = shape_.blockSize;
   const bool cutsInputs = shape_.cut == Cut::inputs;
   bool biased = false;
-  size_t start = 0, blocks = 0, rows = 0;
+  size_t start = 0, blocks = 0, channels = 0;
   for (size_t c = 0; c < chunkCount_; c++) {
-    const size_t columns = cutsInputs ? shape_.groups * stored[c].width : shape_.uncut;
+    const size_t columns = cutsInputs ? shape_.channelsOf(stored[c]) : shape_.uncut;
     const size_t chunkBlocks = (columns + blockSize - 1) / blockSize;
-    if (!cutsInputs) rows += shape_.groups * stored[c].width;
-    chunks_[c] = {start, stored[c].width, stored[c].level, cutsInputs ? blocks : 0, chunkBlocks, rows};
-    start += stored[c].width;
+    chunks_[c] = {start, stored[c].widths[0], stored[c].level, cutsInputs ? blocks : 0, chunkBlocks};
+    start += stored[c].widths[0];
+    channels += shape_.channelsOf(stored[c]);
     blocks += chunkBlocks;
     biased = biased || stored[c].bias;
     if (stored[c].level + 1 > levels_) levels_ = stored[c].level + 1;
   }
   widest_ = start;
   blocks_ = cutsInputs ? blocks : chunks_[0].blocks;
-  inputs_ = cutsInputs ? shape_.groups * widest_ : shape_.uncut;
-  outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : shape_.groups * widest_;
-  packedRows_ = cutsInputs ? shape_.uncut : shape_.groups * widest_;
+  inputs_ = cutsInputs ? channels : shape_.uncut;
+  outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : channels;
+  packedRows_ = cutsInputs ? shape_.uncut : channels;
   // The gate rows and the up rows of sixteen channels are neighbouring tiles.
   tiles_ =
       shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
@@ -91,35 +90,51 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   if (biased) bias_ = static_cast<float*>(std::calloc(padded, sizeof(float)));
   if (!codes_ || !scales_ || !outputOf_ || !chunkOf_ || !inOrder_ || (biased && !bias_)) return false;
 
-  if (cutsInputs) {
-    for (size_t row = 0; row < packedRows_; row++) outputOf_[row] = static_cast<uint32_t>(row);
-    for (size_t tile = 0; tile < tiles_; tile++) inOrder_[tile] = true;
-    for (size_t c = 0; c < chunkCount_; c++) {
-      const Chunk& chunk = chunks_[c];
-      for (size_t row = 0; row < packedRows_; row++) {
-        packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks,
-                chunk.firstBlock, chunk.blocks);
-        if (stored[c].bias) bias_[row] += stored[c].bias[row];
-      }
-    }
+  if (!cutsInputs) {
+    placeOutputs(stored);
     return true;
+  }
+  for (size_t row = 0; row < packedRows_; row++) outputOf_[row] = static_cast<uint32_t>(row);
+  for (size_t tile = 0; tile < tiles_; tile++) inOrder_[tile] = true;
+  for (size_t c = 0; c < chunkCount_; c++) {
+    const Chunk& chunk = chunks_[c];
+    for (size_t row = 0; row < packedRows_; row++) {
+      packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks,
+              chunk.firstBlock, chunk.blocks);
+      if (stored[c].bias) bias_[row] += stored[c].bias[row];
+    }
+  }
+  return true;
+}
+
+// Packs rows in the order in which they are stored, so that what a level does not keep lies at the end.
+void PrefixProduct::placeOutputs(const StoredChunk* stored) {
+  size_t widest[maxAxes] = {}, starts[maxAxes] = {};
+  for (size_t c = 0; c < chunkCount_; c++) {
+    for (size_t axis = 0; axis < shape_.axes; axis++) widest[axis] += stored[c].widths[axis];
   }
   size_t packedRow = 0;
   for (size_t c = 0; c < chunkCount_; c++) {
-    const Chunk& chunk = chunks_[c];
-    for (size_t row = 0; row < shape_.groups * chunk.width; row++, packedRow++) {
-      const size_t group = row / chunk.width;
-      const size_t channel = chunk.start + row % chunk.width;
-      size_t place = packedRow;
-      if (shape_.cut == Cut::gated) {
-        place = (2 * (channel / tileRows) + group) * tileRows + channel % tileRows;
-        outputOf_[place] = static_cast<uint32_t>(channel);
-      } else {
-        outputOf_[place] = static_cast<uint32_t>(group * widest_ + channel);
+    size_t row = 0, firstOutput = 0;
+    for (size_t axis = 0; axis < shape_.axes; axis++) {
+      const size_t width = stored[c].widths[axis];
+      for (size_t i = 0; i < shape_.groups[axis] * width; i++, row++, packedRow++) {
+        const size_t group = i / width;
+        const size_t channel = starts[axis] + i % width;
+        size_t place = packedRow;
+        if (shape_.cut == Cut::gated) {
+          place = (2 * (channel / tileRows) + group) * tileRows + channel % tileRows;
+          outputOf_[place] = static_cast<uint32_t>(channel);
+        } else {
+          outputOf_[place] = static_cast<uint32_t>(firstOutput + group * widest[axis] + channel);
+        }
+        chunkOf_[place] = static_cast<uint32_t>(c);
+        packRow(place, stored[c].codes + row * blocks_ * shape_.blockSize / 2, stored[c].scales + row * blocks_, 0,
+                blocks_);
+        if (stored[c].bias) bias_[place] = stored[c].bias[row];
       }
-      chunkOf_[place] = static_cast<uint32_t>(c);
-      packRow(place, stored[c].codes + row * blocks_ * blockSize / 2, stored[c].scales + row * blocks_, 0, blocks_);
-      if (stored[c].bias) bias_[place] = stored[c].bias[row];
+      starts[axis] += width;
+      firstOutput += shape_.groups[axis] * widest[axis];
     }
   }
   for (size_t tile = 0; tile < tiles_; tile++) {
@@ -129,7 +144,6 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
     while (next < count && outputs[next] == outputs[0] + next) next++;
     inOrder_[tile] = next == count;
   }
-  return true;
 }
 
 // Rows of a tile that are no padding.
@@ -150,21 +164,19 @@ void PrefixProduct::packRow(size_t packedRow, const uint8_t* codes, const uint16
 }
 
 size_t PrefixProduct::workBytes(size_t rows) const {
-  const size_t stride = blocks_ * shape_.blockSize;
-  return rows * (roundUp(stride, alignment) + 2 * roundUp(blocks_ * 4, alignment) + roundUp(stride * 4, alignment));
+  const size_t columns = blocks_ * shape_.blockSize;
+  return roundUp(rows * columns, alignment) + 2 * roundUp(rows * blocks_ * 4, alignment) + rows * columns * 4;
 }
 
 PrefixProduct::Activations PrefixProduct::arrange(void* work, size_t rows) const {
   Activations activations{};
-  activations.stride = roundUp(blocks_ * shape_.blockSize, alignment);
-  activations.blockStride = roundUp(blocks_ * 4, alignment) / 4;
   uint8_t* at = static_cast<uint8_t*>(work);
   activations.codes = reinterpret_cast<int8_t*>(at);
-  at += rows * activations.stride;
+  at += roundUp(rows * blocks_ * shape_.blockSize, alignment);
   activations.scales = reinterpret_cast<float*>(at);
-  at += rows * activations.blockStride * 4;
+  at += roundUp(rows * blocks_ * 4, alignment);
   activations.offsets = reinterpret_cast<int32_t*>(at);
-  at += rows * activations.blockStride * 4;
+  at += roundUp(rows * blocks_ * 4, alignment);
   activations.gathered = reinterpret_cast<float*>(at);
   return activations;
 }
@@ -180,29 +192,32 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
   const size_t blockSize = shape_.blockSize;
   const float* x = run.x + row * inputs_;
   float* gathered = to.gathered + row * blocks_ * blockSize;
-  int8_t* codes = to.codes + row * to.stride;
-  float* scales = to.scales + row * to.blockStride;
-  int32_t* offsets = to.offsets + row * to.blockStride;
+  const size_t first = row / maxRows * maxRows;
+  const size_t groupRows = least(maxRows, run.rows - first);
+  int8_t* codes = to.codes + first * blocks_ * blockSize + 8 * (row - first);
+  float* scales = to.scales + first * blocks_ + (row - first);
+  int32_t* offsets = to.offsets + first * blocks_ + (row - first);
   if (shape_.cut != Cut::inputs) {
     if (run.normWeight) {
       routines_.normalizeRow(x, run.normWeight, inputs_, run.epsilon, gathered);
       x = gathered;
     }
-    return routines_.quantizeRow(x, inputs_, blockSize, codes, scales, offsets);
+    return routines_.quantizeRow(x, inputs_, blockSize, groupRows, codes, scales, offsets);
   }
   for (size_t c = 0; c < chunkCount_; c++) {
     const Chunk& chunk = chunks_[c];
     if (extent(run, chunk) <= row) break;  // later chunks have fewer rows still
     const float* values = x + chunk.start;
-    if (shape_.groups > 1) {
-      for (size_t g = 0; g < shape_.groups; g++) {
-        std::memcpy(gathered + g * chunk.width, x + g * widest_ + chunk.start, chunk.width * sizeof(float));
+    if (shape_.groups[0] > 1) {
+      for (size_t g = 0; g < shape_.groups[0]; g++) {
+        // A loop, because a chunk has few channels of a head.
+        for (size_t i = 0; i < chunk.width; i++) gathered[g * chunk.width + i] = x[g * widest_ + chunk.start + i];
       }
       values = gathered;
     }
-    const size_t block = chunk.firstBlock;
-    routines_.quantizeRow(values, shape_.groups * chunk.width, blockSize, codes + block * blockSize, scales + block,
-                          offsets + block);
+    const size_t at = chunk.firstBlock * groupRows;
+    routines_.quantizeRow(values, shape_.groups[0] * chunk.width, blockSize, groupRows, codes + at * blockSize,
+                          scales + at, offsets + at);
   }
 }
 
@@ -241,8 +256,7 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
   std::memset(sums, 0, rows * tileRows * sizeof(float));
   TileProduct product{};
   product.blockSize = shape_.blockSize;
-  product.activationStride = activations.stride;
-  product.blockStride = activations.blockStride;
+  product.groupRows = rows;
   product.sums = sums;
   const auto add = [&](size_t block, size_t blocks, size_t active) {
     if (active == 0 || blocks == 0) return;
@@ -250,9 +264,10 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
     product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
     product.scales = scales_ + at * tileRows;
     product.blocks = blocks;
-    product.activations = activations.codes + firstRow * activations.stride + block * shape_.blockSize;
-    product.activationScales = activations.scales + firstRow * activations.blockStride + block;
-    product.offsets = activations.offsets + firstRow * activations.blockStride + block;
+    const size_t first = firstRow * blocks_ + block * rows;
+    product.activations = activations.codes + first * shape_.blockSize;
+    product.activationScales = activations.scales + first;
+    product.offsets = activations.offsets + first;
     routines_.multiplyTile(product, active);
   };
   const auto active = [&](const Chunk& chunk) {
@@ -282,26 +297,41 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
                               const float* sums) const {
   const uint32_t* outputs = outputOf_ + tile * tileRows;
   const size_t count = rowsOf(tile);
-  const bool inOrder = inOrder_[tile];
-  const uint32_t* chunks = chunkOf_ + tile * tileRows;
-  const auto extentOf = [&](size_t i) {
-    return shape_.cut == Cut::inputs ? run.rows : extent(run, chunks_[chunks[i]]);
-  };
-  const bool all = extentOf(count - 1) >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+  size_t extents[tileRows];
+  bool all = true;  // every row computes every output
+  if (shape_.cut != Cut::inputs && run.rowsUpTo) {
+    const uint32_t* chunks = chunkOf_ + tile * tileRows;
+    for (size_t i = 0; i < count; i++) {
+      extents[i] = i > 0 && chunks[i] == chunks[i - 1] ? extents[i - 1] : extent(run, chunks_[chunks[i]]);
+    }
+    all = extents[count - 1] >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+  }
   for (size_t r = 0; r < rows; r++) {
     const size_t row = firstRow + r;
     float* y = run.y + row * outputs_;
+    const float* residual = run.residual ? run.residual + row * outputs_ : nullptr;
     const float* values = sums + r * tileRows;
-    if (all && inOrder && run.residual) {
-      const float* residual = run.residual + row * outputs_ + outputs[0];
-      for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[i] + values[i];
-    } else if (all && inOrder) {
-      std::memcpy(y + outputs[0], values, count * sizeof(float));
-    } else {
-      for (size_t i = 0; i < count; i++) {
-        const float value = row < extentOf(i) ? values[i] : 0.0f;
-        y[outputs[i]] = run.residual ? run.residual[row * outputs_ + outputs[i]] + value : value;
+    float activated[tileRows];
+    if (shape_.activation == Activation::squaredRelu) {
+      for (size_t i = 0; i < tileRows; i++) {
+        const float positive = values[i] > 0 ? values[i] : 0;
+        activated[i] = positive * positive;
       }
+      values = activated;
+    }
+    if (!all) {
+      for (size_t i = 0; i < count; i++) {
+        const float value = row < extents[i] ? values[i] : 0.0f;
+        y[outputs[i]] = residual ? residual[outputs[i]] + value : value;
+      }
+    } else if (!inOrder_[tile]) {
+      for (size_t i = 0; i < count; i++) {
+        y[outputs[i]] = residual ? residual[outputs[i]] + values[i] : values[i];
+      }
+    } else if (residual) {
+      for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[outputs[0] + i] + values[i];
+    } else {
+      std::memcpy(y + outputs[0], values, count * sizeof(float));
     }
   }
 }

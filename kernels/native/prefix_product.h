@@ -9,26 +9,40 @@
 
 namespace espalier {
 
+// Axes that one layer can have side by side, each cut in its own way.
+constexpr size_t maxAxes = 4;
+
 // Channels that the same levels keep, as they are stored: codes [rows][blocks][blockSize / 2], scales [rows][blocks].
 struct StoredChunk {
   const uint8_t* codes;
   const uint16_t* scales;
-  const float* bias;  // [rows]; null if there is none
-  size_t width;       // channels of every group
-  size_t level;       // the narrowest level that keeps it; not increasing from chunk to chunk
+  const float* bias;       // [rows]; null if there is none
+  size_t widths[maxAxes];  // channels of every group of an axis; may be 0 where another axis has some
+  size_t level;            // the narrowest level that keeps it; not increasing from chunk to chunk
 };
 
 enum class Cut {
-  outputs,  // every chunk holds `groups` x `width` rows: channels of all groups, group by group
-  gated,    // the same with two groups, gate and up; the result is silu(gate) * up
-  inputs,   // every chunk holds `groups` x `width` columns
+  outputs,  // every chunk holds rows: axis by axis the channels of all groups, group by group
+  gated,    // the same with one axis of two groups, gate and up; the result is silu(gate) * up
+  inputs,   // every chunk holds columns: the channels of all groups of one axis
 };
+
+enum class Activation { none, squaredRelu };  // of cut outputs
 
 struct ProductShape {
   Cut cut;
-  size_t groups;
+  size_t axes;
+  size_t groups[maxAxes];
   size_t uncut;  // size of the axis that is not cut: columns, or rows where the inputs are cut
   size_t blockSize;
+  Activation activation;
+
+  // Rows of cut outputs, or columns of cut inputs, that a chunk holds.
+  size_t channelsOf(const StoredChunk& chunk) const {
+    size_t channels = 0;
+    for (size_t axis = 0; axis < axes; axis++) channels += groups[axis] * chunk.widths[axis];
+    return channels;
+  }
 };
 
 // What one run works on.
@@ -39,7 +53,7 @@ struct ProductRun {
   const float* normWeight;  // [inputs]: the root mean square norm that comes first; null for none
   float epsilon;
   const float* residual;  // [rows][outputs], added; null for none
-  float* y;               // [rows][outputs]; zero where a row's level keeps nothing
+  float* y;  // [rows][outputs], cut ones axis by axis [groups][widest]; zero where a row's level keeps nothing
 };
 
 class PrefixProduct {
@@ -62,14 +76,14 @@ class PrefixProduct {
 
  private:
   struct Chunk {
-    size_t start, width, level;
-    size_t firstBlock, blocks;  // inputs cut: its blocks of every packed row
-    size_t packedRows;          // outputs cut: packed rows up to and including this chunk
+    size_t start, width, level;  // start and width of the first axis
+    size_t firstBlock, blocks;   // inputs cut: its blocks of every packed row
   };
   struct Activations;
 
   PrefixProduct(const Routines& routines, const ProductShape& shape) : routines_(routines), shape_(shape) {}
   bool pack(const StoredChunk* chunks);
+  void placeOutputs(const StoredChunk* chunks);
   void packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t firstBlock, size_t blocks);
   Activations arrange(void* work, size_t rows) const;
   void quantize(const ProductRun&, const Activations&, size_t row) const;
@@ -83,7 +97,8 @@ class PrefixProduct {
   const ProductShape shape_;
   Chunk* chunks_ = nullptr;
   size_t chunkCount_ = 0;
-  size_t inputs_ = 0, outputs_ = 0, levels_ = 0, widest_ = 0;
+  size_t inputs_ = 0, outputs_ = 0, levels_ = 0;
+  size_t widest_ = 0;  // channels of a group of the first axis
   size_t blocks_ = 0;  // of a packed row
   size_t packedRows_ = 0, tiles_ = 0;
   uint8_t* codes_ = nullptr;      // [tiles][blocks][blockSize / 8][16][4]

@@ -1,9 +1,11 @@
 // The library's two symbols.
 #include <cstdlib>
 
+#include "cached_attention.h"
 #include "operator.h"
 #include "prefix_matmul.h"
 #include "routines.h"
+#include "selective_scan.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
@@ -34,7 +36,8 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
     return espalier::failure(api, "This processor has no instruction set \"%s\"",
                              std::getenv("ESPALIER_INSTRUCTION_SET"));
   }
-  const ort::CustomOp* operators[] = {espalier::prefixMatMul(*routines)};
+  const ort::CustomOp* operators[] = {espalier::prefixMatMul(*routines), espalier::cachedAttention(*routines),
+                                      espalier::selectiveScan(*routines)};
   static ort::Domain* domain = nullptr;  // made once, never released
   if (!domain) {
     ort::Domain* fresh = nullptr;

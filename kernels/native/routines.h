@@ -10,8 +10,13 @@ namespace espalier {
 // Output rows that lie side by side in a packed matrix.
 constexpr size_t tileRows = 16;
 
-// Activation rows that one call of `multiplyTile` takes at most.
-constexpr size_t maxRows = 8;
+// Activation rows that lie side by side, and that one call of `multiplyTile` takes at most: as many as two registers
+// each leave room for in AVX-512. Ten are 4 % faster than eight and twelve (Zen 5).
+constexpr size_t maxRows = 10;
+
+// How far ahead of its use `multiplyTile` asks for weights. Processors do not look so far ahead where many instructions
+// stand between two loads: without it 8 rows take 2.1 times as long from memory, and one row 1.1 times (Zen 5).
+constexpr size_t prefetchBytes = 4096;
 
 // Below it, 127 / magnitude is no finite float.
 constexpr float leastMagnitude = 0x1p-121f;
@@ -24,15 +29,61 @@ struct TileProduct {
   const uint16_t* scales;
   size_t blocks;
   size_t blockSize;
-  // [rows][stride]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two codes unfold.
+  // [columns / 8][groupRows][8]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two
+  // codes unfold.
   const int8_t* activations;
-  size_t activationStride;
-  // [rows][blockStride]: per block the scale, and -8 times the sum of the codes, which takes away the zero point.
+  // [blocks][groupRows]: per block the scale, and -8 times the sum of the codes, which takes away the zero point.
   const float* activationScales;
   const int32_t* offsets;
-  size_t blockStride;
+  // Rows that lie side by side, those that take part first.
+  size_t groupRows;
   // [rows][16]; added to.
   float* sums;
+};
+
+// Tokens whose keys lie side by side in a cache: [capacity / 16][width][16].
+constexpr size_t keyTokens = 16;
+
+// Queries that one call of `attend` takes at most, and components of a head.
+constexpr size_t maxQueries = 32;
+constexpr size_t maxHeadWidth = 256;
+
+// Queries of one key/value head against a stretch of its cache. The result is a softmax that is not divided yet, so
+// that stretches can be joined.
+struct AttentionStretch {
+  // [queries][width], rotated and scaled.
+  const float* queries;
+  size_t count;
+  size_t width;
+  // [capacity / 16][width][16] and [capacity][width].
+  const float* keys;
+  const float* values;
+  // First token of the stretch, a multiple of 16, and the one behind its last.
+  size_t first;
+  size_t last;
+  // [queries]: tokens of the sequence that a query sees. Without any in the stretch, a query is left as it is.
+  const size_t* visible;
+  // [queries]: the greatest score so far, and the sum of exp(score - greatest).
+  float* greatest;
+  float* totals;
+  // [queries][width]: the sum of exp(score - greatest) times the value.
+  float* sums;
+};
+
+// Rows of one head through the state-space recurrence: S = decay S + b (delta x), y = c S + skip x.
+struct ScanStretch {
+  float* state;  // S, [states][channels], goes on
+  size_t states;
+  size_t channels;
+  size_t rows;
+  const float* deltas;  // [rows]
+  const float* decays;  // [rows]
+  const float* b;       // [rows][bcStride], the first `states` of each
+  const float* c;
+  size_t bcStride;
+  float* x;  // [rows][xStride], the first `channels` of each; becomes y
+  size_t xStride;
+  const float* skip;  // [channels]
 };
 
 struct Routines {
@@ -43,7 +94,9 @@ struct Routines {
 
   // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
   // `columns` is padded with zeros to whole blocks. Blocks whose greatest |x| is below `leastMagnitude` become zeros.
-  void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets);
+  // Every eight codes, and every scale and offset, are `groupRows` times their size behind the ones before them.
+  void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
+                      int32_t* offsets);
 
   void (*multiplyTile)(const TileProduct&, size_t rows);
 
@@ -52,6 +105,24 @@ struct Routines {
 
   // y = silu(gate) * up
   void (*gate)(const float* gate, const float* up, size_t count, float* y);
+
+  // y = scale * x, each pair of neighbours turned by its angle. [width / 2] cosines and sines; null turns nothing.
+  void (*rotateHead)(const float* x, const float* cosines, const float* sines, size_t width, float scale, float* y);
+
+  // Goes on from greatest, totals and sums. A query gets the same bits whatever others are beside it.
+  void (*attend)(const AttentionStretch&);
+
+  // Joins what two stretches gave: the second into the first. -infinity and 0 stand for a query that saw nothing.
+  void (*join)(size_t width, float* greatest, float* total, float* sums, float otherGreatest, float otherTotal,
+               const float* otherSums);
+
+  // y = silu(bias + the sum over taps of weights * inputs), channel by channel. `weights` [taps][weightStride];
+  // `inputs` are rows, one per tap; `bias` may be null.
+  void (*convolve)(const float* const* inputs, const float* weights, size_t weightStride, const float* bias,
+                   size_t taps, size_t channels, float* y);
+
+  // A row gets the same bits whether it comes alone or with others, and a channel however many there are.
+  void (*scan)(const ScanStretch&);
 };
 
 // Best first. Each list ends with null; entries for other processors are absent.

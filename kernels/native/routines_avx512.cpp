@@ -1,7 +1,8 @@
 // AVX-512 with VNNI: one register holds four columns of sixteen output rows.
 #include <immintrin.h>
 
-#include "generic_routines.h"
+#include "attention_loops.h"
+#include "scan_loops.h"
 
 namespace espalier {
 namespace {
@@ -25,24 +26,24 @@ void multiply(const TileProduct& p) {
   __m512 sums[rows];
   for (size_t r = 0; r < rows; r++) sums[r] = _mm512_loadu_ps(p.sums + r * tileRows);
   const uint8_t* codes = p.codes;
+  const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
-    const int8_t* activations = p.activations + block * p.blockSize;
     __m512i dots[rows];
-    for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(p.offsets[r * p.blockStride + block]);
-    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64) {
+    for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(p.offsets[block * p.groupRows + r]);
+    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
+      __builtin_prefetch(codes + prefetchBytes);
       const __m512i packed = _mm512_loadu_si512(codes);
       const __m512i even = _mm512_and_si512(packed, low);
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
       for (size_t r = 0; r < rows; r++) {
-        const int8_t* eight = activations + r * p.activationStride + column;
-        dots[r] = _mm512_dpbusd_epi32(dots[r], even, broadcastFour(eight));
-        dots[r] = _mm512_dpbusd_epi32(dots[r], odd, broadcastFour(eight + 4));
+        dots[r] = _mm512_dpbusd_epi32(dots[r], even, broadcastFour(activations + 8 * r));
+        dots[r] = _mm512_dpbusd_epi32(dots[r], odd, broadcastFour(activations + 8 * r + 4));
       }
     }
     const __m512 scales =
         _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scales + block * tileRows)));
     for (size_t r = 0; r < rows; r++) {
-      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(p.activationScales[r * p.blockStride + block]));
+      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(p.activationScales[block * p.groupRows + r]));
       sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
     }
   }
@@ -51,18 +52,29 @@ void multiply(const TileProduct& p) {
 
 void multiplyTile(const TileProduct& p, size_t rows) {
   static constexpr void (*byRows[])(const TileProduct&) = {
-      nullptr, multiply<1>, multiply<2>, multiply<3>, multiply<4>, multiply<5>, multiply<6>, multiply<7>, multiply<8>,
+      nullptr,     multiply<1>, multiply<2>, multiply<3>, multiply<4>,  multiply<5>,
+      multiply<6>, multiply<7>, multiply<8>, multiply<9>, multiply<10>,
   };
   byRows[rows](p);
 }
 
-void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes, float* scales, int32_t* offsets) {
+// Four times eight codes, each `groupRows` times eight behind the one before.
+inline void storeEights(__m256i bytes, size_t groupRows, int8_t* codes) {
+  const __m128i first = _mm256_castsi256_si128(bytes), second = _mm256_extracti128_si256(bytes, 1);
+  const int64_t eights[] = {_mm_cvtsi128_si64(first), _mm_extract_epi64(first, 1), _mm_cvtsi128_si64(second),
+                            _mm_extract_epi64(second, 1)};
+  for (size_t i = 0; i < 4; i++) std::memcpy(codes + 8 * i * groupRows, eights + i, 8);
+}
+
+void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
+                 int32_t* offsets) {
   const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7,
                                          8, 10, 12, 14, 9, 11, 13, 15);
   for (size_t block = 0; block * blockSize < columns; block++) {
     const size_t start = block * blockSize;
     if (columns - start < blockSize) {
-      return quantizeRowGeneric(x + start, columns - start, blockSize, codes + start, scales + block, offsets + block);
+      return quantizeRowGeneric(x + start, columns - start, blockSize, groupRows, codes + start * groupRows,
+                                scales + block * groupRows, offsets + block * groupRows);
     }
     __m512 greatest = _mm512_setzero_ps();
     for (size_t i = 0; i < blockSize; i += 16) {
@@ -77,22 +89,35 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, int8_t* codes
       const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(second)),
                                              _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(first)));
       sum = _mm256_dpbusd_epi32(sum, _mm256_set1_epi8(1), bytes);
-      _mm256_storeu_si256(reinterpret_cast<__m256i*>(codes + start + i), _mm256_shuffle_epi8(bytes, order));
+      storeEights(_mm256_shuffle_epi8(bytes, order), groupRows, codes + (start + i) * groupRows);
     }
     __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b01001110));
     four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
-    scales[block] = magnitude / 127.0f;
-    offsets[block] = -8 * _mm_cvtsi128_si32(four);
+    scales[block * groupRows] = magnitude / 127.0f;
+    offsets[block * groupRows] = -8 * _mm_cvtsi128_si32(four);
   }
 }
+
+struct Simd {
+  using Vector = __m512;
+  static constexpr size_t lanes = 16, vectors = 4;
+  static Vector zero() { return _mm512_setzero_ps(); }
+  static Vector broadcast(float value) { return _mm512_set1_ps(value); }
+  static Vector load(const float* from) { return _mm512_loadu_ps(from); }
+  static Vector loadFew(const float* from, size_t count) { return _mm512_maskz_loadu_ps(mask(count), from); }
+  static void store(float* to, Vector value) { _mm512_storeu_ps(to, value); }
+  static void storeFew(float* to, Vector value, size_t count) { _mm512_mask_storeu_ps(to, mask(count), value); }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
+  static __mmask16 mask(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
+};
 
 }  // namespace
 
 extern const Routines avx512Routines;
 const Routines avx512Routines = {
-    "avx512vnni",        supported,   quantizeRow,       multiplyTile,
-    normalizeRowGeneric, gateGeneric,
+    "avx512vnni",      supported,        quantizeRow, multiplyTile,    normalizeRowGeneric, gateGeneric,
+    rotateHeadGeneric, attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -22,8 +22,8 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 
 extern const Routines dotprodRoutines;
 const Routines dotprodRoutines = {
-    "dotprod",           supported,   quantizeRowGeneric, multiplyTile,
-    normalizeRowGeneric, gateGeneric,
+    "dotprod",         supported,        quantizeRowGeneric, multiplyTile,    normalizeRowGeneric, gateGeneric,
+    rotateHeadGeneric, attendWith<Simd>, joinGeneric,        convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

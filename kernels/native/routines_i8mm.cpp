@@ -17,20 +17,18 @@ template <size_t pairs>
 void multiplyPairs(const TileProduct& p) {
   const uint8x16_t low = vdupq_n_u8(15);
   const uint8_t* codes = p.codes;
+  const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
-    const int8_t* activations = p.activations + block * p.blockSize;
     int32x4_t products[pairs][2 * quarters];
     for (size_t pair = 0; pair < pairs; pair++) {
-      const int32x2_t first = vdup_n_s32(p.offsets[2 * pair * p.blockStride + block]);
-      const int32x2_t second = vdup_n_s32(p.offsets[(2 * pair + 1) * p.blockStride + block]);
+      const int32x2_t first = vdup_n_s32(p.offsets[block * p.groupRows + 2 * pair]);
+      const int32x2_t second = vdup_n_s32(p.offsets[block * p.groupRows + 2 * pair + 1]);
       for (int32x4_t& product : products[pair]) product = vcombine_s32(first, second);
     }
-    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64) {
+    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
+      __builtin_prefetch(codes + prefetchBytes);
       int8x16_t values[pairs];
-      for (size_t pair = 0; pair < pairs; pair++) {
-        const int8_t* row = activations + 2 * pair * p.activationStride + column;
-        values[pair] = vcombine_s8(vld1_s8(row), vld1_s8(row + p.activationStride));
-      }
+      for (size_t pair = 0; pair < pairs; pair++) values[pair] = vld1q_s8(activations + 16 * pair);
       for (size_t q = 0; q < quarters; q++) {
         const uint8x16_t packed = vld1q_u8(codes + 16 * q);
         const uint32x4_t even = vreinterpretq_u32_u8(vandq_u8(packed, low));
@@ -53,9 +51,9 @@ void multiplyPairs(const TileProduct& p) {
         second[q] = vcombine_s32(vget_high_s32(left), vget_high_s32(right));
       }
       const uint16_t* scales = p.scales + block * tileRows;
-      const float* activationScales = p.activationScales + 2 * pair * p.blockStride + block;
+      const float* activationScales = p.activationScales + block * p.groupRows + 2 * pair;
       addScaled(p.sums + 2 * pair * tileRows, first, scales, activationScales[0]);
-      addScaled(p.sums + (2 * pair + 1) * tileRows, second, scales, activationScales[p.blockStride]);
+      addScaled(p.sums + (2 * pair + 1) * tileRows, second, scales, activationScales[1]);
     }
   }
 }
@@ -74,8 +72,9 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 
 extern const Routines i8mmRoutines;
 const Routines i8mmRoutines = {
-    "i8mm",      supported,         quantizeRowGeneric, multiplyTile, normalizeRowGeneric,
-    gateGeneric,
+    "i8mm",         supported,         quantizeRowGeneric, multiplyTile, normalizeRowGeneric,
+    gateGeneric,    rotateHeadGeneric, attendWith<Simd>,   joinGeneric,  convolveGeneric,
+    scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -3,7 +3,8 @@
 
 #include <arm_neon.h>
 
-#include "generic_routines.h"
+#include "attention_loops.h"
+#include "scan_loops.h"
 
 namespace espalier {
 namespace {
@@ -23,15 +24,16 @@ template <size_t rows>
 void multiplyByDots(const TileProduct& p) {
   const uint8x16_t low = vdupq_n_u8(15);
   const uint8_t* codes = p.codes;
+  const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
-    const int8_t* activations = p.activations + block * p.blockSize;
     int32x4_t dots[rows][quarters];
     for (size_t r = 0; r < rows; r++) {
-      for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[r * p.blockStride + block]);
+      for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[block * p.groupRows + r]);
     }
-    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64) {
+    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
+      __builtin_prefetch(codes + prefetchBytes);
       int8x8_t eight[rows];
-      for (size_t r = 0; r < rows; r++) eight[r] = vld1_s8(activations + r * p.activationStride + column);
+      for (size_t r = 0; r < rows; r++) eight[r] = vld1_s8(activations + 8 * r);
       for (size_t q = 0; q < quarters; q++) {
         const uint8x16_t packed = vld1q_u8(codes + 16 * q);
         const int8x16_t even = vreinterpretq_s8_u8(vandq_u8(packed, low));
@@ -44,18 +46,38 @@ void multiplyByDots(const TileProduct& p) {
     }
     for (size_t r = 0; r < rows; r++) {
       addScaled(p.sums + r * tileRows, dots[r], p.scales + block * tileRows,
-                p.activationScales[r * p.blockStride + block]);
+                p.activationScales[block * p.groupRows + r]);
     }
   }
 }
 
 inline TileProduct skipRows(TileProduct p, size_t rows) {
-  p.activations += rows * p.activationStride;
-  p.activationScales += rows * p.blockStride;
-  p.offsets += rows * p.blockStride;
+  p.activations += 8 * rows;
+  p.activationScales += rows;
+  p.offsets += rows;
   p.sums += rows * tileRows;
   return p;
 }
+
+struct Simd {
+  using Vector = float32x4_t;
+  static constexpr size_t lanes = 4, vectors = 4;
+  static Vector zero() { return vdupq_n_f32(0); }
+  static Vector broadcast(float value) { return vdupq_n_f32(value); }
+  static Vector load(const float* from) { return vld1q_f32(from); }
+  static Vector loadFew(const float* from, size_t count) {
+    float four[lanes] = {};
+    std::memcpy(four, from, count * sizeof(float));
+    return vld1q_f32(four);
+  }
+  static void store(float* to, Vector value) { vst1q_f32(to, value); }
+  static void storeFew(float* to, Vector value, size_t count) {
+    float four[lanes];
+    vst1q_f32(four, value);
+    std::memcpy(to, four, count * sizeof(float));
+  }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return vfmaq_f32(c, a, b); }
+};
 
 }  // namespace
 }  // namespace espalier

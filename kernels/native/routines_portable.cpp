@@ -1,5 +1,6 @@
 // Plain C++ for any processor.
-#include "generic_routines.h"
+#include "attention_loops.h"
+#include "scan_loops.h"
 
 namespace espalier {
 namespace {
@@ -11,18 +12,18 @@ void multiplyTile(const TileProduct& p, size_t rows) {
     float* sums = p.sums + r * tileRows;
     const uint8_t* codes = p.codes;
     for (size_t block = 0; block < p.blocks; block++) {
-      const int8_t* activations = p.activations + r * p.activationStride + block * p.blockSize;
+      const int8_t* activations = p.activations + (block * p.blockSize * p.groupRows + 8 * r);
       int32_t dots[tileRows];
-      for (size_t row = 0; row < tileRows; row++) dots[row] = p.offsets[r * p.blockStride + block];
-      for (size_t column = 0; column < p.blockSize; column += 8, codes += 64) {
+      for (size_t row = 0; row < tileRows; row++) dots[row] = p.offsets[block * p.groupRows + r];
+      for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
         for (size_t row = 0; row < tileRows; row++) {
           for (size_t i = 0; i < 4; i++) {
             const int32_t byte = codes[row * 4 + i];
-            dots[row] += (byte & 15) * activations[column + i] + (byte >> 4) * activations[column + 4 + i];
+            dots[row] += (byte & 15) * activations[i] + (byte >> 4) * activations[4 + i];
           }
         }
       }
-      const float scale = p.activationScales[r * p.blockStride + block];
+      const float scale = p.activationScales[block * p.groupRows + r];
       for (size_t row = 0; row < tileRows; row++) {
         sums[row] += static_cast<float>(dots[row]) * (halfToFloat(p.scales[block * tileRows + row]) * scale);
       }
@@ -30,12 +31,28 @@ void multiplyTile(const TileProduct& p, size_t rows) {
   }
 }
 
+struct Simd {
+  typedef float Vector __attribute__((vector_size(16)));
+  static constexpr size_t lanes = 4, vectors = 2;
+  static Vector zero() { return Vector{}; }
+  static Vector broadcast(float value) { return Vector{value, value, value, value}; }
+  static Vector load(const float* from) { return loadFew(from, lanes); }
+  static Vector loadFew(const float* from, size_t count) {
+    Vector value{};
+    std::memcpy(&value, from, count * sizeof(float));
+    return value;
+  }
+  static void store(float* to, Vector value) { storeFew(to, value, lanes); }
+  static void storeFew(float* to, Vector value, size_t count) { std::memcpy(to, &value, count * sizeof(float)); }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return a * b + c; }
+};
+
 }  // namespace
 
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
-    "portable",          supported,   quantizeRowGeneric, multiplyTile,
-    normalizeRowGeneric, gateGeneric,
+    "portable",        supported,        quantizeRowGeneric, multiplyTile,    normalizeRowGeneric, gateGeneric,
+    rotateHeadGeneric, attendWith<Simd>, joinGeneric,        convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -13,7 +13,7 @@ import type { BlockContext } from "./block_context.ts";
  * @returns `[rows, D]`
  */
 export function attention(graph: GraphBuilder, x: Value, block: AttentionPlan, context: BlockContext): Value {
-  const { config, weights, linear, rotary, core, tap } = context;
+  const { config, weights, linear, core, tap } = context;
   const { numAttentionHeads, numKeyValueHeads, hiddenSize } = config;
   const { name, chunks } = block;
   const packed = linear.toHeads(graph, {
@@ -25,15 +25,12 @@ export function attention(graph: GraphBuilder, x: Value, block: AttentionPlan, c
     matrixOf: (index) => qkvMatrix(config, block, index),
     tap,
   });
-  const turned = () => {
-    const pairs = weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
-    return rotary.rotate(graph, packed, pairs, block.widths[0]!);
-  };
-  const rotated = rotaryDimOf(config) === 0 ? packed : turned();
-  tap?.(`${name}.heads`, rotated);
+  const pairs = rotaryDimOf(config) === 0
+    ? null
+    : weights.pairs(graph, block, [numKeyValueHeads, block.widths[0]! / 2]);
   return linear.fromHeads(graph, {
     name,
-    x: core.attend(graph, rotated, block),
+    x: core.attend(graph, packed, block, { pairs, tap }),
     groups: numAttentionHeads,
     chunks,
     matrixOf: (index) => outputMatrix(config, block, index),

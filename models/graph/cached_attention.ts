@@ -1,7 +1,7 @@
 import { ElementType, type GraphBuilder, type Value } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
 import type { AttentionPlan } from "../plan.ts";
-import type { AttentionCore } from "./block_context.ts";
+import type { RotatedAttention } from "./block_context.ts";
 import { groupQueryAttention } from "./causal_attention.ts";
 
 /**
@@ -17,6 +17,11 @@ export interface LaneInputs {
   /** int32 `[lanes]`: tokens of each sequence after this step; 1 for an idle lane. */
   readonly lengths: Value;
 }
+
+/**
+ * A cache's capacity is a multiple of this: our own operator keeps the keys of so many tokens side by side.
+ */
+export const CACHE_TOKENS = 16;
 
 /** Names of a lane's caches, `[1, G, capacity, width]` each. The outputs are bound to the inputs' tensors. */
 export function cacheNames(
@@ -42,7 +47,7 @@ export function cacheNames(
  * The operator fails on no rows (it divides by them), so an idle lane runs over row 0 with a cache of one token, and
  * the result is dropped.
  */
-export function cachedAttention(graph: GraphBuilder, config: ModelConfig, lanes: LaneInputs): AttentionCore {
+export function cachedAttention(graph: GraphBuilder, config: ModelConfig, lanes: LaneInputs): RotatedAttention {
   const { numAttentionHeads, numKeyValueHeads } = config;
   const split = (value: Value) =>
     lanes.count === 1 ? [value] : graph.ops("Split", [value], lanes.count, {

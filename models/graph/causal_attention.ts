@@ -1,9 +1,9 @@
 import { ABSENT, ElementType, type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
-import type { AttentionCore } from "./block_context.ts";
+import type { RotatedAttention } from "./block_context.ts";
 
 /** Attention over the rows of one whole sequence, without a cache: calibration and dense evaluation. */
-export function causalAttention(config: ModelConfig): AttentionCore {
+export function causalAttention(config: ModelConfig): RotatedAttention {
   return {
     attend(graph, packed) {
       const { numAttentionHeads, headDim } = config;

@@ -6,9 +6,12 @@ import { cachedAttention } from "./cached_attention.ts";
 import { cachedStateSpace } from "./cached_state_space.ts";
 import { chunkedLinear } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
+import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
 import { prefixLinear, prefixWeights } from "./prefix_linear.ts";
-import { rotaryOf } from "./rotary.ts";
+import { afterRotation, rotaryOf } from "./rotary.ts";
+import { selectiveScan } from "./selective_scan.ts";
+import { stockMixer } from "./stock_mixer.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
 
 /**
@@ -54,11 +57,13 @@ export function decoderGraph(
   const context: BlockContext = {
     config,
     weights: ours,
-    gates,
     linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
-    rotary: rotaryOf(graph, config, positions),
-    core: cachedAttention(graph, config, laneInputs),
-    stateSpace: cachedStateSpace(graph, config, laneInputs),
+    core: int4 === null
+      ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs))
+      : laneAttention(graph, config, laneInputs, positions),
+    stateSpace: int4 === null
+      ? stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs))
+      : selectiveScan(config, weights, laneInputs),
   };
   let hidden = ours.embed(graph, tokens, embeddingMatrix(config));
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);

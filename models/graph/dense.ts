@@ -6,7 +6,8 @@ import { causalStateSpace } from "./causal_state_space.ts";
 import { languageModelHead } from "./decoder.ts";
 import { chunkedLinear } from "./elastic_linear.ts";
 import { ungated } from "./gates.ts";
-import { type Rotary, rotaryOf } from "./rotary.ts";
+import { afterRotation, type Rotary, rotaryOf } from "./rotary.ts";
+import { stockMixer } from "./stock_mixer.ts";
 import { floatWeights } from "./weights.ts";
 
 /**
@@ -15,7 +16,7 @@ import { floatWeights } from "./weights.ts";
  * Inputs: `hidden` `[rows, D]`, the block's tensors by their stored names, and for attention `positions` int64
  * `[rows]`. Output: `output` `[rows, D]` and whatever `taps` adds.
  *
- * @param taps Adds outputs from the activations that it is shown.
+ * @param taps Adds outputs from the activations that it is shown; the last is the block's `output`.
  * @param withOutput Without it the taps' outputs are all there is, and what only the block's own needs is not computed.
  */
 export function denseBlockGraph(
@@ -41,13 +42,12 @@ export function denseBlockGraph(
   const output = residualBlock(graph, hidden, block, {
     config: plan.config,
     weights,
-    gates: ungated,
     linear: chunkedLinear(weights, ungated),
-    rotary,
-    core: causalAttention(plan.config),
-    stateSpace: causalStateSpace(plan.config),
+    core: afterRotation(rotary, causalAttention(plan.config)),
+    stateSpace: stockMixer(plan.config, weights, causalStateSpace(plan.config)),
     ...(taps && { tap: (name, value) => taps(graph, name, value) }),
   });
+  taps?.(graph, `${block.name}.output`, output);
   if (withOutput) graph.output("output", output, ElementType.float32);
   return graph.build();
 }

@@ -21,6 +21,16 @@ export interface CutMatrix {
 /** Channels between two linear layers: whole, `[rows, widest]`, or in chunks over the rows that keep them. */
 export type Channels = { readonly whole: Value } | { readonly pieces: readonly Piece[] };
 
+/** An axis of a layer's outputs that is cut inside `groups` heads, in its own way in every chunk. */
+export interface OutputAxis {
+  readonly groups: number;
+  /** Components of every head in a chunk; 0 where only other axes grow. */
+  readonly widths: readonly number[];
+}
+
+/** Outputs along several axes: side by side, `[rows, Σ groups · widest]`, or one value `[rows, groups, widest]` per axis. */
+export type Axes = { readonly whole: Value } | { readonly each: readonly Value[] };
+
 /** Shown an activation that a statistic may want. */
 export type Tap = (name: string, value: Value) => void;
 
@@ -39,6 +49,18 @@ export interface ElasticLinear {
     graph: GraphBuilder,
     layer: CutMatrix & { x: Value; norm: Norm; groups: number; tap?: Tap | undefined; name: string },
   ): Value;
+
+  /**
+   * A layer whose outputs are several axes, each cut inside heads of its own.
+   *
+   * @param x `[rows, inFeatures]`
+   * @param axes Their rows follow each other in every chunk.
+   * @returns Zero in the components that a row's level does not keep.
+   */
+  toAxes(
+    graph: GraphBuilder,
+    layer: CutMatrix & { x: Value; norm: Norm; axes: readonly OutputAxis[]; tap?: Tap | undefined; name: string },
+  ): Axes;
 
   /**
    * A layer whose inputs are cut inside `groups` heads.
@@ -63,6 +85,16 @@ export interface ElasticLinear {
   ): Channels;
 
   /**
+   * `relu(up)²` of a layer whose chunks hold up rows.
+   *
+   * @param x `[rows, inFeatures]`
+   */
+  toRectifiedChannels(
+    graph: GraphBuilder,
+    layer: CutMatrix & { x: Value; norm: Norm; tap?: Tap | undefined; name: string },
+  ): Channels;
+
+  /**
    * A layer whose inputs are cut.
    *
    * @param residual `[rows, outFeatures]`, added.
@@ -78,6 +110,20 @@ export function chunkedLinear(weights: Weights, gates: Gates): ElasticLinear {
     tap?.(`${name}.input`, value);
     return value;
   };
+  /** The channels of a layer, chunk by chunk, behind an activation. */
+  const activated = (
+    graph: GraphBuilder,
+    { x, norm, chunks, matrixOf, tap, name }: CutMatrix & { x: Value; norm: Norm; tap?: Tap | undefined; name: string },
+    activate: (graph: GraphBuilder, value: Value) => Value,
+  ): Channels => {
+    const input = normed(graph, x, norm, name, tap);
+    const pieces = cutOutputs(graph, { x: input, chunks, matrixOf, gates, weights }).map((piece) => {
+      const value = activate(graph, piece.value);
+      tap?.(`${name}.hidden.${piece.index}`, value);
+      return { ...piece, value };
+    });
+    return { pieces };
+  };
   return {
     toHeads(graph, { x, norm, groups, chunks, matrixOf, tap, name }) {
       const input = normed(graph, x, norm, name, tap);
@@ -90,27 +136,41 @@ export function chunkedLinear(weights: Weights, gates: Gates): ElasticLinear {
       return joined.length === 1 ? joined[0]! : graph.op("Concat", joined, { attributes: { axis: 2 } });
     },
 
+    toAxes(graph, { x, norm, axes, chunks, matrixOf, tap, name }) {
+      const input = normed(graph, x, norm, name, tap);
+      const joined = axes.map((): Value[] => []);
+      for (const { value, chunk, index } of cutOutputs(graph, { x: input, chunks, matrixOf, gates, weights })) {
+        const present = axes.map(({ groups, widths }, axis) => ({ groups, width: widths[index]!, axis }))
+          .filter(({ width }) => width > 0);
+        const restored = gates.restore(graph, value, chunk.level);
+        const sizes = graph.integers(present.map(({ groups, width }) => groups * width));
+        const pieces = present.length === 1
+          ? [restored]
+          : graph.ops("Split", [restored, sizes], present.length, { attributes: { axis: 1 } });
+        present.forEach(({ groups, width, axis }, at) =>
+          joined[axis]!.push(graph.op("Reshape", [pieces[at]!, graph.integers([-1, groups, width])]))
+        );
+      }
+      const each = joined.map((values) =>
+        values.length === 1 ? values[0]! : graph.op("Concat", values, { attributes: { axis: 2 } })
+      );
+      return { each };
+    },
+
     fromHeads(graph, { x, groups, chunks, matrixOf, residual, tap, name }) {
       const pieces = chunks.map((chunk, index) => {
         const components = chunks.length === 1
           ? x
           : gates.takeComponents(graph, x, chunk.level, chunk.start, chunk.end);
         const value = graph.op("Reshape", [components, graph.integers([-1, groups * chunkWidth(chunk)])]);
-        tap?.(`${name}.attended.${index}`, value);
+        tap?.(`${name}.mixed.${index}`, value);
         return { value, chunk, index };
       });
       return cutInputs(graph, { pieces, matrixOf, gates, weights, residual });
     },
 
-    toGatedChannels(graph, { x, norm, chunks, matrixOf, tap, name }) {
-      const input = normed(graph, x, norm, name, tap);
-      const pieces = cutOutputs(graph, { x: input, chunks, matrixOf, gates, weights }).map((piece) => {
-        const value = gate(graph, piece.value);
-        tap?.(`${name}.hidden.${piece.index}`, value);
-        return { ...piece, value };
-      });
-      return { pieces };
-    },
+    toGatedChannels: (graph, layer) => activated(graph, layer, gate),
+    toRectifiedChannels: (graph, layer) => activated(graph, layer, squaredRelu),
 
     fromChannels(graph, { channels, matrixOf, residual }) {
       if (!("pieces" in channels)) throw new TypeError("Cannot take whole channels into chunked products");
@@ -132,7 +192,7 @@ export interface Piece {
  * @param x `[rows, inFeatures]`
  * @param matrixOf The stored matrix of a chunk.
  */
-export function cutOutputs(
+function cutOutputs(
   graph: GraphBuilder,
   { x, chunks, matrixOf, gates, weights }: CutMatrix & { x: Value; gates: Gates; weights: Weights },
 ): Piece[] {
@@ -149,7 +209,7 @@ export function cutOutputs(
  * @param residual `[rows, outFeatures]`
  * @returns `[rows, outFeatures]`
  */
-export function cutInputs(
+function cutInputs(
   graph: GraphBuilder,
   { pieces, matrixOf, gates, weights, residual }: {
     pieces: readonly Piece[];
@@ -171,4 +231,9 @@ function gate(graph: GraphBuilder, gateUp: Value): Value {
   // QuickGelu is x · sigmoid(alpha · x): SiLU in one node.
   const silu = graph.op("QuickGelu", [left!], { domain: MICROSOFT, attributes: { alpha: { float: 1 } } });
   return graph.op("Mul", [silu, up!]);
+}
+
+function squaredRelu(graph: GraphBuilder, value: Value): Value {
+  const rectified = graph.op("Relu", [value]);
+  return graph.op("Mul", [rectified, rectified]);
 }

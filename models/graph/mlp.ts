@@ -1,8 +1,6 @@
 import type { GraphBuilder, Value } from "../../onnx/mod.ts";
 import { downMatrix, type MlpPlan, upMatrix } from "../plan.ts";
 import type { BlockContext } from "./block_context.ts";
-import { cutInputs, cutOutputs } from "./elastic_linear.ts";
-import { rmsNorm } from "./norm.ts";
 
 /**
  * `x + down(relu(up(n))²)` with `n = norm(x)`; chunks as in `gatedMlp`.
@@ -11,26 +9,16 @@ import { rmsNorm } from "./norm.ts";
  * @returns `[rows, D]`
  */
 export function mlp(graph: GraphBuilder, x: Value, block: MlpPlan, context: BlockContext): Value {
-  const { config, weights, gates, tap } = context;
-  const normed = rmsNorm(graph, x, weights.vector(graph, `${block.name}.norm`, config.hiddenSize), config.rmsNormEps);
-  tap?.(`${block.name}.input`, normed);
-  const up = cutOutputs(graph, {
-    x: normed,
-    chunks: block.chunks,
+  const { config, weights, linear, tap } = context;
+  const { name, chunks } = block;
+  const channels = linear.toRectifiedChannels(graph, {
+    name,
+    x,
+    norm: { weight: weights.vector(graph, `${name}.norm`, config.hiddenSize), epsilon: config.rmsNormEps },
+    chunks,
     matrixOf: (index) => upMatrix(config, block, index),
-    gates,
-    weights,
+    tap,
   });
-  const hidden = up.map((piece) => {
-    const rectified = graph.op("Relu", [piece.value]);
-    return { ...piece, value: graph.op("Mul", [rectified, rectified]) };
-  });
-  for (const { value, index } of hidden) tap?.(`${block.name}.hidden.${index}`, value);
-  return cutInputs(graph, {
-    pieces: hidden,
-    matrixOf: (index) => downMatrix(config, block, index),
-    gates,
-    weights,
-    residual: x,
-  });
+  const matrixOf = (index: number) => downMatrix(config, block, index);
+  return linear.fromChannels(graph, { channels, chunks, matrixOf, residual: x });
 }

@@ -1,6 +1,6 @@
 import { ABSENT, type GraphBuilder, type Value } from "../../onnx/mod.ts";
-import { chunkWidth } from "../widths.ts";
-import type { CutMatrix, ElasticLinear, Norm } from "./elastic_linear.ts";
+import { type Chunk, chunkWidth } from "../widths.ts";
+import type { CutMatrix, ElasticLinear, Norm, OutputAxis } from "./elastic_linear.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
 
 /** The domain of the operators in `kernels/native/`. */
@@ -8,6 +8,7 @@ export const ESPALIER = "espalier";
 
 /** Which axis of a `PrefixMatMul` is cut; see `kernels/native/prefix_matmul.h`. */
 const CUT = { outputs: 0, gated: 1, inputs: 2 } as const;
+const ACTIVATION = { none: 0, squaredRelu: 1 } as const;
 
 /**
  * Our own operator: one node per linear layer, which takes the row counts of the levels as an input, normalizes, joins
@@ -17,14 +18,28 @@ const CUT = { outputs: 0, gated: 1, inputs: 2 } as const;
  */
 export function prefixLinear(weights: Int4Weights, rowsUpTo: Value | null): ElasticLinear {
   return {
-    toHeads: (graph, layer) => product(graph, weights, rowsUpTo, { ...layer, cut: "outputs" }),
-    fromHeads: (graph, layer) => product(graph, weights, rowsUpTo, { ...layer, cut: "inputs" }),
+    toHeads: (graph, layer) => product(graph, weights, rowsUpTo, { ...layer, cut: "outputs", axes: [oneAxis(layer)] }),
+    toAxes: (graph, layer) => ({ whole: product(graph, weights, rowsUpTo, { ...layer, cut: "outputs" }) }),
+    fromHeads: (graph, layer) => product(graph, weights, rowsUpTo, { ...layer, cut: "inputs", axes: [oneAxis(layer)] }),
     toGatedChannels: (graph, layer) => ({
-      whole: product(graph, weights, rowsUpTo, { ...layer, cut: "gated", groups: 2 }),
+      whole: product(graph, weights, rowsUpTo, { ...layer, cut: "gated", axes: [oneAxis({ ...layer, groups: 2 })] }),
+    }),
+    toRectifiedChannels: (graph, layer) => ({
+      whole: product(graph, weights, rowsUpTo, {
+        ...layer,
+        cut: "outputs",
+        activation: "squaredRelu",
+        axes: [oneAxis({ ...layer, groups: 1 })],
+      }),
     }),
     fromChannels(graph, { channels, ...layer }) {
       if (!("whole" in channels)) throw new TypeError("Cannot take channels in chunks into one product");
-      return product(graph, weights, rowsUpTo, { ...layer, x: channels.whole, cut: "inputs", groups: 1 });
+      return product(graph, weights, rowsUpTo, {
+        ...layer,
+        x: channels.whole,
+        cut: "inputs",
+        axes: [oneAxis({ ...layer, groups: 1 })],
+      });
     },
   };
 }
@@ -39,21 +54,27 @@ export function prefixWeights(weights: Int4Weights): Weights {
         chunks: [{ start: 0, end: matrix.outFeatures, level: 0 }],
         matrixOf: () => matrix,
         cut: "outputs",
-        groups: 1,
+        axes: [{ groups: 1, widths: [matrix.outFeatures] }],
       }),
   };
+}
+
+/** The axis that all of a layer's chunks cut. */
+function oneAxis({ groups, chunks }: { groups: number; chunks: readonly Chunk[] }): OutputAxis {
+  return { groups, widths: chunks.map(chunkWidth) };
 }
 
 function product(
   graph: GraphBuilder,
   weights: Int4Weights,
   rowsUpTo: Value | null,
-  { chunks, matrixOf, x, norm, residual, cut, groups }: CutMatrix & {
+  { chunks, matrixOf, x, norm, residual, cut, axes, activation = "none" }: CutMatrix & {
     x: Value;
     norm?: Norm;
     residual?: Value;
     cut: keyof typeof CUT;
-    groups: number;
+    axes: readonly OutputAxis[];
+    activation?: keyof typeof ACTIVATION;
   },
 ): Value {
   const stored = chunks.map((_, index) => weights.stored(graph, matrixOf(index)));
@@ -69,11 +90,12 @@ function product(
     domain: ESPALIER,
     attributes: {
       cut: CUT[cut],
-      groups,
+      activation: ACTIVATION[activation],
+      groups: axes.map(({ groups }) => groups),
       uncut: cut === "inputs" ? outFeatures : inFeatures,
       block_size: weights.blockSize,
       epsilon: { float: norm?.epsilon ?? 0 },
-      widths: chunks.map(chunkWidth),
+      widths: chunks.flatMap((_, index) => axes.map(({ widths }) => widths[index]!)),
       levels: chunks.map(({ level }) => level),
       biases: stored.map(({ bias }) => bias === null ? 0 : 1),
     },

@@ -1,6 +1,7 @@
 import { ElementType, type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
 import { type ModelConfig, rotaryDimOf } from "../description.ts";
 import { ropeFrequencies } from "../rope.ts";
+import type { AttentionCore, RotatedAttention } from "./block_context.ts";
 
 /** Rotates the query and key heads of a packed row and leaves its value heads as they are. */
 export interface Rotary {
@@ -43,17 +44,41 @@ export function rotaryOf(builder: GraphBuilder, config: ModelConfig, positions: 
   };
 }
 
-/** Cosines and sines `[rows + 1, pairs]` of every pair's angle, and the line of every head of every row. */
-function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value) {
-  const { numAttentionHeads, numKeyValueHeads, headDim, rope } = config;
+/** Rotary positions, then attention, as operators of their own. */
+export function afterRotation(rotary: Rotary, core: RotatedAttention): AttentionCore {
+  return {
+    attend(graph, packed, block, { pairs, tap }) {
+      const rotated = pairs === null ? packed : rotary.rotate(graph, packed, pairs, block.widths[0]!);
+      tap?.(`${block.name}.heads`, rotated);
+      return core.attend(graph, rotated, block);
+    },
+  };
+}
+
+/**
+ * Cosines and sines of every original pair's angle, the last one of a pair that is not turned if a model has such.
+ *
+ * @param positions int64 `[rows]`
+ * @returns Two of `[rows, R/2]`, or `[rows, R/2 + 1]`.
+ */
+export function rotaryAngles(
+  graph: GraphBuilder,
+  config: ModelConfig,
+  positions: Value,
+): { readonly cosines: Value; readonly sines: Value } {
   const rotaryDim = rotaryDimOf(config);
-  const frequencies = [...ropeFrequencies(rope, rotaryDim), ...(rotaryDim < headDim ? [0] : [])];
+  const frequencies = [...ropeFrequencies(config.rope, rotaryDim), ...(rotaryDim < config.headDim ? [0] : [])];
   const float = { attributes: { to: ElementType.float32 } };
-  const withZero = graph.op("Concat", [graph.integers([0]), positions], { attributes: { axis: 0 } });
-  const column = graph.op("Unsqueeze", [graph.op("Cast", [withZero], float), graph.integers([1])]);
+  const column = graph.op("Unsqueeze", [graph.op("Cast", [positions], float), graph.integers([1])]);
   const angles = graph.op("Mul", [column, graph.floats(frequencies, [1, frequencies.length])]);
-  const cosines = graph.op("Cos", [angles]);
-  const sines = graph.op("Sin", [angles]);
+  return { cosines: graph.op("Cos", [angles]), sines: graph.op("Sin", [angles]) };
+}
+
+/** Angles of position 0 and of every row, `[rows + 1, pairs]`, and the line of every head of every row. */
+function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value) {
+  const { numAttentionHeads, numKeyValueHeads } = config;
+  const withZero = graph.op("Concat", [graph.integers([0]), positions], { attributes: { axis: 0 } });
+  const { cosines, sines } = rotaryAngles(graph, config, withZero);
 
   const groupSize = numAttentionHeads / numKeyValueHeads;
   const heads = numAttentionHeads + 2 * numKeyValueHeads;

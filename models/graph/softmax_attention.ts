@@ -1,6 +1,6 @@
 import type { GraphBuilder } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
-import type { AttentionCore } from "./block_context.ts";
+import type { RotatedAttention } from "./block_context.ts";
 
 /**
  * Attention over the rows of B whole sequences of T tokens each, out of products and a softmax, which have gradients:
@@ -11,7 +11,7 @@ import type { AttentionCore } from "./block_context.ts";
  *
  * @param length T; the rows must be a multiple of it.
  */
-export function softmaxAttention(graph: GraphBuilder, config: ModelConfig, length: number): AttentionCore {
+export function softmaxAttention(graph: GraphBuilder, config: ModelConfig, length: number): RotatedAttention {
   const { numAttentionHeads: H, numKeyValueHeads: G, headDim: K } = config;
   const groupSize = H / G;
   const mask = graph.floats(

@@ -5,7 +5,7 @@ import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { ElementType, GraphBuilder, openRuntime } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../description.ts";
 import { type AttentionPlan, planModel } from "../plan.ts";
-import type { AttentionCore } from "./block_context.ts";
+import type { RotatedAttention } from "./block_context.ts";
 import { causalAttention } from "./causal_attention.ts";
 import { softmaxAttention } from "./softmax_attention.ts";
 
@@ -28,7 +28,7 @@ const CONFIG: ModelConfig = {
 const PACKED_HEADS = CONFIG.numAttentionHeads + 2 * CONFIG.numKeyValueHeads;
 
 async function attend(
-  coreOf: (graph: GraphBuilder) => AttentionCore,
+  coreOf: (graph: GraphBuilder) => RotatedAttention,
   packed: Float32Array<ArrayBuffer>,
 ): Promise<Float32Array> {
   const { numAttentionHeads, headDim } = CONFIG;

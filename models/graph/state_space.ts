@@ -1,9 +1,20 @@
 import { ABSENT, type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
 import { mambaOf, type ModelConfig } from "../description.ts";
 import type { MambaPlan } from "../plan.ts";
+import type { Axes, Tap } from "./elastic_linear.ts";
+
+/** What stands between a Mamba block's projections: from dt to the gated norm. */
+export interface StateSpaceMixer {
+  /**
+   * @param projected z's heads and x's `[rows, 2H, P]`, B's groups and C's `[rows, 2G, N]`, and dt `[rows, H, 1]`.
+   * @param tap Shown what a statistic may want, where it exists for all rows at once.
+   * @returns `[rows, H, P]`; zero in the channels that a row's level does not keep.
+   */
+  mix(graph: GraphBuilder, projected: Axes, block: MambaPlan, tap?: Tap): Value;
+}
 
 /**
- * What stands between a Mamba block's projections. Letters: H heads, P channels of a head (`widths[0]`), G groups, N
+ * What the core of a mixer of stock operators takes. Letters: H heads, P channels of a head (`widths[0]`), G groups, N
  * states of a group (`stateWidths[0]`), k taps.
  */
 export interface StateSpaceInputs {
@@ -43,7 +54,7 @@ export interface StateSpaceCore {
     inputs: StateSpaceInputs,
     parameters: StateSpaceParameters,
     block: MambaPlan,
-    tap?: (name: string, value: Value) => void,
+    tap?: Tap,
   ): Value;
 }
 

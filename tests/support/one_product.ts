@@ -29,7 +29,7 @@ export async function openProduct(operators: string, options: ProductOptions): P
   ], {
     domain: "espalier",
     attributes: {
-      ...{ cut: 0, groups: 1, uncut: inFeatures, block_size: BLOCK_SIZE, epsilon: { float: 0 } },
+      ...{ cut: 0, activation: 0, groups: [1], uncut: inFeatures, block_size: BLOCK_SIZE, epsilon: { float: 0 } },
       ...{ widths: [outFeatures], levels: [0], biases: [0] },
       ...attributes,
     },

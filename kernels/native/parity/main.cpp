@@ -10,15 +10,20 @@
 // - A sum over n blocks is off by at most (n + 5) u times the sum of the blocks' magnitudes: every block's term is
 //   rounded three times (the scale, the scaled sum, a share for the bias), and again by each addition after it.
 // - A gated output: the error of silu is at most 1.1 times that of its argument, and exp itself is right to 2e-7.
-// - What promises the same bits (prefix and mask, alone and in a batch, one thread and four) is compared as bits.
+// - Attention: see `estimateQuery`.
+// - A scan's sums are not bounded in one formula: the plain loops carry every operation's rounding along.
+// - What promises the same bits (prefix and mask, alone and in a batch, one thread and four, whole and in pieces) is
+//   compared as bits.
 #include <cinttypes>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 
+#include "attention.h"
 #include "memory.h"
 #include "products.h"
 #include "routines.h"
+#include "scans.h"
 
 using namespace espalier;
 
@@ -28,6 +33,13 @@ constexpr size_t blockSizes[] = {32, 64, 128};
 constexpr Cut cuts[] = {Cut::outputs, Cut::gated, Cut::inputs};
 
 void runTable(Random& random) {
+  for (const size_t heads : {1, 2, 3}) {
+    for (const size_t perHead : {1, 3, 4, 7}) {
+      for (const size_t rows : {1, 5, 40}) checkAttention(random, heads, perHead, rows, 600);
+    }
+  }
+  checkAttention(random, 1, 40, 3, 100);
+  for (int i = 0; i < 60; i++) checkScan(random, i % 6 == 0);
   for (const size_t blockSize : blockSizes) {
     for (int i = 0; i < 20; i++) checkRoutines(random, blockSize);
     for (const Cut cut : cuts) {
@@ -70,6 +82,9 @@ int main(int count, char** arguments) {
                         : random.chance(50) ? random.between(18, 100)
                                             : random.between(1, 17);
     checkProduct(random, cuts[random.below(3)], blockSize, rows, large);
+    checkAttention(random, random.between(1, 3), random.between(1, 8), random.chance(4) ? random.between(1, 40) : 1,
+                   random.chance(8) ? 900 : 90);
+    checkScan(random, large);
   }
   std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);
   return failures == 0 ? 0 : 1;

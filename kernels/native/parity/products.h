@@ -1,51 +1,12 @@
 // Products of random layers and batches: against plain loops, and against themselves cut, alone and on threads.
 #pragma once
 
-#include <pthread.h>
-
 #include "../prefix_product.h"
 #include "checks.h"
+#include "tasks.h"
 
 namespace espalier {
 namespace {
-
-// Orders in which tasks can run.
-
-using Body = void (*)(void* user, size_t index);
-
-void runForward(void*, Body body, size_t total, void* user) {
-  for (size_t i = 0; i < total; i++) body(user, i);
-}
-
-void runBackward(void*, Body body, size_t total, void* user) {
-  for (size_t i = total; i > 0; i--) body(user, i - 1);
-}
-
-struct Crew {
-  Body body;
-  void* user;
-  size_t total;
-  size_t next;
-};
-
-void* work(void* shared) {
-  auto* crew = static_cast<Crew*>(shared);
-  for (;;) {
-    const size_t index = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
-    if (index >= crew->total) return nullptr;
-    crew->body(crew->user, index);
-  }
-}
-
-void runThreaded(void* threads, Body body, size_t total, void* user) {
-  Crew crew{body, user, total, 0};
-  const size_t count = *static_cast<const size_t*>(threads);
-  std::vector<pthread_t> members(count);
-  for (pthread_t& member : members) {
-    if (pthread_create(&member, nullptr, work, &crew) != 0) std::abort();
-  }
-  for (pthread_t member : members) pthread_join(member, nullptr);
-}
 
 struct Layer {
   ProductShape shape;
@@ -53,13 +14,32 @@ struct Layer {
   std::vector<std::vector<uint8_t>> codes;
   std::vector<std::vector<uint16_t>> scales;
   std::vector<std::vector<float>> biases;
-  size_t inputs = 0, outputs = 0, widest = 0, levels = 0;
+  size_t inputs = 0, outputs = 0, levels = 0;
+  size_t widest[maxAxes] = {};
 
   size_t rowsOf(const StoredChunk& chunk) const {
-    return shape.cut == Cut::inputs ? shape.uncut : shape.groups * chunk.width;
+    return shape.cut == Cut::inputs ? shape.uncut : shape.channelsOf(chunk);
   }
   size_t columnsOf(const StoredChunk& chunk) const {
-    return shape.cut == Cut::inputs ? shape.groups * chunk.width : shape.uncut;
+    return shape.cut == Cut::inputs ? shape.channelsOf(chunk) : shape.uncut;
+  }
+
+  // Calls visit(output, chunk, stored row) for every stored row where outputs are cut.
+  template <typename Visit>
+  void forEachOutput(Visit&& visit) const {
+    size_t starts[maxAxes] = {};
+    for (const StoredChunk& chunk : chunks) {
+      size_t row = 0, first = 0;
+      for (size_t axis = 0; axis < shape.axes; axis++) {
+        for (size_t group = 0; group < shape.groups[axis]; group++) {
+          for (size_t i = 0; i < chunk.widths[axis]; i++) {
+            visit(first + group * widest[axis] + starts[axis] + i, chunk, row++);
+          }
+        }
+        first += shape.groups[axis] * widest[axis];
+        starts[axis] += chunk.widths[axis];
+      }
+    }
   }
 };
 
@@ -67,16 +47,29 @@ struct Layer {
 Layer randomLayer(Random& random, Cut cut, size_t blockSize, bool large) {
   Layer layer;
   const size_t uncut = large ? random.between(1000, 2500) : random.between(1, random.chance(4) ? 700 : 150);
-  layer.shape = {cut, cut == Cut::gated ? 2 : random.between(1, 5), uncut, blockSize};
+  layer.shape = {cut, 1, {}, uncut, blockSize, Activation::none};
+  if (cut == Cut::outputs) {
+    if (random.chance(3)) layer.shape.axes = random.between(2, maxAxes);
+    if (random.chance(3)) layer.shape.activation = Activation::squaredRelu;
+  }
+  for (size_t axis = 0; axis < layer.shape.axes; axis++) {
+    layer.shape.groups[axis] = cut == Cut::gated ? 2 : random.between(1, 5);
+  }
   const size_t count = random.between(1, 6);
   size_t level = random.below(8);
   const bool biased = random.chance(2);
   for (size_t c = 0; c < count; c++) {
-    const size_t width = random.chance(3) ? 16 * random.between(1, 3) : random.between(1, large ? 120 : 40);
-    layer.chunks.push_back({nullptr, nullptr, nullptr, width, level});
+    StoredChunk chunk{nullptr, nullptr, nullptr, {}, level};
+    for (size_t axis = 0; axis < layer.shape.axes; axis++) {
+      const bool none = axis > 0 && random.chance(3);
+      chunk.widths[axis] = none               ? 0
+                           : random.chance(3) ? 16 * random.between(1, 3)
+                                              : random.between(1, (large ? 120 : 40) / layer.shape.axes);
+      layer.widest[axis] += chunk.widths[axis];
+    }
+    layer.chunks.push_back(chunk);
     layer.levels = std::max(layer.levels, level + 1);
     level -= random.below(level + 1) / 2;
-    layer.widest += width;
   }
   for (StoredChunk& chunk : layer.chunks) {
     const size_t rows = layer.rowsOf(chunk), blocks = (layer.columnsOf(chunk) + blockSize - 1) / blockSize;
@@ -84,15 +77,15 @@ Layer randomLayer(Random& random, Cut cut, size_t blockSize, bool large) {
     layer.scales.push_back(random.halves(rows * blocks));
     layer.biases.push_back(random.floats(biased && !random.chance(4) ? rows : 0));
   }
+  size_t channels = 0;
   for (size_t c = 0; c < count; c++) {
     layer.chunks[c].codes = layer.codes[c].data();
     layer.chunks[c].scales = layer.scales[c].data();
     layer.chunks[c].bias = layer.biases[c].empty() ? nullptr : layer.biases[c].data();
+    channels += layer.shape.channelsOf(layer.chunks[c]);
   }
-  layer.inputs = cut == Cut::inputs ? layer.shape.groups * layer.widest : layer.shape.uncut;
-  layer.outputs = cut == Cut::inputs  ? layer.shape.uncut
-                  : cut == Cut::gated ? layer.widest
-                                      : layer.shape.groups * layer.widest;
+  layer.inputs = cut == Cut::inputs ? channels : layer.shape.uncut;
+  layer.outputs = cut == Cut::inputs ? layer.shape.uncut : cut == Cut::gated ? layer.widest[0] : channels;
   return layer;
 }
 
@@ -153,42 +146,42 @@ std::vector<Estimate> estimateRow(const Routines& routines, const Layer& layer, 
   const size_t sums = shape.cut == Cut::gated ? 2 * layer.outputs : layer.outputs;
   std::vector<Estimate> totals(sums);
   std::vector<double> blocksOf(sums, 0);
-  size_t start = 0;
-  for (const StoredChunk& chunk : layer.chunks) {
-    const size_t columns = layer.columnsOf(chunk);
-    const size_t blocks = (columns + shape.blockSize - 1) / shape.blockSize;
-    std::vector<float> part = x;
-    if (shape.cut == Cut::inputs) {
-      part.clear();
-      for (size_t g = 0; g < shape.groups; g++) {
-        for (size_t i = 0; i < chunk.width; i++) part.push_back(x[g * layer.widest + start + i]);
-      }
-    }
+  const auto add = [&](size_t output, const StoredChunk& chunk, size_t n, const Quantized& quantized) {
+    const size_t blocks = (layer.columnsOf(chunk) + shape.blockSize - 1) / shape.blockSize;
     const bool kept = level <= chunk.level;
-    const Quantized quantized = quantizePlainly(part.data(), columns, shape.blockSize);
-    for (size_t n = 0; n < layer.rowsOf(chunk); n++) {
-      const size_t output = shape.cut == Cut::inputs ? n : n / chunk.width * layer.widest + start + n % chunk.width;
-      Estimate& total = totals[output];
-      if (chunk.bias && (kept || shape.cut == Cut::inputs)) {
-        total.value += chunk.bias[n];
-        total.error += std::fabs(chunk.bias[n]);
-      }
-      if (!kept) continue;
-      blocksOf[output] += static_cast<double>(blocks);
-      for (size_t block = 0; block < blocks; block++) {
-        int64_t dot = 0;
-        for (size_t i = 0; i < shape.blockSize; i++) {
-          const uint8_t byte = chunk.codes[((n * blocks + block) * shape.blockSize + i) / 2];
-          dot += (static_cast<int64_t>(i % 2 == 0 ? byte & 15 : byte >> 4) - 8) *
-                 quantized.codes[block * shape.blockSize + i];
-        }
-        const double term =
-            static_cast<double>(dot) * fromHalf(chunk.scales[n * blocks + block]) * quantized.scales[block];
-        total.value += term;
-        total.error += std::fabs(term);
-      }
+    Estimate& total = totals[output];
+    if (chunk.bias && (kept || shape.cut == Cut::inputs)) {
+      total.value += chunk.bias[n];
+      total.error += std::fabs(chunk.bias[n]);
     }
-    start += chunk.width;
+    if (!kept) return;
+    blocksOf[output] += static_cast<double>(blocks);
+    for (size_t block = 0; block < blocks; block++) {
+      int64_t dot = 0;
+      for (size_t i = 0; i < shape.blockSize; i++) {
+        const uint8_t byte = chunk.codes[((n * blocks + block) * shape.blockSize + i) / 2];
+        dot += ((i % 2 ? byte >> 4 : byte & 15) - 8) * quantized.codes[block * shape.blockSize + i];
+      }
+      const double term = static_cast<double>(dot) * fromHalf(chunk.scales[n * blocks + block]) *
+                          static_cast<double>(quantized.scales[block]);
+      total.value += term;
+      total.error += std::fabs(term);
+    }
+  };
+  if (shape.cut != Cut::inputs) {
+    const Quantized quantized = quantizePlainly(x.data(), shape.uncut, shape.blockSize);
+    layer.forEachOutput([&](size_t output, const StoredChunk& chunk, size_t n) { add(output, chunk, n, quantized); });
+  } else {
+    size_t start = 0;
+    for (const StoredChunk& chunk : layer.chunks) {
+      std::vector<float> part;
+      for (size_t g = 0; g < shape.groups[0]; g++) {
+        for (size_t i = 0; i < chunk.widths[0]; i++) part.push_back(x[g * layer.widest[0] + start + i]);
+      }
+      const Quantized quantized = quantizePlainly(part.data(), part.size(), shape.blockSize);
+      for (size_t n = 0; n < shape.uncut; n++) add(n, chunk, n, quantized);
+      start += chunk.widths[0];
+    }
   }
   // Products of scales below the smallest normal float lose bits of their own.
   for (size_t i = 0; i < sums; i++) {
@@ -205,6 +198,11 @@ std::vector<Estimate> estimateRow(const Routines& routines, const Layer& layer, 
       estimates[i].error = 1.1 * gate.error * (std::fabs(up.value) + up.error) + std::fabs(activated) * up.error +
                            exponentialError * std::fabs(activated * up.value) + 1e-35 * (1 + std::fabs(up.value));
     }
+    if (shape.activation == Activation::squaredRelu) {
+      const double positive = std::max(totals[i].value, 0.0);
+      estimates[i].value = positive * positive;
+      estimates[i].error = (2 * positive + totals[i].error) * totals[i].error + 2 * u * estimates[i].value + 1e-44;
+    }
     if (!batch.residual.empty()) {
       estimates[i].value += batch.residual[row * layer.outputs + i];
       estimates[i].error += u * (std::fabs(estimates[i].value) + estimates[i].error);
@@ -213,15 +211,14 @@ std::vector<Estimate> estimateRow(const Routines& routines, const Layer& layer, 
   return estimates;
 }
 
-// Whether a row computes an output.
-bool keeps(const Layer& layer, size_t level, size_t output) {
-  if (layer.shape.cut == Cut::inputs) return true;
-  size_t channel = output % layer.widest;
-  for (const StoredChunk& chunk : layer.chunks) {
-    if (channel < chunk.width) return level <= chunk.level;
-    channel -= chunk.width;
-  }
-  return false;
+// The narrowest level that computes each output.
+std::vector<size_t> levelsOf(const Layer& layer) {
+  std::vector<size_t> levels(layer.outputs, layer.levels);
+  if (layer.shape.cut == Cut::inputs) return levels;
+  layer.forEachOutput([&](size_t output, const StoredChunk& chunk, size_t) {
+    if (output < layer.outputs) levels[output] = chunk.level;
+  });
+  return levels;
 }
 
 // The same rows with what their levels drop set to zero: the input of a masked run.
@@ -231,11 +228,11 @@ Batch masked(const Layer& layer, const Batch& batch) {
   for (size_t row = 0; row < batch.levels.size(); row++) {
     size_t start = 0;
     for (const StoredChunk& chunk : layer.chunks) {
-      for (size_t g = 0; g < layer.shape.groups && batch.levels[row] > chunk.level; g++) {
-        float* dropped = result.x.data() + row * layer.inputs + g * layer.widest + start;
-        for (size_t i = 0; i < chunk.width; i++) dropped[i] = 0;
+      for (size_t g = 0; g < layer.shape.groups[0] && batch.levels[row] > chunk.level; g++) {
+        float* dropped = result.x.data() + row * layer.inputs + g * layer.widest[0] + start;
+        for (size_t i = 0; i < chunk.widths[0]; i++) dropped[i] = 0;
       }
-      start += chunk.width;
+      start += chunk.widths[0];
     }
   }
   return result;
@@ -245,16 +242,19 @@ void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool l
   const Layer layer = randomLayer(random, cut, blockSize, large);
   const Batch batch = randomBatch(random, layer, rows);
   static constexpr const char* cuts[] = {"outputs", "gated", "inputs"};
-  int length =
-      std::snprintf(currentCase, sizeof(currentCase),
-                    "%s cut, %zu groups, uncut %zu, blocks of %zu, %zu rows%s%s%s, chunks", cuts[static_cast<int>(cut)],
-                    layer.shape.groups, layer.shape.uncut, blockSize, rows, layer.chunks[0].bias ? ", bias" : "",
-                    batch.normWeight.empty() ? "" : ", norm", batch.residual.empty() ? "" : ", residual");
+  int length = std::snprintf(currentCase, sizeof(currentCase),
+                             "%s cut, %zu axes, %zu groups, uncut %zu, blocks of %zu, %zu rows%s%s%s%s, chunks",
+                             cuts[static_cast<int>(cut)], layer.shape.axes, layer.shape.groups[0], layer.shape.uncut,
+                             blockSize, rows, layer.shape.activation == Activation::squaredRelu ? ", squared ReLU" : "",
+                             layer.chunks[0].bias ? ", bias" : "", batch.normWeight.empty() ? "" : ", norm",
+                             batch.residual.empty() ? "" : ", residual");
   for (const StoredChunk& chunk : layer.chunks) {
     length += std::snprintf(currentCase + length, sizeof(currentCase) - static_cast<size_t>(length), " %zu@%zu",
-                            chunk.width, chunk.level);
+                            chunk.widths[0], chunk.level);
   }
   const Batch maskedBatch = masked(layer, batch);
+  const std::vector<size_t> levels = levelsOf(layer);
+  const auto keeps = [&](size_t row, size_t output) { return batch.levels[row] <= levels[output]; };
   const Parallel forward{nullptr, runForward};
   forEachSet([&](const Routines& routines) {
     PrefixProduct* product = PrefixProduct::create(routines, layer.shape, layer.chunks.data(), layer.chunks.size());
@@ -267,7 +267,7 @@ void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool l
     for (size_t row = 0; row<rows; row += rows> 17 ? 7 : 1) {
       const std::vector<Estimate> wanted = estimateRow(routines, layer, batch, row);
       for (size_t i = 0; i < layer.outputs; i++) {
-        if (!keeps(layer, batch.levels[row], i)) continue;
+        if (!keeps(row, i)) continue;
         const float found = y[row * layer.outputs + i];
         check(within(found, wanted[i]), "%s: row %zu, output %zu: %.9g, wanted %.9g ± %.2g", routines.name, row, i,
               static_cast<double>(found), wanted[i].value, wanted[i].error);
@@ -282,9 +282,7 @@ void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool l
       bool same = true;
       for (size_t i = 0; i < layer.outputs; i++) {
         const size_t at = row * layer.outputs + i;
-        const float wanted = keeps(layer, batch.levels[row], i) ? whole[at]
-                             : batch.residual.empty()           ? 0.0f
-                                                                : batch.residual[at] + 0.0f;
+        const float wanted = keeps(row, i) ? whole[at] : batch.residual.empty() ? 0.0f : batch.residual[at] + 0.0f;
         same = same && sameBits(&wanted, &y[at], 1);
       }
       check(same, "%s: prefix and mask differ in row %zu", routines.name, row);

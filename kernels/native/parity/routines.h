@@ -14,15 +14,33 @@ void checkQuantizing(Random& random, size_t blockSize) {
   const size_t blocks = (columns + blockSize - 1) / blockSize;
   const std::vector<float> x = activations(random, columns);
   const Quantized wanted = quantizePlainly(x.data(), columns, blockSize);
+  const size_t groupRows = random.between(1, maxRows), row = random.below(groupRows);
   forEachSet([&](const Routines& routines) {
-    Guarded codes(blocks * blockSize, 0x77), scales(blocks * 4, 0x77), offsets(blocks * 4, 0x77);
-    routines.quantizeRow(x.data(), columns, blockSize, static_cast<int8_t*>(codes.data()), scales.floats(),
-                         static_cast<int32_t*>(offsets.data()));
+    Guarded codes(blocks * blockSize * groupRows, 0x77), scales(blocks * groupRows * 4, 0x77),
+        offsets(blocks * groupRows * 4, 0x77);
+    auto* allCodes = static_cast<int8_t*>(codes.data());
+    auto* allOffsets = static_cast<int32_t*>(offsets.data());
+    routines.quantizeRow(x.data(), columns, blockSize, groupRows, allCodes + 8 * row, scales.floats() + row,
+                         allOffsets + row);
     codes.checkBands("codes");
     scales.checkBands("scales");
     offsets.checkBands("offsets");
-    const auto* found = static_cast<const int8_t*>(codes.data());
-    check(sameBits(scales.floats(), wanted.scales.data(), blocks), "%s: scales of %zu columns", routines.name, columns);
+    bool othersAreLeft = true;
+    for (size_t i = 0; i < blocks * blockSize * groupRows; i++) {
+      othersAreLeft = othersAreLeft && (i / 8 % groupRows == row || allCodes[i] == 0x77);
+    }
+    for (size_t i = 0; i < blocks * groupRows; i++) {
+      othersAreLeft = othersAreLeft && (i % groupRows == row || allOffsets[i] == 0x77777777);
+    }
+    check(othersAreLeft, "%s: codes of other rows than %zu of %zu were written", routines.name, row, groupRows);
+    std::vector<int8_t> found;
+    std::vector<float> foundScales;
+    for (size_t i = 0; i < blocks * blockSize; i++) {
+      found.push_back(allCodes[(i / 8 * groupRows + row) * 8 + i % 8]);
+    }
+    for (size_t block = 0; block < blocks; block++) foundScales.push_back(scales.floats()[block * groupRows + row]);
+    check(sameBits(foundScales.data(), wanted.scales.data(), blocks), "%s: scales of %zu columns", routines.name,
+          columns);
     for (size_t block = 0; block < blocks; block++) {
       int32_t sum = 0;
       bool same = true;
@@ -31,32 +49,32 @@ void checkQuantizing(Random& random, size_t blockSize) {
         sum += wanted.codes[i];
       }
       check(same, "%s: codes of block %zu of %zu columns", routines.name, block, columns);
-      check(static_cast<const int32_t*>(offsets.data())[block] == -8 * sum, "%s: offset of block %zu of %zu columns",
-            routines.name, block, columns);
+      check(allOffsets[block * groupRows + row] == -8 * sum, "%s: offset of block %zu of %zu columns", routines.name,
+            block, columns);
     }
   });
 }
 
 void checkTile(Random& random, size_t blockSize) {
   const size_t blocks = random.between(1, 6), rows = random.between(1, maxRows);
-  const size_t stride = blocks * blockSize + 8 * random.below(3), blockStride = blocks + random.below(3);
+  const size_t groupRows = random.between(rows, maxRows);
   const std::vector<uint8_t> codes = random.bytes(blocks * blockSize / 2 * tileRows);
   const std::vector<uint16_t> scales = random.halves(blocks * tileRows);
-  std::vector<int8_t> values(rows * stride);
+  std::vector<int8_t> values(groupRows * blocks * blockSize);
   for (int8_t& value : values) value = static_cast<int8_t>(static_cast<int>(random.below(255)) - 127);
   if (random.chance(4))
     std::memset(values.data(), random.chance(2) ? 127 : -127, values.size());  // sums at their limits
-  const std::vector<float> activationScales = random.floats(rows * blockStride);
-  std::vector<int32_t> offsets(rows * blockStride);
+  const std::vector<float> activationScales = random.floats(groupRows * blocks);
+  std::vector<int32_t> offsets(groupRows * blocks);
   for (int32_t& offset : offsets) offset = static_cast<int32_t>(random.below(260096)) - 130048;
   const std::vector<float> before = random.floats(rows * tileRows);
 
   const auto dot = [&](size_t row, size_t block, size_t output) {
-    int64_t sum = offsets[row * blockStride + block];
+    int64_t sum = offsets[block * groupRows + row];
     for (size_t eight = 0; eight < blockSize / 8; eight++) {
       for (size_t i = 0; i < 4; i++) {
         const int64_t byte = codes[((block * blockSize / 8 + eight) * tileRows + output) * 4 + i];
-        const int8_t* eightValues = values.data() + row * stride + block * blockSize + 8 * eight;
+        const int8_t* eightValues = values.data() + ((block * blockSize / 8 + eight) * groupRows + row) * 8;
         sum += byte % 16 * eightValues[i] + byte / 16 * eightValues[4 + i];
       }
     }
@@ -69,10 +87,9 @@ void checkTile(Random& random, size_t blockSize) {
     product.blocks = blocks;
     product.blockSize = blockSize;
     product.activations = values.data();
-    product.activationStride = stride;
     product.activationScales = activationScales.data();
     product.offsets = offsets.data();
-    product.blockStride = blockStride;
+    product.groupRows = groupRows;
     Guarded sums(rows * tileRows * 4, 0);
     product.sums = sums.floats();
     std::memcpy(sums.data(), before.data(), rows * tileRows * 4);
@@ -83,7 +100,7 @@ void checkTile(Random& random, size_t blockSize) {
       Estimate wanted{before[i], std::fabs(before[i])};
       for (size_t block = 0; block < blocks; block++) {
         const double term = static_cast<double>(dot(row, block, output)) * fromHalf(scales[block * tileRows + output]) *
-                            activationScales[row * blockStride + block];
+                            activationScales[block * groupRows + row];
         wanted.value += term;
         wanted.error += std::fabs(term);
       }
@@ -93,7 +110,7 @@ void checkTile(Random& random, size_t blockSize) {
     }
     // One block with scales of 1 shows the integers themselves.
     const std::vector<uint16_t> ones(tileRows, 0x3c00);
-    const std::vector<float> unit(rows * blockStride, 1.0f);
+    const std::vector<float> unit(groupRows * blocks, 1.0f);
     product.scales = ones.data();
     product.activationScales = unit.data();
     product.blocks = 1;
@@ -151,12 +168,40 @@ void checkGate(Random& random) {
   });
 }
 
+void checkRotation(Random& random) {
+  const size_t pairs = random.between(1, maxHeadWidth / 2), width = 2 * pairs;
+  const std::vector<float> x = random.floats(width, 4);
+  const float scale = random.chance(2) ? 1.0f : 0.125f * (1 + random.uniform());
+  std::vector<float> cosines, sines, first;
+  for (size_t i = 0; i < pairs; i++) {
+    const double angle = random.below(4096) * std::pow(10.0, random.uniform() - 1);
+    cosines.push_back(static_cast<float>(std::cos(angle)));
+    sines.push_back(static_cast<float>(std::sin(angle)));
+  }
+  const bool turns = !random.chance(4);
+  forEachSet([&](const Routines& routines) {
+    Guarded y(width * 4, 0x77);
+    routines.rotateHead(x.data(), turns ? cosines.data() : nullptr, sines.data(), width, scale, y.floats());
+    y.checkBands("rotated head");
+    for (size_t i = 0; i < width; i++) {
+      const double s = scale, c = turns ? cosines[i / 2] : 1, d = turns ? sines[i / 2] : 0;
+      const double own = s * c * x[i], other = s * d * x[i ^ 1];
+      // Scaled, multiplied, added: three roundings of either product.
+      const Estimate wanted{i % 2 == 0 ? own - other : own + other, 3.1 * u * (std::fabs(own) + std::fabs(other))};
+      check(within(y.floats()[i], wanted), "%s: rotated component %zu", routines.name, i);
+    }
+    if (first.empty()) first.assign(y.floats(), y.floats() + width);
+    check(sameBits(first.data(), y.floats(), width), "%s: rotation differs from another set's", routines.name);
+  });
+}
+
 void checkRoutines(Random& random, size_t blockSize) {
   std::snprintf(currentCase, sizeof(currentCase), "routines, blocks of %zu", blockSize);
   checkQuantizing(random, blockSize);
   checkTile(random, blockSize);
   checkNorm(random);
   checkGate(random);
+  checkRotation(random);
 }
 
 }  // namespace

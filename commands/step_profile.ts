@@ -1,0 +1,71 @@
+/** `deno task bench --profile`: where the time of a step goes. */
+
+import type { Decoder } from "../models/decoder.ts";
+import { table } from "../compression/report.ts";
+import { operatorTimes, type RunTimes } from "./operator_times.ts";
+
+/** Decode steps, and prefills, that are summed; one of each before them warms the session up. */
+const [DECODE_RUNS, PREFILL_RUNS] = [8, 2];
+
+/** Sequences of the decode steps. */
+const BATCHES = [1, 8] as const;
+
+/**
+ * Times every operator in decode steps of one and of eight sequences and in a prefill chunk, all at rate 0.
+ *
+ * @param decoder One that was opened to profile. It is of no other use any more.
+ * @returns By what the runs were, such as "decode of 8".
+ */
+export async function profileSteps(
+  decoder: Decoder,
+  { context, prefillTokens }: { context: number; prefillTokens: number },
+): Promise<Map<string, RunTimes>> {
+  const labels: (string | null)[] = [];
+  const chunk = (length: number) => new Int32Array(length).fill(1);
+  for (const batch of BATCHES) {
+    const sequences = Array.from({ length: batch }, () => decoder.openSequence(0));
+    for (const sequence of sequences) {
+      await decoder.step([{ sequence, tokens: chunk(context), logits: "none" }]);
+      labels.push(null);
+    }
+    for (let run = 0; run <= DECODE_RUNS; run++) {
+      await decoder.step(sequences.map((sequence) => ({ sequence, tokens: [1], logits: "last" as const })));
+      labels.push(run === 0 ? null : `decode of ${batch}`);
+    }
+    for (const sequence of sequences) sequence.close();
+  }
+  for (let run = 0; run <= PREFILL_RUNS; run++) {
+    const sequence = decoder.openSequence(0);
+    await decoder.step([{ sequence, tokens: chunk(prefillTokens), logits: "last" }]);
+    labels.push(run === 0 ? null : `prefill of ${prefillTokens}`);
+    sequence.close();
+  }
+  const path = decoder.endProfiling();
+  try {
+    return operatorTimes(await Deno.readTextFile(path), labels);
+  } finally {
+    await Deno.remove(path);
+  }
+}
+
+/** A table for each kind of run; operators below a hundredth of it are summed up. */
+export function formatProfile(name: string, profile: ReadonlyMap<string, RunTimes>): string {
+  return [...profile].map(([label, { ms, operators }]) => {
+    const row = (name: string, nodes: number, time: number) => [
+      name,
+      String(nodes),
+      time.toFixed(3),
+      `${(100 * time / ms).toFixed(1)} %`,
+    ];
+    const large = operators.filter((operator) => operator.ms >= ms / 100);
+    const small = operators.filter((operator) => operator.ms < ms / 100);
+    const sum = (of: readonly number[]) => of.reduce((total, value) => total + value, 0);
+    const inNodes = sum(operators.map((operator) => operator.ms));
+    const rows = [
+      ...large.map(({ operator, nodes, ms }) => row(operator, nodes, ms)),
+      row(`${small.length} others`, sum(small.map(({ nodes }) => nodes)), sum(small.map(({ ms }) => ms))),
+      row("between operators", 0, ms - inNodes),
+    ];
+    return `${name}, ${label}: ${ms.toFixed(2)} ms\n${table(["operator", "nodes", "ms", "share"], rows)}`;
+  }).join("\n\n");
+}

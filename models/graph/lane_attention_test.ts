@@ -1,0 +1,129 @@
+import { describe, it } from "@std/testing/bdd";
+import { deepEqual, ok, rejects } from "node:assert/strict";
+import { openKernels } from "../../kernels/native_library.ts";
+import { ElementType, GraphBuilder, openRuntime } from "../../onnx/mod.ts";
+import { TINY_BAMBA, TINY_LLAMA, TINY_NEMOTRON_H } from "../../tests/support/tiny_models.ts";
+import type { ModelConfig } from "../description.ts";
+import { type AttentionPlan, planModel } from "../plan.ts";
+import type { AttentionCore } from "./block_context.ts";
+import { cachedAttention, cacheNames, type LaneInputs } from "./cached_attention.ts";
+import { laneAttention } from "./lane_attention.ts";
+import { afterRotation, rotaryOf } from "./rotary.ts";
+
+const LANES = 4;
+const CAPACITY = 48;
+
+/** Rows and level of each lane, step after step: prompts, then single tokens beside another prompt; one lane is idle. */
+const STEPS = [
+  { rows: [7, 3, 0, 0], levels: [0, 1, 1, 1] },
+  { rows: [1, 1, 21, 0], levels: [0, 1, 1, 1] },
+  { rows: [2, 1, 1, 0], levels: [0, 1, 1, 1] },
+] as const;
+
+const { kernels } = await openKernels();
+
+if (kernels !== null) {
+  describe("laneAttention()", () => {
+    for (const config of [TINY_LLAMA, TINY_BAMBA, TINY_NEMOTRON_H]) {
+      it(`equals stock rotation and attention on a tiny ${config.family}, lane by lane`, async () => {
+        const [ours, stock] = [await attend(config, kernels.path), await attend(config, null)];
+        // Weighted means of values up to 2; weights agree to some 1e-6.
+        ours.forEach((value, i) => ok(Math.abs(value - stock[i]!) < 2e-5, `${i}: ${value}, stock ${stock[i]}`));
+        ok(ours.some((value) => Math.abs(value) > 0.1));
+      });
+    }
+
+    it("gives the same bits on one thread and on two", async () => {
+      deepEqual(await attend(TINY_LLAMA, kernels.path, 2), await attend(TINY_LLAMA, kernels.path, 1));
+    });
+
+    it("refuses rows that belong to no lane, and a cache that is too short, by name", async () => {
+      const tooMany = attend(TINY_LLAMA, kernels.path, 1, [{ rows: [7, 3, 0, 0], levels: [0, 1, 1, 1], surplus: 1 }]);
+      await rejects(tooMany, /CachedAttention: 1 rows belong to no lane/);
+      const tooLong = attend(TINY_LLAMA, kernels.path, 1, [{ rows: [49, 0, 0, 0], levels: [0, 1, 1, 1] }]);
+      await rejects(tooLong, /CachedAttention: lane 0 has a cache of \[1, 2, 48, 32\], wanted \[1, 2, at least 49/);
+    });
+  });
+}
+
+/** The attended rows of all steps, one after another. */
+async function attend(
+  config: ModelConfig,
+  operators: string | null,
+  threads = 1,
+  steps: readonly { rows: readonly number[]; levels: readonly number[]; surplus?: number }[] = STEPS,
+): Promise<number[]> {
+  const { numAttentionHeads, numKeyValueHeads, headDim } = config;
+  const heads = numAttentionHeads + 2 * numKeyValueHeads;
+  const spec = { kind: "attention" as const, widths: [headDim, headDim / 2], queryKeyBias: false, outputBias: false };
+  const block = planModel(config, [[spec]]).layers[0]![0] as AttentionPlan;
+  const graph = new GraphBuilder();
+  const packed = graph.input("packed", ElementType.float32, ["rows", heads, headDim]);
+  const positions = graph.input("positions", ElementType.int64, ["rows"]);
+  const lanes: LaneInputs = {
+    count: LANES,
+    rows: graph.input("lane_rows", ElementType.int64, [LANES]),
+    levels: graph.input("lane_levels", ElementType.int64, [LANES]),
+    lengths: graph.input("lane_lengths", ElementType.int32, [LANES]),
+  };
+  const core: AttentionCore = operators === null
+    ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, lanes))
+    : laneAttention(graph, config, lanes, positions);
+  const rotaryDim = config.rope.rotaryDim ?? headDim;
+  const places = (group: number) =>
+    Array.from({ length: headDim / 2 }, (_, i) => Math.min((i * 3 + group) % (headDim / 2), rotaryDim / 2));
+  const pairs = rotaryDim === 0
+    ? null
+    : graph.integers(Array.from({ length: numKeyValueHeads }, (_, g) => places(g)).flat(), [
+      numKeyValueHeads,
+      headDim / 2,
+    ]);
+  graph.output("attended", core.attend(graph, packed, block, { pairs }), ElementType.float32);
+
+  const runtime = openRuntime();
+  using session = await runtime.openSession({
+    model: graph.build(),
+    threads,
+    ...(operators !== null && { operators }),
+  });
+  using binding = session.bind();
+  const attended: number[] = [];
+  const lengths = new Int32Array(LANES);
+  const caches = Array.from({ length: LANES }, (_, lane) => {
+    const level = steps.at(-1)!.levels[lane]!;
+    const shape = [1, numKeyValueHeads, CAPACITY, block.widths[level]!];
+    const cache = () =>
+      runtime.tensor(ElementType.float32, shape, new Float32Array(shape.reduce((a, b) => a * b)).fill(NaN));
+    return { key: cache(), value: cache() };
+  });
+  caches.forEach(({ key, value }, lane) => {
+    const names = cacheNames(block, lane);
+    binding.input(names.pastKey, key).output(names.key, key).input(names.pastValue, value).output(names.value, value);
+  });
+  for (const { rows: laneRows, levels, surplus = 0 } of steps) {
+    const rows = laneRows.reduce((sum, count) => sum + count, surplus);
+    const width = laneRows.flatMap((count, lane) => Array<number>(count).fill(block.widths[levels[lane]!]!));
+    const values = Float32Array.from(
+      { length: rows * heads * headDim },
+      (_, i) => i % headDim < (width[Math.floor(i / (heads * headDim))] ?? headDim) ? 2 * Math.sin(12.9898 * i) : 0,
+    );
+    const place = laneRows.flatMap((count, lane) => Array.from({ length: count }, (_, i) => lengths[lane]! + i));
+    const out = new Float32Array(rows * numAttentionHeads * headDim);
+    const integers = (list: readonly number[]) =>
+      runtime.tensor(ElementType.int64, [list.length], BigInt64Array.from(list, BigInt));
+    laneRows.forEach((count, lane) => lengths[lane]! += count);
+    await binding
+      .input("packed", runtime.tensor(ElementType.float32, [rows, heads, headDim], values))
+      .input("positions", integers([...place, ...Array<number>(surplus).fill(0)]))
+      .input("lane_rows", integers(laneRows))
+      .input("lane_levels", integers(levels))
+      .input(
+        "lane_lengths",
+        runtime.tensor(ElementType.int32, [LANES], lengths.map((length) => Math.max(length, 1))),
+      )
+      .output("attended", runtime.tensor(ElementType.float32, [rows, numAttentionHeads, headDim], out))
+      .run();
+    attended.push(...out);
+  }
+  return attended;
+}

@@ -1,0 +1,61 @@
+import { ABSENT, ElementType, type Value } from "../../onnx/mod.ts";
+import { mambaOf, type ModelConfig } from "../description.ts";
+import { blockVectors } from "../plan.ts";
+import type { LaneInputs } from "./cached_attention.ts";
+import { stateNames } from "./cached_state_space.ts";
+import { ESPALIER } from "./prefix_linear.ts";
+import type { StateSpaceMixer } from "./state_space.ts";
+import type { Weights } from "./weights.ts";
+
+/** Our own operator: one node per Mamba block for the states of all lanes, see `kernels/native/selective_scan.h`. */
+export function selectiveScan(config: ModelConfig, weights: Weights, lanes: LaneInputs): StateSpaceMixer {
+  return {
+    mix(graph, projected, block) {
+      if (!("whole" in projected)) throw new TypeError("Cannot scan axes that do not lie side by side");
+      const { numHeads, headDim, numGroups, stateSize, convKernel, timeStepLimit: [least, greatest] } = mambaOf(config);
+      const lengths = new Map(blockVectors(config, block).map(({ name, length }) => [name, length]));
+      const vector = (part: string): Value => {
+        const name = `${block.name}.${part}`;
+        const length = lengths.get(name);
+        return length === undefined ? ABSENT : weights.vector(graph, name, length);
+      };
+      const states = Array.from({ length: lanes.count }, (_, lane) => {
+        const { convX, convBc, scan } = stateNames(block, lane);
+        return [
+          { ...convX, shape: [1, convKernel - 1, `${convX.past}.channels`] },
+          { ...convBc, shape: [1, convKernel - 1, `${convBc.past}.channels`] },
+          { ...scan, shape: [1, numHeads, `${scan.past}.states`, `${scan.past}.channels`] },
+        ];
+      }).flat();
+      const [mixed, ...present] = graph.ops(
+        "SelectiveScan",
+        [
+          projected.whole,
+          lanes.rows,
+          ...["conv_x", "conv_x_bias", "conv_bc", "conv_bc_bias"].map(vector),
+          ...["a_log", "dt_bias", "skip", "gated_norm"].map(vector),
+          ...states.map(({ past, shape }) => graph.input(past, ElementType.float32, shape)),
+        ],
+        1 + states.length,
+        {
+          domain: ESPALIER,
+          attributes: {
+            heads: numHeads,
+            channels: block.widths[0]!,
+            full_channels: headDim,
+            groups: numGroups,
+            states: block.stateWidths[0]!,
+            full_states: stateSize,
+            taps: convKernel,
+            conv_bias: block.convBias ? 1 : 0,
+            least_delta: { float: least },
+            greatest_delta: { float: greatest ?? Infinity },
+            epsilon: { float: config.rmsNormEps },
+          },
+        },
+      );
+      states.forEach((state, index) => graph.output(state.present, present[index]!, ElementType.float32));
+      return mixed!;
+    },
+  };
+}
