@@ -36,6 +36,7 @@ const FLAGS: Readonly<Record<Task, readonly string[]>> = {
     "prefill-tokens",
     "slots",
     "threads",
+    "profile",
     "json",
   ],
 };
