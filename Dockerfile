@@ -57,7 +57,7 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
   CMD ["deno", "eval", "Deno.exit((await fetch('http://127.0.0.1:8080/readyz')).ok ? 0 : 1)"]
 # FFI cannot be limited to a path: Deno would refuse to read the runtime's memory. The network is not limited either,
 # since Prometheus can be anywhere. Sensors are read where the real /sys is mounted, /host/sys (deploy/README.md).
-ENTRYPOINT ["deno", "run", "--cached-only", "--no-prompt", "--allow-ffi", "--allow-env", "--allow-sys", \
+ENTRYPOINT ["deno", "run", "--v8-flags=--max-semi-space-size=4", "--cached-only", "--no-prompt", "--allow-ffi", "--allow-env", "--allow-sys", \
   "--allow-net", "--allow-read=/espalier,/model,/host/sys,/var/cache/espalier", "--allow-write=/var/cache/espalier", "main.ts"]
 
 # The same with a Jetson's own build of ONNX Runtime: on aarch64 the npm package has no CUDA code.

@@ -10,13 +10,19 @@ import {
   createPolicy,
   Engine,
   findDeviceSensors,
+  keepStepTable,
   keptStepTable,
   measureSteps,
+  type Metrics,
   OTHER_CPU_SHARE,
   POLICY_NAMES,
   queryPrometheus,
   registerDeviceMetrics,
   registerProcessMetrics,
+  scaledTable,
+  type StepTable,
+  type StepTableKey,
+  TableWatch,
 } from "./engine/mod.ts";
 import { openKernels } from "./kernels/native_library.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
@@ -96,6 +102,9 @@ type Settings = z.output<typeof Settings>;
 /** Time for measuring the levels; what a large model takes beyond it is needed. */
 const MEASURE_MS = 1500;
 
+/** Time between two looks at what steps take. */
+const TABLE_WATCH_MS = 60_000;
+
 /** A Prometheus server that takes longer is taken for one that does not answer. */
 const PROMETHEUS_MS = 2000;
 
@@ -143,13 +152,14 @@ async function serve(settings: Settings): Promise<void> {
 
   const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
   const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
+  const key: StepTableKey = {
+    ...{ digest: artefact.digest, engine: build.engine, kernels: build.kernels, version: build.version },
+    ...{ machine: cpus()[0]?.model ?? "", cores: cpus().length, memory: Deno.systemMemoryInfo().total },
+    ...{ threads: settings.threads, slots: settings.slots, prefillChunk: settings.prefillChunk, maxTokens },
+  };
   const table = await keptStepTable({
     folder: settings.stepTimes,
-    key: {
-      ...{ digest: artefact.digest, engine: build.engine, kernels: build.kernels, version: build.version },
-      ...{ machine: cpus()[0]?.model ?? "", cores: cpus().length, memory: Deno.systemMemoryInfo().total },
-      ...{ threads: settings.threads, slots: settings.slots, prefillChunk: settings.prefillChunk, maxTokens },
-    },
+    key,
     measure: () =>
       measureSteps(decoder, {
         pruningRates,
@@ -171,6 +181,7 @@ async function serve(settings: Settings): Promise<void> {
   registerProcessMetrics(registry, build.startedSeconds);
   await watchDevice(registry, settings.sysfs);
   watchContention(registry, settings);
+  watchTable(table, { metrics, folder: settings.stepTimes, key });
   // A label takes its values from a closed set; why stock operators serve is said elsewhere.
   metrics.buildInfo.set({
     ...{ version: build.version, engine: build.engine },
@@ -247,6 +258,21 @@ async function watchDevice(registry: Registry, sysfs: string): Promise<void> {
     if (!(error instanceof Deno.errors.NotCapable)) throw error;
     say(`device sensors: none; to read ${sysfs}, Deno wants --allow-all, or a mount of it elsewhere (--sysfs)`);
   }
+}
+
+/** Keeps a better table for the next start where steps have not been what the table says for long. */
+function watchTable(
+  table: StepTable,
+  { metrics, folder, key }: { metrics: Metrics; folder: string; key: StepTableKey },
+): void {
+  const watch = new TableWatch(metrics);
+  const look = async () => {
+    const factor = watch.look();
+    if (factor === null) return;
+    const what = `multiplied by ${factor.toFixed(2)}, as measured for long`;
+    await keepStepTable({ folder, key, table: scaledTable(table, factor), say, what });
+  };
+  setInterval(look, TABLE_WATCH_MS);
 }
 
 /** Begins to ask a Prometheus server what other workloads take, if there is one. The engine reads it in the registry. */

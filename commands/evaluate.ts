@@ -4,7 +4,13 @@ import { z } from "zod";
 import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
 import { openDecoder } from "../models/decoder.ts";
-import { densePerplexity, elasticPerplexity, type Perplexity, windowsOf } from "../models/perplexity.ts";
+import {
+  densePerplexity,
+  elasticPerplexity,
+  narrowedPerplexity,
+  type Perplexity,
+  windowsOf,
+} from "../models/perplexity.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
 import type { TokenizerFiles } from "../models/tokenizer_files.ts";
 import { openRuntime } from "../onnx/mod.ts";
@@ -19,12 +25,20 @@ const Flags = z.strictObject({
   model: z.string().describe("Checkpoint or artefact"),
   text: z.string().describe("Text file to predict"),
   rate: z.number().min(0).max(1).optional().describe("Pruning rate of an artefact (default 0)"),
+  narrowTo: z.number().min(0).max(1).optional()
+    .describe("Larger rate of every window's second half, which alone counts then; beside it both rates throughout"),
   allRates: z.boolean().default(false).describe("Every prepared pruning rate"),
   sequenceLength: z.int().min(2).max(32_768).default(512).describe("Tokens of a window; the first is context only"),
   maxTokens: z.int().min(2).optional().describe("Take at most so many tokens of the text"),
   json: z.boolean().default(false).describe("Prints JSON"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
 });
+
+interface Result extends Perplexity {
+  readonly rate: number;
+  /** Of each window's first half, where only second halves count. */
+  readonly firstHalfRate?: number;
+}
 
 /** Rows of a step; more take more memory for logits and are no faster. */
 const ROWS = 256;
@@ -42,7 +56,10 @@ await runCommand(async () => {
       ...(flags.maxTokens !== undefined && { maxTokens: flags.maxTokens }),
     });
   };
-  const results: ({ rate: number } & Perplexity)[] = [];
+  const results: Result[] = [];
+  if (flags.narrowTo !== undefined && (flags.allRates || flags.narrowTo <= (flags.rate ?? 0))) {
+    throw new RangeError(`--narrow-to: ${flags.narrowTo} is not above one --rate`);
+  }
   using bar = progressBar("evaluate");
   if (await isArtefact(flags.model)) {
     const artefact = await openArtefact(flags.model);
@@ -62,8 +79,11 @@ await runCommand(async () => {
   }
   bar[Symbol.dispose]();
   if (flags.json) console.log(JSON.stringify(results));
-  else {for (const { rate, perplexity, tokens } of results) {
-      console.log(`rate ${rate.toFixed(2)}  perplexity ${perplexity.toFixed(4)}  over ${tokens} tokens`);
+  else {for (const { rate, firstHalfRate, perplexity, tokens } of results) {
+      const rates = firstHalfRate === undefined
+        ? rate.toFixed(2)
+        : `${firstHalfRate.toFixed(2)}, then ${rate.toFixed(2)}`;
+      console.log(`rate ${rates}  perplexity ${perplexity.toFixed(4)}  over ${tokens} tokens`);
     }}
 
   async function evaluateArtefact(artefact: Artefact, levels: readonly number[], cut: readonly Int32Array[]) {
@@ -77,7 +97,18 @@ await runCommand(async () => {
       threads: flags.threads,
       operators: await operatorsPath(),
     });
-    const found: ({ rate: number } & Perplexity)[] = [];
+    const found: Result[] = [];
+    if (flags.narrowTo !== undefined) {
+      const [from, to] = [levels[0]!, levelOf(artefact.levels, flags.narrowTo)];
+      for (const [index, pair] of [{ from, to: from }, { from, to }, { from: to, to }].entries()) {
+        const perplexity = await narrowedPerplexity(decoder, pair, cut, {
+          progress: (done, total) => bar.update((index + done / total) / 3, "second halves"),
+        });
+        const [first, second] = [pair.from, pair.to].map((level) => artefact.levels[level]!.pruningRate);
+        found.push({ rate: second!, firstHalfRate: first!, ...perplexity });
+      }
+      return found;
+    }
     for (const [index, level] of levels.entries()) {
       const perplexity = await elasticPerplexity(decoder, level, cut, {
         progress: (done, total) =>

@@ -16,7 +16,7 @@ export interface LoadSnapshot {
   readonly predictionError: {
     /** The middle of actual divided by predicted time. */
     readonly median: number;
-    /** What predictions are multiplied by to hold two times out of three. */
+    /** What predictions are multiplied by to hold four times out of five. */
     readonly safe: number;
   };
   /** Answers' lengths as shares of what was allowed: the mean, and what nine of ten stay within. */

@@ -20,8 +20,8 @@ const MOST_ERROR = 0.25;
 /** Error that is assumed before requests have ended, as a standard deviation in natural logarithms. */
 const FIRST_SPREAD = 0.08;
 
-/** Standard deviations above the middle that two out of three stay below. */
-const TWO_OF_THREE = 0.43;
+/** Standard deviations above the middle that four out of five stay below. */
+const FOUR_OF_FIVE = 0.84;
 
 /** Requests that must have ended before their lengths are counted on. */
 const LENGTHS_NEEDED = 20;
@@ -98,7 +98,7 @@ export class LoadSensor {
       effectivePruningRate: plainValue(effectivePruningRate),
       contention: this.contention,
       stepRatio: (phase, level) => this.stepRatio(phase, level),
-      predictionError: { median: Math.exp(center), safe: Math.exp(center + TWO_OF_THREE * spread) },
+      predictionError: { median: Math.exp(center), safe: Math.exp(center + FOUR_OF_FIVE * spread) },
       lengthRatio: this.lengthRatio,
       arrivals: this.#readArrivals(nowMs),
     };

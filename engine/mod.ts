@@ -27,7 +27,8 @@ export {
   registerProcessMetrics,
 } from "./sensors/mod.ts";
 export { StepCosts, type StepTable } from "./step_costs.ts";
-export { keptStepTable } from "./step_table_cache.ts";
+export { keepStepTable, keptStepTable, type StepTableKey } from "./step_table_cache.ts";
+export { scaledTable, TableWatch } from "./table_watch.ts";
 export type { StepRunner } from "./step_runner.ts";
 export {
   generateText,

@@ -34,23 +34,41 @@ export async function keptStepTable(
     say: (line: string) => void;
   },
 ): Promise<StepTable> {
-  const path = join(folder, `${createHash("sha256").update(JSON.stringify(key)).digest("hex").slice(0, 32)}.json`);
+  const path = pathOf(folder, key);
   const kept = await read(path, say);
   if (kept !== null) {
     say(`step times: from ${path}`);
     return kept;
   }
   const table = await measure();
+  await keepStepTable({ folder, key, table, say, what: "measured" });
+  return table;
+}
+
+/** Keeps a table for the next start, in place of the one that there is. @param what Was done to it, for the line. */
+export async function keepStepTable(
+  { folder, key, table, say, what }: {
+    folder: string;
+    key: StepTableKey;
+    table: StepTable;
+    say: (line: string) => void;
+    what: string;
+  },
+): Promise<void> {
+  const path = pathOf(folder, key);
   try {
     await Deno.mkdir(folder, { recursive: true });
     const unfinished = `${path}.${Deno.pid}`;
     await Deno.writeTextFile(unfinished, JSON.stringify({ key, table }));
     await Deno.rename(unfinished, path);
-    say(`step times: measured, and kept in ${path}`);
+    say(`step times: ${what}, and kept in ${path}`);
   } catch (error) {
-    say(`step times: measured, not kept (${(error as Error).message})`);
+    say(`step times: ${what}, not kept (${(error as Error).message})`);
   }
-  return table;
+}
+
+function pathOf(folder: string, key: StepTableKey): string {
+  return join(folder, `${createHash("sha256").update(JSON.stringify(key)).digest("hex").slice(0, 32)}.json`);
 }
 
 async function read(path: string, say: (line: string) => void): Promise<StepTable | null> {

@@ -75,6 +75,39 @@ export async function elasticPerplexity(
 }
 
 /**
+ * Perplexity of the second halves of windows whose first halves ran at another level: what narrowing a sequence half way
+ * costs, or, with both levels alike, what it is measured against.
+ */
+export async function narrowedPerplexity(
+  decoder: Decoder,
+  { from, to }: { from: number; to: number },
+  windows: readonly Int32Array[],
+  { progress }: { progress?: Progress } = {},
+): Promise<Perplexity> {
+  const { vocabSize } = decoder.plan.config;
+  let [sum, count] = [0, 0];
+  for (const [index, window] of windows.entries()) {
+    const half = window.length >> 1;
+    const sequence = decoder.openSequence(from);
+    try {
+      for (let start = 0; start < window.length;) {
+        const end = Math.min(start + decoder.maxRows, start < half ? half : window.length);
+        if (start === half && to > from) sequence.narrow(to);
+        const logits = start < half ? "none" : "all";
+        const [rows] = await decoder.step([{ sequence, tokens: window.subarray(start, end), logits }]);
+        if (start >= half) sum += negativeLogLikelihood(rows!, vocabSize, window.subarray(start, end + 1));
+        start = end;
+      }
+    } finally {
+      sequence.close();
+    }
+    count += window.length - half - 1;
+    progress?.(index + 1, windows.length);
+  }
+  return { perplexity: Math.exp(sum / count), tokens: count };
+}
+
+/**
  * Sum over rows `r` of −log P(tokens[r + 1]), natural logarithm, as far as there is a next token.
  *
  * @param logits `[rows, V]`

@@ -210,6 +210,7 @@ async function send(
  * @throws {ClientGoneError} If it takes too long.
  */
 function taken(event: "drain" | "finish", outgoing: ServerResponse, signal: AbortSignal, ms: number): Promise<void> {
+  if (signal.aborted) return Promise.resolve();
   return new Promise((resolve, reject) => {
     const timer = setTimeout(() => end(() => reject(new ClientGoneError("The client takes nothing"))), ms);
     const settle = () => end(resolve);

@@ -23,7 +23,7 @@ const FLAGS: Readonly<Record<Task, readonly string[]>> = {
   compress: [
     ...["model", "out", "calibration", "samples", "sequence-length", "block-size", "recipe", "seed", "name", "threads"],
   ],
-  evaluate: ["model", "text", "rate", "all-rates", "sequence-length", "max-tokens", "json", "threads"],
+  evaluate: ["model", "text", "rate", "narrow-to", "all-rates", "sequence-length", "max-tokens", "json", "threads"],
   generate: ["model", "prompt", "rate", "max-new-tokens", "temperature", "seed", "threads"],
   export: ["model", "out", "rate"],
   bench: [
@@ -141,6 +141,15 @@ describe("Commands", () => {
     deepEqual(found.map(({ rate, tokens }) => [rate, tokens]), PRUNING_RATES.map((rate) => [rate, 3 * 31]));
     ok(found.every(({ perplexity }) => perplexity! > 1 && perplexity! < 1e6));
 
+    const halves = await run("evaluate", "--model", artefact, "--rate", "0", "--narrow-to", "0.35", ...text);
+    equal(halves.code, 0, halves.stderr);
+    const narrowed = JSON.parse(halves.stdout) as Record<string, number>[];
+    deepEqual(narrowed.map(({ firstHalfRate, rate, tokens }) => [firstHalfRate, rate, tokens]), [
+      [0, 0, 3 * 15],
+      [0, 0.35, 3 * 15],
+      [0.35, 0.35, 3 * 15],
+    ]);
+
     const one = await run("evaluate", "--model", artefact, "--rate", "0.15", ...text);
     deepEqual(JSON.parse(one.stdout), [found[3]]);
     const dense = JSON.parse((await run("evaluate", "--model", `${folder}/checkpoint`, ...text)).stdout);
@@ -193,6 +202,9 @@ describe("Commands", () => {
 
     it("rates of a dense checkpoint", () =>
       refused(/it is a dense checkpoint/, "evaluate", "--model", `${folder}/checkpoint`, ...text(), "--all-rates"));
+
+    it("a rate to narrow to that is no larger", () =>
+      refused(/--narrow-to/, "evaluate", "--model", artefact, ...text(), "--rate", "0.2", "--narrow-to", "0.1"));
 
     it("more tokens than the model holds", () =>
       refused(/the model holds 256/, "generate", "--model", artefact, "--prompt", "a", "--max-new-tokens", "256"));

@@ -18,23 +18,27 @@ export class ServiceProcess implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #onSignal: () => void;
   readonly client: ServiceClient;
+  /** Where its debugger listens, a WebSocket; null if it was not asked for. */
+  readonly debuggerUrl: string | null;
 
-  private constructor(child: Deno.ChildProcess, onSignal: () => void, url: string) {
+  private constructor(child: Deno.ChildProcess, onSignal: () => void, { url, debuggerUrl }: Addresses) {
     this.#child = child;
     this.#onSignal = onSignal;
     this.client = new ServiceClient(url);
+    this.debuggerUrl = debuggerUrl;
   }
 
   /**
    * Starts it as `deno task start` does, and waits until it is ready.
    *
    * @param flags Such as `--model=artifacts/demo`.
+   * @param debugged Opens its debugger on loopback.
    * @throws {RangeError} If it ends instead; the message has the end of its log.
    */
-  static async start(flags: readonly string[]): Promise<ServiceProcess> {
-    const [, ...task] = project.tasks.start.split(" ");
+  static async start(flags: readonly string[], { debugged = false } = {}): Promise<ServiceProcess> {
+    const [, run, ...task] = project.tasks.start.split(" ");
     const child = new Deno.Command(Deno.execPath(), {
-      args: [...task, "--port=0", ...flags],
+      args: [run!, ...debugged ? ["--inspect=127.0.0.1:0"] : [], ...task, "--port=0", ...flags],
       cwd: ROOT,
       stdin: "null",
       stdout: "null",
@@ -45,8 +49,7 @@ export class ServiceProcess implements AsyncDisposable {
       Deno.exit(1);
     };
     for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, onSignal);
-    const url = await listeningUrl(child, flags);
-    const service = new ServiceProcess(child, onSignal, url);
+    const service = new ServiceProcess(child, onSignal, await addressesOf(child, flags));
     const start = performance.now();
     while (!await service.client.ready()) {
       if (performance.now() - start > READY_MS) {
@@ -76,10 +79,16 @@ export class ServiceProcess implements AsyncDisposable {
   }
 }
 
+interface Addresses {
+  readonly url: string;
+  readonly debuggerUrl: string | null;
+}
+
 /** Reads the log up to where the service listens; the rest is read and dropped, or its pipe would fill up. */
-async function listeningUrl(child: Deno.ChildProcess, flags: readonly string[]): Promise<string> {
+async function addressesOf(child: Deno.ChildProcess, flags: readonly string[]): Promise<Addresses> {
   const lines = readLines(child.stderr);
   const log: string[] = [];
+  let debuggerUrl: string | null = null;
   while (true) {
     const { done, value } = await lines.next();
     if (done) {
@@ -88,12 +97,13 @@ async function listeningUrl(child: Deno.ChildProcess, flags: readonly string[]):
       );
     }
     log.push(value);
+    debuggerUrl ??= /^Debugger listening on (ws:\S+)$/.exec(value)?.[1] ?? null;
     const url = /^Listening on (http:\S+)$/.exec(value)?.[1];
     if (url === undefined) continue;
     (async () => {
       while (!(await lines.next()).done);
     })();
-    return url;
+    return { url, debuggerUrl };
   }
 }
 

@@ -9,6 +9,12 @@ import type { Policy } from "./policy.ts";
 const ROOM = { from: 1, slope: 4, most: 0.8 } as const;
 
 /**
+ * With this part of the predicted times a budget is kept by good luck at least. Those who are that close are not given
+ * up, and nobody is let in at their cost.
+ */
+const BARELY = 0.95;
+
+/**
  * One level for all: the widest at which everyone, running and waiting, is predicted to keep as many budgets as at the
  * narrowest. One wide sequence makes every step read the wide weights, so levels that differ within a step cost like
  * wide ones. Those who run are narrowed to it, so running wide risks nothing: what is decided now can be made narrow at
@@ -24,9 +30,14 @@ export function predictive({ shed }: { shed: boolean }): Policy {
     const narrow = predictor.underLoad(floorLevel, narrowest);
     const waits = load.requestsRunning + load.requestsWaiting >= load.slots;
     if (shed && stage === "arrival" && hasBudget && waits && predictor.keepsOnIdle(floorLevel)) {
-      if (!narrow.meets || narrow.othersMissed > predictor.missed(narrowest)) return { kind: "refuse" };
+      const harms = (margin: number) =>
+        predictor.underLoad(floorLevel, narrowest, margin).othersMissed > predictor.missed(narrowest, margin);
+      if (!narrow.meets || harms(1) || harms(BARELY)) return { kind: "refuse" };
     }
-    if (!narrow.meets) return { kind: "run", level: floorLevel, reason: "floor", fits: false, lost: hasBudget };
+    if (!narrow.meets) {
+      const lost = hasBudget && !predictor.underLoad(floorLevel, narrowest, BARELY).meets;
+      return { kind: "run", level: floorLevel, reason: "floor", fits: false, lost };
+    }
     const margin = marginOf(predictor);
     const level = widest(floorLevel, (level) => {
       const { meets, othersMissed } = predictor.underLoad(level, all(level), margin);
