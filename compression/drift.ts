@@ -6,8 +6,10 @@ type Floats = Float32Array<ArrayBuffer>;
 /**
  * λ of the regression, as a share of the mean diagonal of `XᵀX`.
  *
- * Much of what goes wrong belongs to single tokens, such as the rounding of their embeddings, and a regression with
- * little λ learns those of the calibration text by heart: TODO.
+ * Much of what goes wrong belongs to single tokens, such as the rounding of their embeddings, and with little λ the
+ * regression learns those of the calibration text by heart. What is still wrong in the stream after two layers of
+ * SmolLM2-135M (32 windows of 512 tokens, stream alone corrected; mean relative error on the calibration text, and on two
+ * others): 0.069, 0.075, 0.079 without a correction; 0.043, 0.075, 0.079 with a λ of 0.01; 0.056, 0.069, 0.072 with 2.
  */
 const RIDGE = 1;
 
