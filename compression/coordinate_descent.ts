@@ -12,8 +12,8 @@ const SWEEPS = 3;
  * Betters the codes and scales of a rounded matrix by coordinate descent on `tr((W − Ŵ)·H·(W − Ŵ)ᵀ)`, H dampened.
  *
  * GPTQ looks at each column once and only ahead. Here every code, in turn and over again, becomes the best one while all
- * others of its row stay, and so, if scales are searched for, does every scale: with its codes fixed the error is a parabola in the scale. No step can
- * make the error larger.
+ * others of its row stay, and so, if scales are searched for, does every scale: with its codes fixed the error is a
+ * parabola in the scale. No step can make the error larger.
  *
  * The gradient `(Ŵ − W)·H` is kept up to date: inside a group step by step, for the other columns by one product a group.
  *
