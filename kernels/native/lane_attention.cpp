@@ -17,7 +17,7 @@ constexpr size_t stretchTokens = 256;
 constexpr size_t fewTasks = 16;
 
 // Multiplications below which a handover to other threads is not worth it: some five microseconds.
-constexpr size_t serialProducts = size_t{1} << 18;
+constexpr size_t serialProducts = size_t{1} << 15;
 
 size_t least(size_t a, size_t b) { return a < b ? a : b; }
 size_t ceilDivide(size_t a, size_t b) { return (a + b - 1) / b; }
