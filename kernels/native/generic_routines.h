@@ -12,6 +12,12 @@ namespace {
 
 constexpr size_t lanes = 16;
 
+// The codes to ask memory for while those at `codes` are used: past the end of the product, what is wanted next.
+[[maybe_unused]] inline const uint8_t* wantedSoon(const TileProduct& p, const uint8_t* codes) {
+  const uint8_t* ahead = codes + prefetchBytes;
+  return ahead < p.codes + p.blocks * p.blockSize * tileRows / 2 ? ahead : ahead + p.skipped;
+}
+
 [[maybe_unused]] float halfToFloat(uint16_t half) {
   // Shifts the exponent into place and scales; subnormal halves come out right because the product is exact.
   const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;

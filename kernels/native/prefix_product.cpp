@@ -258,12 +258,13 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
   product.blockSize = shape_.blockSize;
   product.groupRows = rows;
   product.sums = sums;
-  const auto add = [&](size_t block, size_t blocks, size_t active) {
+  const auto add = [&](size_t block, size_t blocks, size_t active, bool last) {
     if (active == 0 || blocks == 0) return;
     const size_t at = tile * blocks_ + block;
     product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
     product.scales = scales_ + at * tileRows;
     product.blocks = blocks;
+    product.skipped = last ? (blocks_ - block - blocks) * tileRows * shape_.blockSize / 2 : 0;
     const size_t first = firstRow * blocks_ + block * rows;
     product.activations = activations.codes + first * shape_.blockSize;
     product.activationScales = activations.scales + first;
@@ -276,7 +277,7 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
   };
   if (shape_.cut != Cut::inputs) {
     // The tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
-    add(0, blocks_, active(chunks_[chunkOf_[tile * tileRows]]));
+    add(0, blocks_, active(chunks_[chunkOf_[tile * tileRows]]), true);
   } else {
     // Chunks that the same rows take are one stretch of blocks.
     for (size_t c = 0; c < chunkCount_;) {
@@ -284,7 +285,7 @@ void PrefixProduct::sumTile(const ProductRun& run, const Activations& activation
       const size_t count = active(chunks_[c]);
       size_t end = block;
       for (; c < chunkCount_ && active(chunks_[c]) == count; c++) end = chunks_[c].firstBlock + chunks_[c].blocks;
-      add(block, end - block, count);
+      add(block, end - block, count, c == chunkCount_ || active(chunks_[c]) == 0);
     }
   }
   if (!bias_) return;

@@ -38,7 +38,7 @@ void multiplyHalf(const TileProduct& p, size_t half) {
       __m256i partial[rows];
       for (size_t r = 0; r < rows; r++) partial[r] = _mm256_setzero_si256();
       for (size_t eight = column; eight < column + 32; eight += 8, codes += 64, activations += 8 * p.groupRows) {
-        if (half == 0) __builtin_prefetch(codes + prefetchBytes);
+        if (half == 0) __builtin_prefetch(wantedSoon(p, codes));
         const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
         const __m256i even = _mm256_and_si256(packed, low);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);

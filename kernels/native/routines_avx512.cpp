@@ -31,7 +31,7 @@ void multiply(const TileProduct& p) {
     __m512i dots[rows];
     for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(p.offsets[block * p.groupRows + r]);
     for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
-      __builtin_prefetch(codes + prefetchBytes);
+      __builtin_prefetch(wantedSoon(p, codes));
       const __m512i packed = _mm512_loadu_si512(codes);
       const __m512i even = _mm512_and_si512(packed, low);
       const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);

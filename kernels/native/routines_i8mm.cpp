@@ -26,7 +26,7 @@ void multiplyPairs(const TileProduct& p) {
       for (int32x4_t& product : products[pair]) product = vcombine_s32(first, second);
     }
     for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
-      __builtin_prefetch(codes + prefetchBytes);
+      __builtin_prefetch(wantedSoon(p, codes));
       int8x16_t values[pairs];
       for (size_t pair = 0; pair < pairs; pair++) values[pair] = vld1q_s8(activations + 16 * pair);
       for (size_t q = 0; q < quarters; q++) {

@@ -31,7 +31,7 @@ void multiplyByDots(const TileProduct& p) {
       for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[block * p.groupRows + r]);
     }
     for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
-      __builtin_prefetch(codes + prefetchBytes);
+      __builtin_prefetch(wantedSoon(p, codes));
       int8x8_t eight[rows];
       for (size_t r = 0; r < rows; r++) eight[r] = vld1_s8(activations + 8 * r);
       for (size_t q = 0; q < quarters; q++) {
