@@ -1,8 +1,8 @@
 /** How fast an estimate follows, at least and at most, in parts of each difference. */
-const [SLOWEST, FASTEST] = [0.08, 0.5];
+const [SLOWEST, FASTEST] = [0.05, 0.5];
 
 /** How fast the mean differences change that the speed follows from. */
-const TRACKING = 0.25;
+const TRACKING = 0.1;
 
 /** One step that takes much longer than predicted is an accident; what matters goes on. In natural logarithms. */
 const MOST_SURPRISE = 0.7;

@@ -9,6 +9,13 @@ import type { Policy } from "./policy.ts";
 const ROOM = { from: 1, slope: 4, most: 0.8 } as const;
 
 /**
+ * How strict the door is: with this part of the predicted times a request must keep its budget, from `least` while those
+ * who come take no more than rate 0 sustains to all from `to` times that on. A short burst passes, and whoever was
+ * refused for it would have been served in time; when more comes than can ever be served, who is let in must be safe.
+ */
+const DOOR = { from: 1, to: 2, least: 0.8 } as const;
+
+/**
  * With this part of the predicted times a budget is kept by good luck at least. Those who are that close are not given
  * up, and nobody is let in at their cost.
  */
@@ -32,7 +39,9 @@ export function predictive({ shed }: { shed: boolean }): Policy {
     if (shed && stage === "arrival" && hasBudget && waits && predictor.keepsOnIdle(floorLevel)) {
       const harms = (margin: number) =>
         predictor.underLoad(floorLevel, narrowest, margin).othersMissed > predictor.missed(narrowest, margin);
-      if (!narrow.meets || harms(1) || harms(BARELY)) return { kind: "refuse" };
+      const margin = doorMargin(predictor);
+      const meets = predictor.underLoad(floorLevel, narrowest, margin).meets;
+      if (!meets || harms(margin) || harms(BARELY * margin)) return { kind: "refuse" };
     }
     if (!narrow.meets) {
       const lost = hasBudget && !predictor.underLoad(floorLevel, narrowest, BARELY).meets;
@@ -62,6 +71,11 @@ function all(level: number): { readonly waiting: number; readonly running: numbe
 
 function marginOf({ utilization }: Situation): number {
   return 1 + Math.min(ROOM.most, ROOM.slope * Math.max(0, utilization - ROOM.from));
+}
+
+function doorMargin({ utilization }: Situation): number {
+  const pressure = Math.min(1, Math.max(0, (utilization - DOOR.from) / (DOOR.to - DOOR.from)));
+  return DOOR.least + (1 - DOOR.least) * pressure;
 }
 
 /** The widest level that will do; the narrower of two does if the wider does, and the narrowest is not asked about. */
