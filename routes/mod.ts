@@ -4,5 +4,5 @@ export { DEFAULT_CONNECTION_LIMITS, type HttpServer, listen } from "./listen.ts"
 export { DEFAULT_JSON_LIMITS } from "./read_json.ts";
 export { ApiKeys, readKeys } from "./security/api_keys.ts";
 export { checkBinding, isLoopback } from "./security/binding.ts";
-export type { Security } from "./security/guard.ts";
+export type { Security } from "./security/security.ts";
 export type { Build, ServedModel, Services } from "./services.ts";

@@ -2,7 +2,7 @@ import type { Registry } from "prom-client";
 import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
 import type { ChatTemplate } from "../models/chat_template.ts";
 import type { JsonLimits } from "./read_json.ts";
-import type { Security } from "./security/guard.ts";
+import type { Security } from "./security/security.ts";
 
 /** What the routes say about the model. */
 export interface ServedModel {

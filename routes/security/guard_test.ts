@@ -2,7 +2,7 @@ import { deepEqual, equal, match } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { toyApp } from "../testing/toy_app.ts";
 import { ApiKeys } from "./api_keys.ts";
-import type { Security } from "./guard.ts";
+import type { Security } from "./security.ts";
 
 const KEY = "a key of sixteen";
 const BODY = JSON.stringify({ prompt: "a", max_new_tokens: 1, temperature: 0 });
