@@ -195,7 +195,14 @@ class Run {
     const plan = planOf({ ...draft, format: "espalier", version: 1, files: {} });
     const resumed = this.#journal.layers > 0;
     using writer = await openWeightsFile(this.#folder, draft, resumed ? this.#journal.written : undefined);
-    const quantization: Quantization = { algebra: this.#algebra, plan, blockSize, recipe, writer };
+    const quantization: Quantization = {
+      algebra: this.#algebra,
+      plan,
+      blockSize,
+      recipe,
+      writer,
+      tokens: this.#tokens(),
+    };
     const hidden = await this.#resumeStream("hidden", async () => {
       const headGram = Float32Array.from(this.#journal.headGram!);
       const { embedding, error } = await quantizeEmbedding(

@@ -2,7 +2,7 @@ import { type Floats, type LinearAlgebra, matrix } from "../kernels/matrix.ts";
 import type { Span } from "../models/int4.ts";
 
 /** GPTQ's default. */
-const DAMPENING = 0.01;
+export const DAMPENING = 0.01;
 
 /** What quantizing needs to know about the inputs of a matrix. One serves all matrices with the same input. */
 export interface Hessian {

@@ -20,6 +20,8 @@ export const Recipe = z.strictObject({
    */
   hadamard: z.boolean().optional(),
   quantizer: z.enum(["gptq", "nearest"]).default("gptq"),
+  /** Makes the columns of what is cut by columns equally large; see `columnFactors`. */
+  balance: z.boolean().default(true),
   /** Shrinks a block's scale where that lowers its weighted error. */
   scaleSearch: z.boolean().default(true),
 });

@@ -2,6 +2,7 @@ import type { GraphBuilder, Value } from "../../onnx/mod.ts";
 import type { ModelConfig } from "../../models/description.ts";
 import { headComponents, packAttention } from "../../models/layout.ts";
 import { outputMatrix, qkvMatrix } from "../../models/plan.ts";
+import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
 import { queryKeyMagnitudeOrder, queryKeyOrder, queryKeyRandomOrder } from "../query_key_order.ts";
 import { randomNumbers } from "../random_numbers.ts";
 import {
@@ -11,6 +12,7 @@ import {
   valueOutputBases,
   valueRandomOrder,
 } from "../value_output_rotation.ts";
+import { spreadValues } from "../value_spread.ts";
 import type { BlockMethod } from "./method.ts";
 
 /** Rotary pairs by their share in the logits; values rotated to the axes that carry most (uniql.md §3.4, §3.5). */
@@ -94,6 +96,20 @@ export const attentionMethod: BlockMethod<"attention"> = {
     pairs,
     ...packAttention(config, tensors, pairs, passed),
   }),
+
+  /** Value heads take the factors; the query heads that read one share them. A value bias is in the output's by now. */
+  balance(config, { chunks }, { qkv: unrotatedQkv, output: unrotatedOutput, ...others }) {
+    const { hiddenSize, numAttentionHeads: H, numKeyValueHeads: G, headDim: K } = config;
+    const { qkv, output } = spreadValues(config, chunks, { qkv: unrotatedQkv, output: unrotatedOutput });
+    const component = (column: number) => Math.floor(column / K / (H / G)) * K + column % K;
+    const factors = columnFactors(output, H * K, { factors: G * K, of: component });
+    const values = (H + G) * K;
+    return {
+      ...others,
+      qkv: multiplyRows(qkv, hiddenSize, (row) => row < values ? 1 : factors[row - values]!),
+      output: divideColumns(output, H * K, (column) => factors[component(column)]!),
+    };
+  },
 
   published: ({ valueGrams: _, passed, passedScores, ...order }) => ({
     ...order,

@@ -1,5 +1,6 @@
 import { packGatedMlp } from "../../models/layout.ts";
 import { downMatrix, gateUpMatrix } from "../../models/plan.ts";
+import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
 import { allChannels, channelOrder, hiddenGram } from "./channels.ts";
 import type { BlockMethod } from "./method.ts";
 
@@ -41,4 +42,14 @@ export const gatedMlpMethod: BlockMethod<"gatedMlp"> = {
     norm,
     ...packGatedMlp(config, tensors, channels),
   }),
+
+  /** Up is linear: its rows take the factors. */
+  balance({ hiddenSize, intermediateSize: F }, _plan, { gateUp, down, ...others }) {
+    const factors = columnFactors(down, F);
+    return {
+      ...others,
+      gateUp: multiplyRows(gateUp, hiddenSize, (row) => row < F ? 1 : factors[row - F]!),
+      down: divideColumns(down, F, (column) => factors[column]!),
+    };
+  },
 };

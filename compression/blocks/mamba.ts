@@ -2,6 +2,7 @@ import type { Value } from "../../onnx/mod.ts";
 import { mambaOf } from "../../models/description.ts";
 import { headComponents, mambaInputRows, packMamba } from "../../models/layout.ts";
 import { mambaInputMatrix, mambaOutputMatrix } from "../../models/plan.ts";
+import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
 import { randomNumbers } from "../random_numbers.ts";
 import {
   headChannelMagnitudeOrder,
@@ -85,6 +86,17 @@ export const mambaMethod: BlockMethod<"mamba"> = {
     norm,
     ...packMamba(config, tensors, { channels, states }),
   }),
+
+  /** The gated norm's weight takes the factors. */
+  balance(config, _plan, { gatedNorm, output, ...others }) {
+    const { numHeads, headDim } = mambaOf(config);
+    const factors = columnFactors(output, numHeads * headDim);
+    return {
+      ...others,
+      gatedNorm: multiplyRows(gatedNorm, 1, (channel) => factors[channel]!),
+      output: divideColumns(output, numHeads * headDim, (column) => factors[column]!),
+    };
+  },
 };
 
 /** The activations that the statistics are made from. */

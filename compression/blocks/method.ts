@@ -75,6 +75,15 @@ export interface BlockMethod<Kind extends BlockKind = BlockKind> {
     block: OfKind<BlockTensors, Kind>,
     order: OfKind<BlockOrder, Kind>,
   ): OfKind<BlockWeights, Kind>;
+  /**
+   * The same function at every level, easier to quantize: the columns that are cut become equally large (see
+   * `columnFactors`), and where their inputs may be rotated inside a chunk, nothing sticks out of it.
+   */
+  balance(
+    config: ModelConfig,
+    plan: OfKind<BlockPlan, Kind>,
+    weights: OfKind<BlockWeights, Kind>,
+  ): OfKind<BlockWeights, Kind>;
   /** What of the order belongs into the manifest, where that is not all. */
   published?(order: OfKind<BlockOrder, Kind>): Partial<OfKind<ManifestBlock, Kind>>;
 }

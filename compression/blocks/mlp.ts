@@ -1,5 +1,6 @@
 import { packMlp } from "../../models/layout.ts";
 import { downMatrix, upMatrix } from "../../models/plan.ts";
+import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
 import { allChannels, channelOrder, hiddenGram } from "./channels.ts";
 import type { BlockMethod } from "./method.ts";
 
@@ -33,4 +34,14 @@ export const mlpMethod: BlockMethod<"mlp"> = {
   }),
 
   pack: (config, { norm, tensors }, { channels }) => ({ kind: "mlp", norm, ...packMlp(config, tensors, channels) }),
+
+  /** Behind up its outputs are squared: its rows take the factors' roots. */
+  balance({ hiddenSize, intermediateSize: F }, _plan, { up, down, ...others }) {
+    const factors = columnFactors(down, F);
+    return {
+      ...others,
+      up: multiplyRows(up, hiddenSize, (row) => Math.sqrt(factors[row]!)),
+      down: divideColumns(down, F, (column) => factors[column]!),
+    };
+  },
 };
