@@ -152,7 +152,7 @@ class GroupDescent {
     for (let i = 0; i < count; i++) second += this.#codes[i]! * slope[i]!;
     const better = Math.f16round(scale - first / second); // not a number for a group of zeros
     const step = better - scale;
-    if (!(better > 0 && 2 * step * first + step * step * second < 0)) return scale;
+    if (!(better * scale > 0 && 2 * step * first + step * step * second < 0)) return scale;
     for (let i = 0; i < count; i++) this.#gradient[i]! += step * slope[i]!;
     return better;
   }

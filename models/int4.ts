@@ -23,7 +23,7 @@ export interface Int4Codes {
   readonly groupStarts: readonly number[];
   /** `[outFeatures, inFeatures]`, 0 to 15. */
   readonly codes: Uint8Array<ArrayBuffer>;
-  /** `[outFeatures, groups]`, float16 bits; finite and above zero. */
+  /** `[outFeatures, groups]`, float16 bits; finite, not zero, and negative where that turns the range of the codes. */
   readonly scales: Uint16Array<ArrayBuffer>;
 }
 

@@ -247,7 +247,10 @@ interface ProductShape {
 async function productSession(set: string, { inFeatures, outFeatures, blockSize }: ProductShape, shape: string[]) {
   const blocks = Math.ceil(inFeatures / blockSize);
   const codes = Uint8Array.from({ length: outFeatures * blocks * blockSize / 2 }, (_, i) => (i * 73 + 41) % 251);
-  const scales = Float16Array.from({ length: outFeatures * blocks }, (_, i) => 0.01 + (i * 31 % 17) / 256);
+  const scales = Float16Array.from(
+    { length: outFeatures * blocks },
+    (_, i) => (-1) ** i * (0.01 + (i * 31 % 17) / 256),
+  );
   const graph = new GraphBuilder();
   const x = graph.input("x", ElementType.float32, shape);
   const absent = "" as Value;
