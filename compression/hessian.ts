@@ -2,7 +2,18 @@ import { type Floats, type LinearAlgebra, matrix } from "../kernels/matrix.ts";
 import type { Span } from "../models/int4.ts";
 
 /** GPTQ's default. */
-export const DAMPENING = 0.01;
+const DAMPENING = 0.01;
+
+/**
+ * How much to dampen the Gram matrix of a matrix's inputs, as a share of its mean diagonal.
+ *
+ * The more inputs there are for the tokens that were seen, the less it says about other tokens: above all, its smallest
+ * directions look smaller than they are. (SmolLM2-135M with 32 windows of 512 tokens, single matrices, errors on other
+ * text: 0.5 to 3 % less than with 0.01 everywhere; with ten times as much they are greater again where inputs are few.)
+ */
+export function dampeningFor(inFeatures: number, tokens: number): number {
+  return Math.max(DAMPENING, inFeatures / tokens);
+}
 
 /** What quantizing needs to know about the inputs of a matrix. One serves all matrices with the same input. */
 export interface Hessian {

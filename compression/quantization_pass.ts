@@ -15,7 +15,7 @@ import {
 } from "../models/plan.ts";
 import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
-import { DAMPENING, factorHessian, type Hessian } from "./hessian.ts";
+import { dampeningFor, factorHessian, type Hessian } from "./hessian.ts";
 import { withoutDrift, withoutInputDrift } from "./drift.ts";
 import { type HiddenStates, normalized } from "./hidden_states.ts";
 import type { BlockOrder } from "./journal.ts";
@@ -187,7 +187,7 @@ export async function quantizeHead(
       beta: 1,
     });
   }
-  const hessian = await factorHessian(algebra, gram, D, dampeningFor(quantization, D));
+  const hessian = await factorHessian(algebra, gram, D, dampeningFor(D, quantization.tokens));
   const errors: MatrixError[] = [];
   for (const { matrix, weight, name } of matrices) {
     const { error } = await quantizeWhole(
@@ -282,15 +282,6 @@ async function quantizeWhole(
   return { reconstruction, error };
 }
 
-/**
- * The more inputs a matrix has for the tokens that were seen, the less their Gram matrix says about other tokens: its
- * smallest directions above all look smaller than they are. (SmolLM2-135M with 32 windows of 512 tokens, errors on other
- * text, single matrices: 0.5 to 3 % less than with 0.01; ten times as much is worse again where inputs are few.)
- */
-function dampeningFor({ tokens }: Quantization, inFeatures: number): number {
-  return Math.max(DAMPENING, inFeatures / tokens);
-}
-
 /** What a projection of a block is quantized by. */
 interface ProjectionStatistics {
   /** See `readingStatistics` and `writingStatistics`. */
@@ -311,7 +302,7 @@ async function quantizeRows(
 ): Promise<Quantized> {
   const { algebra, blockSize, writer } = quantization;
   const { inFeatures } = stored[0]!;
-  const hessian = await factorHessian(algebra, gram, inFeatures, dampeningFor(quantization, inFeatures));
+  const hessian = await factorHessian(algebra, gram, inFeatures, dampeningFor(inFeatures, quantization.tokens));
   const wanted = await withoutInputDrift(algebra, weight, { drift, gram });
   const { int4, reconstruction, relativeError } = await quantizeColumns(
     quantization,
@@ -337,7 +328,7 @@ async function quantizeSegments(
 ): Promise<Quantized> {
   const { algebra, blockSize, writer } = quantization;
   const columns = order.length;
-  const dampening = dampeningFor(quantization, columns);
+  const dampening = dampeningFor(columns, quantization.tokens);
   const hessian = await factorHessian(algebra, permuteSymmetric(gram, order), columns, dampening);
   const wanted = takeColumns(await withoutDrift(algebra, weight, { missing: drift, gram }), columns, order);
   const { int4, reconstruction, relativeError } = await quantizeColumns(

@@ -14,7 +14,7 @@ import {
   ZERO_POINT,
 } from "../models/int4.ts";
 import { gptq } from "./gptq.ts";
-import { factorHessian } from "./hessian.ts";
+import { dampeningFor, factorHessian } from "./hessian.ts";
 import type { QuantizationJob } from "./quantization_job.ts";
 import { quantize } from "./quantize.ts";
 
@@ -264,6 +264,13 @@ describe("quantize()", () => {
     );
     await rejects(quantize(plain, "gptq", { ...job, inFeatures: 36, outFeatures: 20 }), /its Hessian is of order 72$/);
     await rejects(quantize(plain, "nearest", { ...job, groupStarts: [0, 72] }), /groups that start at 0, 72$/);
+  });
+});
+
+describe("dampeningFor()", () => {
+  it("is the share of inputs in the tokens that were seen, and GPTQ's where those are many", () => {
+    equal(dampeningFor(1536, 16_384), 1536 / 16_384);
+    equal(dampeningFor(576, 576_000), 0.01);
   });
 });
 
