@@ -1,7 +1,8 @@
 // Device code without a device: force-included where g++ compiles a `.cu` (`-x c++ -std=c++17 -Wno-unknown-pragmas
-// -include emulation.h`), it gives the part of CUDA's C++ that our kernels use. Blocks run one after another; every thread of a block is a fibre
-// with a stack of its own, and barriers, shuffles and other collective functions switch to the next one. So a race that
-// a real device might lose is not found here, but every index, every barrier and every sum is.
+// -include emulation.h`), it gives the part of CUDA's C++ that our kernels use. Blocks run one after another; every
+// thread of a block is a fibre with a stack of its own, and barriers, shuffles and other collective functions switch to
+// the next one. So a race that a real device might lose is not found here, but every index, every barrier and every sum
+// is.
 //
 // Dynamic shared memory is asked for with `dynamicShared<T>()` (device.cuh). It starts as NaNs, and writes beyond what
 // the launch asked for are found. A barrier that not all threads reach ends the program with a message.
@@ -124,9 +125,7 @@ inline void fail(const char* what) {
   exit(3);
 }
 
-inline void enqueue(unsigned thread) {
-  machine.queue[(machine.head + machine.queued++) % maxThreads] = thread;
-}
+inline void enqueue(unsigned thread) { machine.queue[(machine.head + machine.queued++) % maxThreads] = thread; }
 
 // Goes on with the next fibre that can run. Returns when this one is called again.
 inline void switchAway() {
@@ -168,7 +167,8 @@ inline unsigned exchange(uint32_t mask, const T& value) {
   Warp& warp = ownWarp();
   const uint32_t bit = uint32_t{1} << ownLane();
   if (!(mask & bit)) fail("a lane calls a collective function whose mask leaves it out");
-  if (mask == ~uint32_t{0} && machine.threads % warpSize != 0 && machine.current / warpSize == machine.threads / warpSize)
+  if (mask == ~uint32_t{0} && machine.threads % warpSize != 0 &&
+      machine.current / warpSize == machine.threads / warpSize)
     mask = (uint32_t{1} << machine.threads % warpSize) - 1;
   if (mask & ~warp.alive) fail("a collective function waits for a lane that has left");
   if (warp.arrived != 0 && warp.expected != mask) fail("lanes of a warp call collective functions with unlike masks");
