@@ -8,8 +8,8 @@ constexpr int mostFewRows = 16;
 constexpr int threads = 128;
 
 constexpr int warps = threads / 32;
-constexpr int queryTile = 64;     // of the many-rows kernel
-constexpr int headTile = 16;      // query heads that a block of the few-rows kernel takes
+constexpr int queryTile = 64;  // of the many-rows kernel
+constexpr int headTile = 16;   // query heads that a block of the few-rows kernel takes
 constexpr int rotateThreads = 256;
 constexpr int blocksPerMultiprocessor = 8;
 
@@ -22,9 +22,7 @@ constexpr size_t rowBytes(int width) { return (static_cast<size_t>(width) + 8) *
 constexpr size_t fewSharedBytes(int width) { return rowBytes(width) * (warps * 2 * 2 * 16 + headTile); }
 
 // Two stages of keys and values, and the queries.
-constexpr size_t manySharedBytes(int width) {
-  return rowBytes(width) * (2 * 2 * (width > 128 ? 32 : 64) + queryTile);
-}
+constexpr size_t manySharedBytes(int width) { return rowBytes(width) * (2 * 2 * (width > 128 ? 32 : 64) + queryTile); }
 
 int headTiles(const AttentionParameters& p) { return divideUp(p.queryHeads / p.keyHeads, headTile); }
 
@@ -33,9 +31,12 @@ size_t index(int width) { return width == 64 ? 0 : width == 128 ? 1 : 2; }
 }  // namespace
 
 const AttentionKernel attentionKernels[7] = {
-    {"attendFewRows64", fewSharedBytes(64)},     {"attendFewRows128", fewSharedBytes(128)},
-    {"attendFewRows256", fewSharedBytes(256)},   {"attendManyRows64", manySharedBytes(64)},
-    {"attendManyRows128", manySharedBytes(128)}, {"attendManyRows256", manySharedBytes(256)},
+    {"attendFewRows64", fewSharedBytes(64)},
+    {"attendFewRows128", fewSharedBytes(128)},
+    {"attendFewRows256", fewSharedBytes(256)},
+    {"attendManyRows64", manySharedBytes(64)},
+    {"attendManyRows128", manySharedBytes(128)},
+    {"attendManyRows256", manySharedBytes(256)},
     {"rotateAndAppend", 0},
 };
 
@@ -77,9 +78,11 @@ size_t attentionLaunches(AttentionParameters* p, int multiprocessors, AttentionL
             rotateThreads,
             0};
   // A tile never has queries of two lanes; the lanes' rows are known on the device only.
-  const int tiles = p->rows * (p->queryHeads / p->keyHeads) / queryTile + (p->rows < p->laneCount ? p->rows : p->laneCount);
+  const int tiles =
+      p->rows * (p->queryHeads / p->keyHeads) / queryTile + (p->rows < p->laneCount ? p->rows : p->laneCount);
   const AttentionKernel& kernel = attentionKernels[3 + index(width)];
-  out[1] = {kernel.name, {static_cast<unsigned>(p->keyHeads), static_cast<unsigned>(tiles), 1}, threads, kernel.sharedBytes};
+  out[1] = {
+      kernel.name, {static_cast<unsigned>(p->keyHeads), static_cast<unsigned>(tiles), 1}, threads, kernel.sharedBytes};
   return 2;
 }
 

@@ -100,8 +100,8 @@ __device__ __forceinline__ void writeOutput(const AttentionParameters& p, int ro
   *reinterpret_cast<float2*>(y) = make_float2(component < kept ? pair.x : 0, component + 1 < kept ? pair.y : 0);
 }
 
-// Eight halves of a token's row into shared memory; zeros if it is not there or the chunk lies behind its end. Rows whose
-// stride is no multiple of 16 bytes are copied by pairs, by the time this returns.
+// Eight halves of a token's row into shared memory; zeros if it is not there or the chunk lies behind its end. Rows
+// whose stride is no multiple of 16 bytes are copied by pairs, by the time this returns.
 __device__ __forceinline__ void loadChunk(const AttentionParameters& p, const __half* cache, int token, int chunk,
                                           bool there, __half* to) {
   const __half* from = cache + static_cast<size_t>(token) * p.widest + 8 * chunk;
@@ -142,8 +142,8 @@ struct Softmax {
   float greatest[2] = {-INFINITY, -INFINITY};
   float totals[2] = {0, 0};  // this lane's part
 
-  // Turns scores of `tiles` by 8 tokens, -infinity where they are not seen, into weights. What the sums so far are to be
-  // multiplied by comes to `shrink`. Every row must have seen a token by now.
+  // Turns scores of `tiles` by 8 tokens, -infinity where they are not seen, into weights. What the sums so far are to
+  // be multiplied by comes to `shrink`. Every row must have seen a token by now.
   template <int tiles>
   __device__ __forceinline__ void weigh(float (*scores)[4], float shrink[2]) {
 #pragma unroll
@@ -190,10 +190,10 @@ struct FewRows {
   LaneLine line;
   Widths widths;
   int row, keyHead, firstHead, heads;
-  int own;       // the row's token
-  int cached;    // tokens that were there before this run
-  int stretch;   // tokens
-  int count;     // stretches
+  int own;      // the row's token
+  int cached;   // tokens that were there before this run
+  int stretch;  // tokens
+  int count;    // stretches
 
   __device__ int visible() const { return own + 1; }
   // The row of the batch that a token of this run comes from.
@@ -320,8 +320,8 @@ __device__ __forceinline__ void attendFewRows(const AttentionParameters& p) {
   __half* const keyCache = reinterpret_cast<__half*>(p.keys) + cache;
   __half* const valueCache = reinterpret_cast<__half*>(p.values) + cache;
 
-  // The slice's tokens from the caches, and zeros for those that are not seen. Nothing of it is written by this launch or
-  // the one before it.
+  // The slice's tokens from the caches, and zeros for those that are not seen. Nothing of it is written by this launch
+  // or the one before it.
   const auto loadCached = [&](int first, __half* keys) {
     const int chunk = lane % chunks;
     if (8 * chunk >= task.widths.padded) return;
@@ -362,9 +362,9 @@ __device__ __forceinline__ void attendFewRows(const AttentionParameters& p) {
       letNextStart();
       for (int i = static_cast<int>(threadIdx.x); i < headTile * (width / 2); i += threads) {
         const int head = i / (width / 2), pair = i % (width / 2);
-        const float2 turned = head < task.heads ? turnedPair(p, task.row, task.firstHead + head, task.keyHead, pair,
-                                                             task.widths.kept)
-                                                : make_float2(0, 0);
+        const float2 turned = head < task.heads
+                                  ? turnedPair(p, task.row, task.firstHead + head, task.keyHead, pair, task.widths.kept)
+                                  : make_float2(0, 0);
         storePair(queries + head * stride + 2 * pair, turned);
       }
       __syncthreads();
@@ -526,7 +526,8 @@ __device__ __forceinline__ void attendManyRows(const AttentionParameters& p) {
   letNextStart();
   for (int i = place; padded && i < queryTile; i += rowsAtOnce) {
     const int query = firstQuery + min(i, count - 1);
-    const size_t at = static_cast<size_t>(line.firstRow + query / perKey) * p.queryHeads + keyHead * perKey + query % perKey;
+    const size_t at =
+        static_cast<size_t>(line.firstRow + query / perKey) * p.queryHeads + keyHead * perKey + query % perKey;
     cpAsync16(queries + i * stride + 8 * chunk, static_cast<const __half*>(p.work) + at * width + 8 * chunk,
               i < count ? 16 : 0);
   }
@@ -568,7 +569,8 @@ __device__ __forceinline__ void attendManyRows(const AttentionParameters& p) {
         }
 #pragma unroll
         for (int t = 0; t < tileTokens / 16; t++) {
-          multiplyKeys(keepsQueries ? kept[keepsQueries ? i : 0] : loaded, keys + 16 * t * stride, stride, i, scores + 2 * t);
+          multiplyKeys(keepsQueries ? kept[keepsQueries ? i : 0] : loaded, keys + 16 * t * stride, stride, i,
+                       scores + 2 * t);
         }
       }
       const bool masked = first + tileTokens > allVisible;
@@ -657,7 +659,8 @@ extern "C" __global__ void rotateAndAppend(const __grid_constant__ AttentionPara
   if (head < p.queryHeads) {
     if (2 * pair >= widths.padded) return;
     const int keyHead = head / (p.queryHeads / p.keyHeads);
-    __half* const query = static_cast<__half*>(p.work) + ((static_cast<size_t>(row) * p.queryHeads + head) << (shift + 1));
+    __half* const query =
+        static_cast<__half*>(p.work) + ((static_cast<size_t>(row) * p.queryHeads + head) << (shift + 1));
     storePair(query + 2 * pair, turnedPair(p, row, head, keyHead, pair, widths.kept));
     return;
   }

@@ -3,7 +3,7 @@
 #pragma once
 
 #include "../lane_attention.h"
-#include "device.h"
+#include "device_array.h"
 
 namespace espalier::cuda {
 namespace {
@@ -11,8 +11,8 @@ namespace {
 // ‖found - wanted‖ / ‖wanted‖ over all rows of a sequence. A single number may be off by more, see `attendPlainly`.
 constexpr double attentionError = 1e-3;
 
-// Half of the distance between a half and the next, relative to it.
-constexpr double halfRounding = 0x1p-11;
+// Rounding to a half, relative.
+constexpr double roundedToHalf = 0x1p-11;
 
 struct AttendedSequence {
   int level, slot, tokens;
@@ -56,8 +56,8 @@ std::vector<double> headOf(const AttentionCase& test, const AttendedSequence& s,
 }
 
 // A query and a key are rounded to halves, so a score is off by at most twice that of the sum of its products'
-// magnitudes; that doubles in a weight, which is divided by a sum of others. Weights and values are rounded once more, and
-// 1e-5 of their product is left to sums in floats and to exp.
+// magnitudes; that doubles in a weight, which is divided by a sum of others. Weights and values are rounded once more,
+// and 1e-5 of their product is left to sums in floats and to exp.
 void attendPlainly(const AttentionCase& test, AttendedSequence& s) {
   const size_t G = static_cast<size_t>(test.shape.keyHeads), H = static_cast<size_t>(test.shape.queryHeads);
   const size_t kept = static_cast<size_t>(test.shape.widths[s.level]), tokens = static_cast<size_t>(s.tokens);
@@ -84,7 +84,7 @@ void attendPlainly(const AttentionCase& test, AttendedSequence& s) {
           greatest = std::fmax(greatest, weights[j]);
           magnitude = std::fmax(magnitude, sum * static_cast<double>(test.shape.scale));
         }
-        const double share = 2 * 2 * halfRounding * magnitude + 2 * halfRounding + 1e-5;
+        const double share = 2 * 2 * roundedToHalf * magnitude + 2 * roundedToHalf + 1e-5;
         for (double& weight : weights) total += weight = std::exp(weight - greatest);
         const size_t at = (t * H + h) * test.widest();
         for (size_t j = 0; j <= t; j++) {
@@ -191,7 +191,8 @@ std::vector<float> attend(const AttentionCase& test, const std::vector<int>& row
   p.work = work.data();
   p.arrived = arrived.data();
   for (size_t i = 0; i < count; i++) {
-    launchKernel(launches[i].kernel, launches[i].grid, launches[i].threads, launches[i].sharedBytes, &p, sizeof(p));
+    checkedDevice().launch(launches[i].kernel, launches[i].grid, launches[i].threads, launches[i].sharedBytes, &p,
+                           sizeof(p));
   }
   *pools = {keys.read("keys"), values.read("values")};
   work.read("work memory");
@@ -208,8 +209,10 @@ void checkAppended(const AttentionCase& test, const AttendedSequence& s, int fir
   const size_t stored = std::min((kept + 15) / 16 * 16, widest);
   for (size_t g = 0; g < G; g++) {
     for (size_t token = static_cast<size_t>(first); token < static_cast<size_t>(last); token++) {
-      const size_t at = ((static_cast<size_t>(s.slot) * G + g) * static_cast<size_t>(test.shape.capacity) + token) * widest;
-      std::vector<double> key = headOf(test, s, token, H + g, true, g), value = headOf(test, s, token, H + G + g, false, g);
+      const size_t at =
+          ((static_cast<size_t>(s.slot) * G + g) * static_cast<size_t>(test.shape.capacity) + token) * widest;
+      std::vector<double> key = headOf(test, s, token, H + g, true, g),
+                          value = headOf(test, s, token, H + G + g, false, g);
       key.resize(stored, 0);
       value.resize(stored, 0);
       const auto compare = [&](const std::vector<double>& wanted, const std::vector<uint16_t>& from,
@@ -261,7 +264,8 @@ void checkAttention(Random& random, int keyHeads, int perHead, int widest, int l
     size_t first = 0;
     for (size_t i = 0; i < lanes; i++) {
       AttendedSequence& s = test.sequences[i];
-      const size_t kept = static_cast<size_t>(test.shape.widths[s.level]), count = static_cast<size_t>(rows[i]) * outputs;
+      const size_t kept = static_cast<size_t>(test.shape.widths[s.level]),
+                   count = static_cast<size_t>(rows[i]) * outputs;
       if (count == 0) continue;
       const double* wanted = s.wanted.data() + static_cast<size_t>(s.done) * outputs;
       const double* bounds = s.bounds.data() + static_cast<size_t>(s.done) * outputs;

@@ -1,67 +1,56 @@
-// Where checked kernels run: on the emulation (emulated_device.cpp) or on a device (real_device.cpp). The checks are the
-// same.
+// The device that kernels are checked on: lane by lane on the processor, or a real one. The checks see only this.
 #pragma once
 
 #include <cstddef>
-#include <cstdint>
-#include <cstring>
 #include <vector>
 
-#include "../../parity/checks.h"
 #include "../driver.h"
 
 namespace espalier::cuda {
 
-// What runs the kernels.
-const char* deviceName();
-
-// Runs a kernel and waits for it. Ends the program with a message if that fails.
-void launchKernel(const char* kernel, Grid, unsigned threads, size_t sharedBytes, const void* parameters,
-                  size_t parameterBytes);
-
-void* allocateDevice(size_t bytes);  // aligned to 256
-void freeDevice(void*);
-void upload(void* to, const void* from, size_t bytes);
-void download(void* to, const void* from, size_t bytes);
-
-// Memory on the device that shows where it was written beyond its ends.
-template <typename T>
-class DeviceArray {
+class CheckedDevice {
  public:
-  // Every byte is `fill`.
-  explicit DeviceArray(size_t count, uint8_t fill = 0xff) : count_(count) {
-    bytes_ = static_cast<uint8_t*>(allocateDevice(count * sizeof(T) + 2 * band));
-    std::vector<uint8_t> whole(count * sizeof(T) + 2 * band, mark);
-    std::memset(whole.data() + band, fill, count * sizeof(T));
-    upload(bytes_, whole.data(), whole.size());
-  }
-  explicit DeviceArray(const std::vector<T>& values) : DeviceArray(values.size()) {
-    upload(data(), values.data(), values.size() * sizeof(T));
-  }
-  ~DeviceArray() { freeDevice(bytes_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
+  virtual ~CheckedDevice() = default;
+  virtual int multiprocessors() const = 0;
+  // Device memory aligned to 256 bytes.
+  virtual void* allocate(size_t bytes) = 0;
+  virtual void release(void*) = 0;
+  virtual void toDevice(void* device, const void* host, size_t bytes) = 0;
+  // Waits for the kernels before it.
+  virtual void toHost(void* host, const void* device, size_t bytes) = 0;
+  // `parameters` is the kernel's one parameter.
+  virtual void launch(const char* kernel, Grid, unsigned threads, size_t sharedBytes, const void* parameters,
+                      size_t parameterBytes) = 0;
+};
 
-  T* data() const { return reinterpret_cast<T*>(bytes_ + band); }
-  size_t size() const { return count_; }
+// The processor, or the first device: which of the two is linked decides.
+CheckedDevice& checkedDevice();
 
-  // What is there, after a look at the ends.
-  std::vector<T> read(const char* name) const {
-    std::vector<uint8_t> whole(count_ * sizeof(T) + 2 * band);
-    download(whole.data(), bytes_, whole.size());
-    bool intact = true;
-    for (size_t i = 0; i < band; i++) intact = intact && whole[i] == mark && whole[whole.size() - 1 - i] == mark;
-    check(intact, "%s was written beyond its %zu elements", name, count_);
-    std::vector<T> values(count_);
-    std::memcpy(values.data(), whole.data() + band, count_ * sizeof(T));
-    return values;
+// Device memory for the time of a check.
+class DeviceMemory {
+ public:
+  explicit DeviceMemory(CheckedDevice& device) : device_(device) {}
+  ~DeviceMemory() {
+    for (void* block : blocks_) device_.release(block);
+  }
+  DeviceMemory(const DeviceMemory&) = delete;
+  DeviceMemory& operator=(const DeviceMemory&) = delete;
+
+  template <typename T>
+  T* upload(const std::vector<T>& values) {
+    void* block = device_.allocate(values.size() * sizeof(T));
+    blocks_.push_back(block);
+    device_.toDevice(block, values.data(), values.size() * sizeof(T));
+    return static_cast<T*>(block);
+  }
+  template <typename T>
+  void download(const T* from, std::vector<T>& values) {
+    device_.toHost(values.data(), from, values.size() * sizeof(T));
   }
 
  private:
-  static constexpr size_t band = 1024;
-  static constexpr uint8_t mark = 0xa5;
-  size_t count_;
-  uint8_t* bytes_;
+  CheckedDevice& device_;
+  std::vector<void*> blocks_;
 };
 
 }  // namespace espalier::cuda

@@ -1,5 +1,11 @@
-// Runs kernels on the emulation. Compiled, as they are, with `-include emulation.h`.
+// Checks on this processor, lane by lane. Compiled, as the kernels are, with `-include emulation.h`.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+
+#include "../embedding.h"
 #include "../lane_attention.h"
+#include "../prefix_product.h"
 #include "../step_plan.h"
 #include "device.h"
 
@@ -24,33 +30,46 @@ const Kernel kernels[] = {
 #undef KERNEL
 };
 
-[[noreturn]] void refuse(const char* kernel, const char* reason) {
-  std::fprintf(stderr, "Cannot launch %s: %s\n", kernel, reason);
-  std::exit(3);
-}
+class EmulatedDevice final : public CheckedDevice {
+ public:
+  int multiprocessors() const override { return 132; }
+
+  void* allocate(size_t bytes) override {
+    constexpr size_t alignment = 256;
+    void* block = std::aligned_alloc(alignment, (bytes + alignment) / alignment * alignment);
+    if (!block) fail("memory", "there is none");
+    return block;
+  }
+  void release(void* block) override { std::free(block); }
+  void toDevice(void* device, const void* host, size_t bytes) override {
+    if (bytes) std::memcpy(device, host, bytes);
+  }
+  void toHost(void* host, const void* device, size_t bytes) override {
+    if (bytes) std::memcpy(host, device, bytes);
+  }
+
+  void launch(const char* kernel, Grid grid, unsigned threads, size_t sharedBytes, const void* parameters,
+              size_t parameterBytes) override {
+    for (const Kernel& known : kernels) {
+      if (std::strcmp(known.name, kernel) != 0) continue;
+      if (known.parameterBytes != parameterBytes) fail(kernel, "its parameters have another size");
+      return emulation::launch(kernel, known.call, {grid.x, grid.y, grid.z}, {threads, 1, 1}, sharedBytes, parameters);
+    }
+    fail(kernel, "there is no such kernel");
+  }
+
+ private:
+  [[noreturn]] static void fail(const char* what, const char* reason) {
+    std::printf("Cannot have %s: %s\n", what, reason);
+    std::exit(2);
+  }
+};
 
 }  // namespace
 
-const char* deviceName() { return "emulation"; }
-
-void launchKernel(const char* kernel, Grid grid, unsigned threads, size_t sharedBytes, const void* parameters,
-                  size_t parameterBytes) {
-  for (const Kernel& known : kernels) {
-    if (std::strcmp(known.name, kernel) != 0) continue;
-    if (known.parameterBytes != parameterBytes) refuse(kernel, "its parameters have another size");
-    return emulation::launch(kernel, known.call, {grid.x, grid.y, grid.z}, {threads, 1, 1}, sharedBytes, parameters);
-  }
-  refuse(kernel, "there is no such kernel");
+CheckedDevice& checkedDevice() {
+  static EmulatedDevice device;
+  return device;
 }
-
-void* allocateDevice(size_t bytes) {
-  void* memory = std::aligned_alloc(256, (bytes + 255) / 256 * 256);
-  if (!memory) refuse("anything", "there is no memory");
-  return memory;
-}
-
-void freeDevice(void* memory) { std::free(memory); }
-void upload(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
-void download(void* to, const void* from, size_t bytes) { std::memcpy(to, from, bytes); }
 
 }  // namespace espalier::cuda

@@ -7,6 +7,7 @@
 #include <cinttypes>
 
 #include "attention.h"
+#include "products.h"
 
 using namespace espalier;
 
@@ -40,9 +41,9 @@ int main(int count, char** arguments) {
       return 2;
     }
   }
-  std::printf("kernels on: %s\n", cuda::deviceName());
   Random random{seed};
   for (uint64_t round = 0; round < rounds; round++) {
+    cuda::checkProducts(cuda::checkedDevice(), random, 12);
     checkAttentions(random);
   }
   std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);

@@ -84,7 +84,7 @@ std::vector<Estimate> estimateExactly(const Layer& layer, const Batch& batch, si
 }
 
 // Rows first to last of a batch.
-std::vector<float> multiply(Device& device, const Layer& layer, const Batch& batch, size_t first, size_t last) {
+std::vector<float> multiply(CheckedDevice& device, const Layer& layer, const Batch& batch, size_t first, size_t last) {
   const size_t rows = last - first;
   std::vector<int64_t> rowsUpTo(layer.levels, 0);
   for (size_t row = first; row < last; row++) {
@@ -120,13 +120,14 @@ std::vector<float> multiply(Device& device, const Layer& layer, const Batch& bat
   const size_t count = productLaunches(p, p.rows, device.multiprocessors(), launches);
   for (size_t i = 0; i < count; i++) {
     const ProductLaunch& l = launches[i];
-    device.launch(productKernels[static_cast<size_t>(l.kernel)], {l.gridX, l.gridY, 1}, l.threads, l.sharedBytes, p);
+    device.launch(productKernels[static_cast<size_t>(l.kernel)], {l.gridX, l.gridY, 1}, l.threads, l.sharedBytes, &p,
+                  sizeof(p));
   }
   memory.download(p.y, y);
   return y;
 }
 
-void checkProductOnDevice(Device& device, Random& random, Cut cut, size_t blockSize, size_t rows, bool large) {
+void checkProductOnDevice(CheckedDevice& device, Random& random, Cut cut, size_t blockSize, size_t rows, bool large) {
   const Layer layer = randomLayer(random, cut, blockSize, large);
   Batch batch = randomBatch(random, layer, rows);
   // What halves can hold; beyond it the product is infinite, as in any model in halves.
@@ -164,7 +165,7 @@ void checkProductOnDevice(Device& device, Random& random, Cut cut, size_t blockS
   check(sameBits(alone.data(), y.data() + row * layer.outputs, layer.outputs), "row %zu differs alone", row);
 }
 
-void checkProducts(Device& device, Random& random, size_t cases) {
+void checkProducts(CheckedDevice& device, Random& random, size_t cases) {
   static constexpr size_t blockSizes[] = {32, 64, 128}, rows[] = {1, 1, 2, 7, 8, 9, 16, 17, 32, 33, 129, 140};
   static constexpr Cut cuts[] = {Cut::outputs, Cut::gated, Cut::inputs};
   for (size_t i = 0; i < cases; i++) {
