@@ -1,11 +1,11 @@
 import type { CudaOptions, Runtime, Session } from "../onnx/mod.ts";
 import type { DecoderMemory, SequenceCaches } from "./decoder_memory.ts";
-import { CACHE_TOKENS } from "./graph/cached_attention.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
 import { LaneMemory } from "./lane_memory.ts";
 import type { ModelPlan } from "./plan.ts";
 import { PooledMemory } from "./pooled_memory.ts";
+import { cacheCapacity } from "./pools.ts";
 
 export interface DecoderOptions {
   readonly plan: ModelPlan;
@@ -239,7 +239,7 @@ export async function openDecoder(runtime: Runtime, options: DecoderOptions): Pr
   if (device === "cuda" && operators === null) {
     throw new TypeError("Cannot decode on a CUDA device without our operators for it");
   }
-  const capacity = Math.ceil(maxTokens / CACHE_TOKENS) * CACHE_TOKENS;
+  const capacity = cacheCapacity(maxTokens);
   const cuda: CudaOptions = { capture: options.profilePrefix === undefined, everyNode: true };
   const session = await runtime.openSession({
     model: decoderGraph(plan, weights, {

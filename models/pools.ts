@@ -1,5 +1,7 @@
-import { type Dimension, ElementType } from "../onnx/mod.ts";
+import { type Dimension, ELEMENT_BYTES, ElementType } from "../onnx/mod.ts";
+import { elementsOf } from "./caches.ts";
 import { mambaOf, type ModelConfig } from "./description.ts";
+import { CACHE_TOKENS } from "./graph/cached_attention.ts";
 import type { AttentionPlan, BlockPlan, MambaPlan, ModelPlan } from "./plan.ts";
 
 /**
@@ -20,6 +22,24 @@ export interface Pool {
 /** All pools of a model, in the order of its blocks. */
 export function poolsOf({ config, layers }: ModelPlan): Pool[] {
   return layers.flat().flatMap((block) => blockPools(config, block));
+}
+
+/** Tokens that a cache is made for: whole groups of those that lie side by side. */
+export function cacheCapacity(maxTokens: number): number {
+  return Math.ceil(maxTokens / CACHE_TOKENS) * CACHE_TOKENS;
+}
+
+/** Bytes of all pools, of keys and values and of states, with the slot that no sequence gets. */
+export function poolBytes(
+  plan: ModelPlan,
+  { sequences, maxTokens }: { sequences: number; maxTokens: number },
+): { kv_cache: number; states: number } {
+  const bytes = (recurrent: boolean) =>
+    poolsOf(plan).filter((pool) => pool.recurrent === recurrent).reduce(
+      (sum, { type, shape }) => sum + ELEMENT_BYTES[type] * elementsOf(shape(sequences + 1, cacheCapacity(maxTokens))),
+      0,
+    );
+  return { kv_cache: bytes(false), states: bytes(true) };
 }
 
 function blockPools(config: ModelConfig, block: BlockPlan): Pool[] {

@@ -10,6 +10,9 @@ export const ESPALIER = "espalier";
 /** The domain of those in `kernels/native/cuda/`, which run on a CUDA device. */
 export const ESPALIER_CUDA = "espalier.cuda";
 
+/** All that a product needs of int4 weights. */
+type StoredWeights = Pick<Int4Weights, "blockSize" | "stored">;
+
 type Domain = typeof ESPALIER | typeof ESPALIER_CUDA;
 
 /** Which axis of a `PrefixMatMul` is cut; see `kernels/native/prefix_matmul.h`. */
@@ -56,7 +59,7 @@ export function prefixLinear(
 export function wholeProduct(
   graph: GraphBuilder,
   { weights, x, norm, matrix, domain = ESPALIER }: {
-    weights: Int4Weights;
+    weights: StoredWeights;
     x: Value;
     norm?: Norm;
     matrix: Matrix;
@@ -88,7 +91,7 @@ function oneAxis({ groups, chunks }: { groups: number; chunks: readonly Chunk[] 
 
 interface Product extends CutMatrix {
   readonly domain: Domain;
-  readonly weights: Int4Weights;
+  readonly weights: StoredWeights;
   readonly rowsUpTo: Value | null;
   readonly x: Value;
   readonly norm?: Norm;
