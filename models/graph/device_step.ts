@@ -8,7 +8,7 @@ import type { Int4Weights } from "./weights.ts";
 export interface DeviceStep {
   /** int32 `[lanes, 8]`: first row, rows, length, level and slot of every lane. */
   readonly lanes: Value;
-  /** int32 `[levels]`: how many rows have a level of at most this one. */
+  /** int64 `[levels]`: how many rows have a level of at most this one. */
   readonly rowsUpTo: Value;
 }
 

@@ -23,7 +23,7 @@ const ACTIVATION = { none: 0, squaredRelu: 1 } as const;
  * Our own operator: one node per linear layer, which takes the row counts of the levels as an input, normalizes, joins
  * or gates, and adds the residual.
  *
- * @param rowsUpTo `[levels]`: how many rows have a level of at most this one, int64 or, in CUDA's domain, int32; null if there
+ * @param rowsUpTo int64 `[levels]`: how many rows have a level of at most this one; null if there
  * is one level.
  */
 export function prefixLinear(
