@@ -640,6 +640,13 @@ extern "C" __global__ void __launch_bounds__(threads) attendManyRows256(const __
   attendManyRows<256>(p);
 }
 
+// One block.
+extern "C" __global__ void clearCounters(const __grid_constant__ CounterParameters p) {
+  waitForPrevious();
+  letNextStart();
+  for (size_t i = threadIdx.x; i < p.count; i += blockDim.x) p.counters[i] = 0;
+}
+
 // A thread per pair of components: a query's goes to `work` as halves [rows][H][compiled width], a key's and a value's
 // behind its sequence's tokens. Rows of no lane get zeros for an answer.
 extern "C" __global__ void rotateAndAppend(const __grid_constant__ AttentionParameters p) {
