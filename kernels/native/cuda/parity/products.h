@@ -91,16 +91,13 @@ std::vector<float> multiply(CheckedDevice& device, const Layer& layer, const Bat
     for (size_t level = batch.levels[row]; level < layer.levels; level++) rowsUpTo[level]++;
   }
   DeviceMemory memory(device);
-  std::vector<StoredChunk> chunks = layer.chunks;
-  for (size_t c = 0; c < chunks.size(); c++) {
-    chunks[c].codes = memory.upload(layer.codes[c]);
-    chunks[c].scales = memory.upload(layer.scales[c]);
-    if (chunks[c].bias) chunks[c].bias = memory.upload(layer.biases[c]);
-  }
-  ProductParameters p;
-  const char* reason = planProduct(layer.shape, chunks.data(), chunks.size(), &p);
+  ProductPlan plan;
+  const char* reason = planProduct(layer.shape, layer.chunks.data(), layer.chunks.size(), &plan);
   check(!reason, "%s", reason ? reason : "");
   if (reason) return {};
+  std::vector<uint8_t> packed(plan.packedBytes());
+  packProduct(layer.shape, layer.chunks.data(), layer.chunks.size(), plan, packed.data());
+  ProductParameters p = placeProduct(plan, memory.upload(packed));
   check(static_cast<size_t>(p.inputs) == layer.inputs && static_cast<size_t>(p.outputs) == layer.outputs, "extents");
   p.epsilon = batch.epsilon;
   p.rows = static_cast<int>(rows);
