@@ -20,7 +20,6 @@ namespace espalier::cuda {
 constexpr int maxHeadWidth = 256;
 constexpr int maxHeads = 1024;
 constexpr int maxAttentionRows = 65535;
-constexpr int maxLevels = 16;
 // Pieces that a row's tokens are cut into, at most. How many depends on the tokens alone: a row's bits are the same
 // whatever runs beside it.
 constexpr int maxStretches = 32;
