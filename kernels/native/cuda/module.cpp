@@ -7,8 +7,8 @@
 asm(".section .rodata\n"
     ".balign 64\n"
     "espalier_fatbin:\n"
-    ".incbin " ESPALIER_FATBIN
-    "\n"
+    ".incbin \"" ESPALIER_FATBIN
+    "\"\n"
     ".byte 0\n"
     ".previous\n");
 
