@@ -127,7 +127,7 @@ export async function sourceDigest(architecture: Architecture, sources: string =
   return hash.digest("hex").slice(0, 16);
 }
 
-/** Runs as many at once as there are cores, and stops with the first that fails. */
+/** Runs as many at once as there are cores. After the first that fails none begins; rejects when those begun have ended. */
 export async function eachAtOnce<Item>(
   items: readonly Item[],
   run: (item: Item, index: number) => Promise<void>,
@@ -136,11 +136,17 @@ export async function eachAtOnce<Item>(
   let [next, done] = [0, 0];
   const worker = async () => {
     for (let index = next++; index < items.length; index = next++) {
-      await run(items[index]!, index);
+      try {
+        await run(items[index]!, index);
+      } catch (error) {
+        next = items.length;
+        throw error;
+      }
       onDone?.(++done, items.length);
     }
   };
-  await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, worker));
+  const ends = await Promise.allSettled(Array.from({ length: navigator.hardwareConcurrency }, worker));
+  for (const end of ends) if (end.status === "rejected") throw end.reason;
 }
 
 /** Rejects if there is no such program, or it may not be run. */

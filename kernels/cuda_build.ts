@@ -16,6 +16,9 @@ const DEVICE_FLAGS: readonly string[] = ["-std=c++17", "-O3", "-rdc=true"];
 /** What the operators need of the host's units. */
 const SHARED_UNITS: readonly string[] = ["operator", "layer_attributes"];
 
+/** Embeds the kernels, which must be there by then. */
+const EMBEDDING_UNIT = "cuda/module";
+
 /** The library's symbols. A test program brings its own `main` instead. */
 const LIBRARY_UNIT = "cuda/register";
 
@@ -62,21 +65,23 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
       ...(await filesOf(`${sources}cuda/`, /\.cpp$/)).map((file) => `cuda/${file.slice(0, -".cpp".length)}`),
       ...program ?? [],
     ].filter((unit) => program === undefined || unit !== LIBRARY_UNIT).map((unit, index) => ({
+      unit,
       object: `${folder}/${index}.o`,
-      // The kernels are read when the assembler comes to them: they must be there by then.
       command: [compiler, ...FLAGS, `-DESPALIER_FATBIN="${fatBinary}"`, "-c", `${sources}${unit}.cpp`],
     }));
-    const total = deviceUnits.length + hostUnits.length;
+    const embeds = ({ unit }: { unit: string }) => unit === EMBEDDING_UNIT;
     const build = async ({ object, command }: { object: string; command: readonly string[] }) => {
       await compile(command[0]!, [...command.slice(1), "-o", object]);
     };
-    await eachAtOnce(deviceUnits, build, (done) => onUnit?.(done, total));
+    const total = deviceUnits.length + hostUnits.length;
+    const apart = [...hostUnits.filter((unit) => !embeds(unit)), ...deviceUnits];
+    await eachAtOnce(apart, build, (done) => onUnit?.(done, total));
     await compile(nvcc, [
       ...["-dlink", "-fatbin", ...targets(gpuArchitectures)],
       ...deviceUnits.map(({ object }) => object),
       ...["-o", fatBinary],
     ]);
-    await eachAtOnce(hostUnits, build, (done) => onUnit?.(deviceUnits.length + done, total));
+    await eachAtOnce(hostUnits.filter(embeds), build, (done) => onUnit?.(apart.length + done, total));
     const linked = `${folder}/linked`;
     await compile(compiler, [
       ...program === undefined ? ["-shared"] : ["-pthread"],
