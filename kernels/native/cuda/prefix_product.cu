@@ -1,18 +1,17 @@
 // x W^T with W int4 (W4A16): the batch's rows as halves, the weights turned into halves in registers, sums in floats by
 // the tensor cores' m16n8k16, in which the weights are the 16 rows and the batch is the 8 columns.
 //
-// A unit is 128 stored columns of a row. Lane 4 g + t of a warp reads 16 bytes of it, columns 32 t to 32 t + 31, of
-// rows g and g + 8 of a tile: 64 bytes side by side for the four lanes of a row. The order in which a product's columns
-// are summed is free as long as both operands have it, so a lane's eight codes of one word are taken as they fall out
-// of it: the pairs (0, 4), (1, 5), (2, 6), (3, 7). The batch's rows are prepared to match.
+// The order in which a product's columns are summed is free as long as both operands have it, so a lane's eight codes
+// of one word are taken as they fall out of it: the pairs (0, 4), (1, 5), (2, 6), (3, 7). The batch's rows are prepared
+// to match.
 #include "device.cuh"
 #include "prefix_product.h"
 
 namespace espalier::cuda {
 namespace {
 
-// Columns that a lane takes of a unit. No block of scales is smaller, so one scale belongs to them.
-constexpr int runColumns = 32;
+constexpr int threads = 256, warps = threads / 32;
+constexpr int unitEights = unitColumns / 8;
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 
@@ -32,196 +31,188 @@ __device__ __forceinline__ void unpack(uint32_t codes, __half2 scale, uint32_t p
   }
 }
 
-__device__ __forceinline__ int rowsOf(const ProductParameters& p, int level) {
-  return p.rowsUpTo ? static_cast<int>(p.rowsUpTo[level]) : p.rows;
-}
-
-// Tiles, or units, that some row from `firstRow` on uses. Rows are widest first, so row `firstRow` itself decides.
-template <bool ofUnits>
-__device__ __forceinline__ int activeParts(const ProductParameters& p, int firstRow) {
-  const int all = ofUnits ? p.units : p.tiles;
-  if (ofUnits != (p.cut == static_cast<int>(Cut::inputs))) return all;
-  for (int c = 0; c < p.segments; c++) {
-    if (rowsOf(p, p.segment[c].level) <= firstRow) return ofUnits ? p.segment[c].firstUnit : p.segment[c].firstTile;
-  }
-  return all;
-}
-
-__device__ __forceinline__ int segmentOfTile(const ProductParameters& p, int tile) {
-  int c = 0;
-  while (c + 1 < p.segments && p.segment[c + 1].firstTile <= tile) c++;
-  return c;
-}
-
-__device__ __forceinline__ int segmentOfUnit(const ProductParameters& p, int unit) {
-  int c = 0;
-  while (c + 1 < p.segments && p.segment[c + 1].firstUnit <= unit) c++;
-  return c;
-}
-
-// The stored row in place `slot` of a tile of a segment. Where outputs are gated, the upper half of a tile holds gates
-// and the lower half what they gate. Behind the last row the last one is read again; `isRow` tells.
-__device__ __forceinline__ int storedRow(const ProductParameters& p, const Segment& s, int tile, int slot) {
-  const int local = tile - s.firstTile;
-  if (p.cut == static_cast<int>(Cut::gated)) {
-    const int channel = min(local * 8 + (slot & 7), s.widths[0] - 1);
-    return slot < 8 ? channel : s.widths[0] + channel;
-  }
-  return min(local * tileRows + slot, s.rows - 1);
-}
-
-__device__ __forceinline__ bool isRow(const ProductParameters& p, const Segment& s, int tile, int slot) {
-  const int local = tile - s.firstTile;
-  return p.cut == static_cast<int>(Cut::gated) ? local * 8 + (slot & 7) < s.widths[0]
-                                               : local * tileRows + slot < s.rows;
-}
-
-// The output that a stored row computes.
-__device__ __forceinline__ int outputOf(const ProductParameters& p, const Segment& s, int row) {
-  if (p.cut == static_cast<int>(Cut::inputs)) return row;
-  if (p.cut == static_cast<int>(Cut::gated)) return s.starts[0] + row;
-  for (int axis = 0;; axis++) {
-    const int width = s.widths[axis], channels = p.groups[axis] * width;
-    if (row < channels || axis + 1 == p.axes) {
-      return p.axisStarts[axis] + row / width * p.widest[axis] + s.starts[axis] + row % width;
-    }
-    row -= channels;
-  }
-}
-
-// The input that a stored column multiplies.
-__device__ __forceinline__ int inputOf(const ProductParameters& p, const Segment& s, int column) {
-  if (p.cut != static_cast<int>(Cut::inputs)) return column;
-  const int width = s.widths[0];
-  return column / width * p.widest[0] + s.starts[0] + column % width;
-}
-
-// A lane's part of a unit of two rows of a tile.
-struct Part {
-  uint4 codes[2];
-  uint16_t scales[2];
-};
-
-__device__ __forceinline__ Part loadPart(const ProductParameters& p, int tile, int unit, int lane) {
-  const bool inputsCut = p.cut == static_cast<int>(Cut::inputs);
-  const Segment& s = p.segment[inputsCut ? segmentOfUnit(p, unit) : segmentOfTile(p, tile)];
-  const int run = (unit - s.firstUnit) * (unitColumns / runColumns) + lane % 4;
-  const int runs = s.blocks << (p.blockShift - 5);
-  Part part;
-  if (run >= runs) {
-    part.codes[0] = part.codes[1] = make_uint4(0, 0, 0, 0);
-    part.scales[0] = part.scales[1] = 0;
-    return part;
-  }
-#pragma unroll
-  for (int half = 0; half < 2; half++) {
-    const size_t row = static_cast<size_t>(storedRow(p, s, tile, lane / 4 + 8 * half));
-    part.codes[half] = loadStreaming(s.codes + (row * static_cast<size_t>(runs) + static_cast<size_t>(run)) * 16);
-    part.scales[half] = s.scales[row * static_cast<size_t>(s.blocks) + static_cast<size_t>(run >> (p.blockShift - 5))];
-  }
-  return part;
-}
-
-__device__ __forceinline__ __half2 bothHalves(uint16_t bits) {
-  return halvesOf(static_cast<uint32_t>(bits) | static_cast<uint32_t>(bits) << 16);
-}
-
 __device__ __forceinline__ uint32_t wordOf(const uint4& words, int i) {
   return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
 }
 
-// The root mean square norm's factor of a row: the block's threads together. `sums` is shared, one float per warp.
-__device__ __forceinline__ float normFactor(const ProductParameters& p, const float* row, float* sums) {
-  float sum = 0;
-  for (int i = threadIdx.x; i < p.inputs; i += blockDim.x) sum += row[i] * row[i];
-  sum = warpSum(sum);
-  if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = sum;
-  __syncthreads();
-  float total = 0;
-  for (unsigned warp = 0; warp < blockDim.x / 32; warp++) total += sums[warp];
-  return rsqrtf(total / static_cast<float>(p.inputs) + p.epsilon);
+// Units, or tiles, that some row from `row` on uses: rows are widest first, so `row` itself decides. A warp's lanes
+// together, so that the counts are one load.
+__device__ __forceinline__ int partsUsedFrom(const ProductParameters& p, int row, int all) {
+  if (!p.rowsUpTo) return all;
+  const int lane = static_cast<int>(threadIdx.x) % 32;
+  const bool used = lane<p.segments&& static_cast<int>(p.rowsUpTo[p.levels[min(lane, maxSegments - 1)]])> row;
+  const int segments = __popc(__ballot_sync(allLanes, used));
+  return segments == p.segments ? all : p.starts[segments];
 }
 
-// Writes a row of the batch as halves, normalized, in the order of the stored columns; zeros where there is no column
-// and in segments that the row's level does not keep. The block's threads together.
-__device__ __forceinline__ void prepareRow(const ProductParameters& p, int row, float* sums, uint4* out) {
-  const float* x = p.x + static_cast<size_t>(row) * static_cast<size_t>(p.inputs);
-  const float factor = p.normWeight ? normFactor(p, x, sums) : 1.0f;
-  const bool inputsCut = p.cut == static_cast<int>(Cut::inputs);
-  for (int eight = threadIdx.x; eight < p.units * (unitColumns / 8); eight += blockDim.x) {
-    const int unit = eight / (unitColumns / 8);
-    const Segment& s = p.segment[inputsCut ? segmentOfUnit(p, unit) : 0];
-    const int first = 8 * eight - s.firstUnit * unitColumns;
-    const bool kept = !inputsCut || row < rowsOf(p, s.level);
-    float values[8];
+__device__ __forceinline__ int unitsUsedFrom(const ProductParameters& p, int row) {
+  return p.cut == static_cast<int>(Cut::inputs) ? partsUsedFrom(p, row, p.units) : p.units;
+}
+
+__device__ __forceinline__ int tilesUsedFrom(const ProductParameters& p, int row) {
+  return p.cut == static_cast<int>(Cut::inputs) ? p.tiles : partsUsedFrom(p, row, p.tiles);
+}
+
+// Rows of the batch that use a tile.
+__device__ __forceinline__ int rowsOfTile(const ProductParameters& p, int tile) {
+  if (!p.rowsUpTo || p.cut == static_cast<int>(Cut::inputs)) return p.rows;
+  int c = 0;
+  while (c + 1 < p.segments && p.starts[c + 1] <= tile) c++;
+  return static_cast<int>(p.rowsUpTo[p.levels[c]]);
+}
+
+// Eight values of a row of the batch, in the order of the packed columns; zeros where there is none.
+__device__ __forceinline__ void loadEight(const ProductParameters& p, const float* from, int eight, float out[8]) {
+  if (p.inputStep == 8) {
+    const int first = p.inputOf ? p.inputOf[eight] : 8 * eight < p.inputs ? 8 * eight : -1;
+    if (first < 0) {
 #pragma unroll
-    for (int i = 0; i < 8; i++) {
-      values[i] = 0;
-      if (kept && first + i < s.columns) {
-        const int input = inputOf(p, s, first + i);
-        values[i] = p.normWeight ? x[input] * factor * p.normWeight[input] : x[input];
-      }
+      for (int i = 0; i < 8; i++) out[i] = 0;
+      return;
     }
-    out[eight] = make_uint4(packHalves(values[0], values[4]), packHalves(values[1], values[5]),
-                            packHalves(values[2], values[6]), packHalves(values[3], values[7]));
+    const float4 a = *reinterpret_cast<const float4*>(from + first);
+    const float4 b = *reinterpret_cast<const float4*>(from + first + 4);
+    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
+    return;
+  }
+#pragma unroll
+  for (int i = 0; i < 8; i++) {
+    const int input = p.inputOf[8 * eight + i];
+    out[i] = input < 0 ? 0 : from[input];
   }
 }
 
-// What becomes of a sum: the bias, the activation, the residual. `sum` is of stored row `row`; where outputs are gated,
-// `gated` is the sum of the row that it gates.
-__device__ __forceinline__ void store(const ProductParameters& p, const Segment& s, int row, int output, int token,
-                                      float sum, float gated) {
-  const size_t at = static_cast<size_t>(token) * static_cast<size_t>(p.outputs) + static_cast<size_t>(output);
-  if (p.cut == static_cast<int>(Cut::inputs)) {
-    for (int c = 0; c < p.segments; c++) {
-      if (p.segment[c].bias) sum += p.segment[c].bias[row];
+// Writes a row of the batch as halves, normalized, in the order of the packed columns, as many eights as the row uses
+// and zeros up to `eights`. The block's threads together; `sums` is shared, one float per warp.
+__device__ __forceinline__ void prepareRow(const ProductParameters& p, int row, int eights, float* sums, uint4* out) {
+  const float* const x = p.x + static_cast<size_t>(row) * static_cast<size_t>(p.inputs);
+  const int used = unitsUsedFrom(p, row) * unitEights;
+  // Most rows fit in what the threads can hold between the two passes.
+  constexpr int held = 2;
+  float values[held][8];
+  float squares = 0;
+#pragma unroll
+  for (int i = 0; i < held; i++) {
+    const int eight = static_cast<int>(threadIdx.x) + threads * i;
+    if (eight < used) {
+      loadEight(p, x, eight, values[i]);
+#pragma unroll
+      for (int j = 0; j < 8; j++) squares += values[i][j] * values[i][j];
     }
-  } else if (token >= rowsOf(p, s.level)) {
+  }
+  float factor = 1;
+  if (p.normWeight) {
+    for (int eight = static_cast<int>(threadIdx.x) + threads * held; eight < used; eight += threads) {
+      float others[8];
+      loadEight(p, x, eight, others);
+#pragma unroll
+      for (int j = 0; j < 8; j++) squares += others[j] * others[j];
+    }
+    squares = warpSum(squares);
+    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = squares;
+    __syncthreads();
+    float total = 0;
+#pragma unroll
+    for (int warp = 0; warp < warps; warp++) total += sums[warp];
+    factor = rsqrtf(total / static_cast<float>(p.inputs) + p.epsilon);
+  }
+  const auto write = [&](int eight, float eightValues[8]) {
+    if (p.normWeight) {
+      float weights[8];
+      loadEight(p, p.normWeight, eight, weights);
+#pragma unroll
+      for (int j = 0; j < 8; j++) eightValues[j] *= factor * weights[j];
+    }
+    out[eight] = make_uint4(packHalves(eightValues[0], eightValues[4]), packHalves(eightValues[1], eightValues[5]),
+                            packHalves(eightValues[2], eightValues[6]), packHalves(eightValues[3], eightValues[7]));
+  };
+#pragma unroll
+  for (int i = 0; i < held; i++) {
+    const int eight = static_cast<int>(threadIdx.x) + threads * i;
+    if (eight < used) write(eight, values[i]);
+  }
+  for (int eight = static_cast<int>(threadIdx.x) + threads * held; eight < used; eight += threads) {
+    float others[8];
+    loadEight(p, x, eight, others);
+    write(eight, others);
+  }
+  for (int eight = used + static_cast<int>(threadIdx.x); eight < eights; eight += threads) {
+    out[eight] = make_uint4(0, 0, 0, 0);
+  }
+}
+
+// What becomes of a sum of one output: the bias, the activation, the residual. `gated` is the sum of what it gates, 8
+// places on. `place` is the tile's times 16 plus the one in it.
+__device__ __forceinline__ void store(const ProductParameters& p, int place, int token, bool kept, float sum,
+                                      float gated) {
+  const int output = p.outputOf[place];
+  if (output < 0) return;
+  const size_t at = static_cast<size_t>(token) * static_cast<size_t>(p.outputs) + static_cast<size_t>(output);
+  if (!kept) {
     sum = 0;
-  } else if (p.cut == static_cast<int>(Cut::gated)) {
-    if (s.bias) sum += s.bias[row], gated += s.bias[row + s.widths[0]];
-    sum = silu(sum) * gated;
   } else {
-    if (s.bias) sum += s.bias[row];
+    if (p.bias) sum += p.bias[place];
+    if (p.cut == static_cast<int>(Cut::gated)) {
+      if (p.bias) gated += p.bias[place + tileRows / 2];
+      sum = silu(sum) * gated;
+    }
     if (p.activation == static_cast<int>(Activation::squaredRelu)) sum = sum > 0 ? sum * sum : 0;
   }
   p.y[at] = p.residual ? sum + p.residual[at] : sum;
 }
 
-constexpr int warps = 8;
-// Parts of units that a warp has on the way.
+// A lane's part of a unit of a tile.
+struct Part {
+  uint4 codes[2];
+  uint32_t scales;
+};
+
+// Parts that a warp has on the way.
 constexpr int depth = 4;
 
-// Up to 8 `columns8` rows of the batch: bound by reading the weights. A block takes a tile after another; its warps
-// share the units, and then add up.
-template <int columns8, bool preparesItself>
+// At most 8 `columns8` rows of the batch: bound by reading the weights. A block takes tile after tile; its warps share
+// the units and then add up. With `own` there is one row, which every block prepares for itself.
+template <int columns8, bool own>
 __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
-  constexpr int columns = 8 * columns8;
+  constexpr int columns = own ? 1 : 8 * columns8;
+  constexpr int turnFloats = warps * tileRows * columns;
   float* const sums = dynamicShared<float>();  // [2][warps][tileRows][columns]
-  uint4* const own = reinterpret_cast<uint4*>(sums + 2 * warps * tileRows * columns);
+  uint4* const ownRow = reinterpret_cast<uint4*>(sums + 2 * turnFloats);
   const int warp = static_cast<int>(threadIdx.x) / 32, lane = static_cast<int>(threadIdx.x) % 32;
   const int g = lane / 4, t = lane % 4;
   const int stride = static_cast<int>(gridDim.x);
   int tile = static_cast<int>(blockIdx.x);
+
+  const uint8_t* const codes = p.codes + lane * 16;
+  const uint32_t* const scales = p.scales + (t >> (2 - p.unitBlocksShift)) * 8 + g;
+  const auto load = [&](int tileOfPart, int unit) {
+    const size_t at = static_cast<size_t>(tileOfPart) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
+    Part part;
+    part.codes[0] = loadStreaming(codes + at * unitBytes);
+    part.codes[1] = loadStreaming(codes + at * unitBytes + unitBytes / 2);
+    part.scales = scales[at << p.unitBlocksShift << 3];
+    return part;
+  };
 
   // Weights are constants: those that are needed whatever the levels are asked for before the previous launch is done.
   Part parts[depth];
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
-    if (tile < p.certainTiles && unit < p.certainUnits) parts[i] = loadPart(p, tile, unit, lane);
+    if (tile < p.certainTiles && unit < p.certainUnits) parts[i] = load(tile, unit);
   }
   waitForPrevious();
   letNextStart();
-  const int activeTiles = activeParts<false>(p, 0), activeUnits = activeParts<true>(p, 0);
+  const int activeTiles = tilesUsedFrom(p, 0), activeUnits = unitsUsedFrom(p, 0);
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
     const bool certain = tile < p.certainTiles && unit < p.certainUnits;
-    if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = loadPart(p, tile, unit, lane);
+    if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = load(tile, unit);
   }
-  if (preparesItself) {
-    prepareRow(p, 0, sums, own);
+  if (own) {
+    prepareRow(p, 0, activeUnits * unitEights, sums, ownRow);
     __syncthreads();
   }
   const int steps = (activeUnits - warp + warps - 1) / warps;
@@ -232,144 +223,143 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
     for (int base = 0; base < steps; base += depth) {
 #pragma unroll
       for (int i = 0; i < depth; i++) {
-        if (base + i < steps) {
+        const int step = base + i;
+        if (step < steps) {
           const Part part = parts[i];
-          const int unit = warp + warps * (base + i);
+          if (step + depth < steps) {
+            parts[i] = load(tile, warp + warps * (step + depth));
+          }
+          const int eight = (warp + warps * step) * unitEights + t * 4;
+          const __half2 both = halvesOf(part.scales);
+          const __half2 upperScale = __half2half2(__low2half(both)), lowerScale = __half2half2(__high2half(both));
 #pragma unroll
           for (int word = 0; word < 4; word++) {
             uint32_t upper[4], lower[4];
-            unpack(wordOf(part.codes[0], word), bothHalves(part.scales[0]), upper);
-            unpack(wordOf(part.codes[1], word), bothHalves(part.scales[1]), lower);
+            unpack(wordOf(part.codes[0], word), upperScale, upper);
+            unpack(wordOf(part.codes[1], word), lowerScale, lower);
+            const uint32_t first[4] = {upper[0], lower[0], upper[1], lower[1]};
+            const uint32_t second[4] = {upper[2], lower[2], upper[3], lower[3]};
 #pragma unroll
             for (int n = 0; n < columns8; n++) {
               uint4 x = make_uint4(0, 0, 0, 0);
-              const int token = 8 * n + g, eight = unit * (unitColumns / 8) + t * 4 + word;
-              if (token < p.rows) {
-                if (preparesItself) {
-                  x = own[eight];
-                } else {
-                  const auto* prepared = reinterpret_cast<const uint4*>(p.prepared);
-                  x = prepared[static_cast<size_t>(token) * static_cast<size_t>(p.units * (unitColumns / 8)) +
-                               static_cast<size_t>(eight)];
-                }
+              const int token = 8 * n + g;
+              if (token < (own ? 1 : p.rows)) {
+                x = own ? ownRow[eight + word]
+                        : reinterpret_cast<const uint4*>(
+                              p.prepared)[static_cast<size_t>(token) * static_cast<size_t>(p.units * unitEights) +
+                                          static_cast<size_t>(eight + word)];
               }
-              const uint32_t first[4] = {upper[0], lower[0], upper[1], lower[1]}, firstX[2] = {x.x, x.y};
-              const uint32_t second[4] = {upper[2], lower[2], upper[3], lower[3]}, secondX[2] = {x.z, x.w};
+              const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
               mma16816(accumulated[n], first, firstX);
               mma16816(accumulated[n], second, secondX);
             }
           }
         }
-        const int nextStep = base + i + depth;
-        if (nextStep < steps) {
-          parts[i] = loadPart(p, tile, warp + warps * nextStep, lane);
-        } else if (base + depth >= steps && i < steps && nextTile < activeTiles) {
-          parts[i] = loadPart(p, nextTile, warp + warps * i, lane);
+        // The last parts of a tile make room for the first of the next.
+        if (base + depth >= steps && i < steps && nextTile < activeTiles) {
+          parts[i] = load(nextTile, warp + warps * i);
         }
       }
     }
-    float* const turnSums = sums + turn * warps * tileRows * columns;
+    float* const turnSums = sums + turn * turnFloats + warp * tileRows * columns;
+    if (own) {
+      if (t == 0) {
+        turnSums[g] = accumulated[0][0];
+        turnSums[g + 8] = accumulated[0][2];
+      }
+    } else {
 #pragma unroll
-    for (int n = 0; n < columns8; n++) {
+      for (int n = 0; n < columns8; n++) {
 #pragma unroll
-      for (int i = 0; i < 4; i++) {
-        turnSums[(warp * tileRows + g + 8 * (i / 2)) * columns + 8 * n + 2 * t + i % 2] = accumulated[n][i];
+        for (int i = 0; i < 4; i++) turnSums[(g + 8 * (i / 2)) * columns + 8 * n + 2 * t + i % 2] = accumulated[n][i];
       }
     }
     __syncthreads();
-    const Segment& s = p.segment[p.cut == static_cast<int>(Cut::inputs) ? 0 : segmentOfTile(p, tile)];
     const bool gated = p.cut == static_cast<int>(Cut::gated);
     const int slots = gated ? tileRows / 2 : tileRows;
-    for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += static_cast<int>(blockDim.x)) {
+    const int keptRows = own ? 1 : rowsOfTile(p, tile);
+    for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += threads) {
       const int slot = i % slots, token = i / slots;
-      if (!isRow(p, s, tile, slot)) continue;
       float sum = 0, other = 0;
+#pragma unroll
       for (int w = 0; w < warps; w++) {
-        sum += turnSums[(w * tileRows + slot) * columns + token];
-        if (gated) other += turnSums[(w * tileRows + slot + 8) * columns + token];
+        const float* const of = sums + turn * turnFloats + w * tileRows * columns;
+        sum += of[slot * columns + token];
+        if (gated) other += of[(slot + 8) * columns + token];
       }
-      const int row = storedRow(p, s, tile, slot);
-      store(p, s, row, outputOf(p, s, row), token, sum, other);
+      store(p, tile * tileRows + slot, token, token < keptRows, sum, other);
     }
   }
   // Tiles that no row keeps.
   for (; tile < p.tiles; tile += stride) {
-    const Segment& s = p.segment[segmentOfTile(p, tile)];
     const int slots = p.cut == static_cast<int>(Cut::gated) ? tileRows / 2 : tileRows;
-    for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += static_cast<int>(blockDim.x)) {
-      if (!isRow(p, s, tile, i % slots)) continue;
-      const int row = storedRow(p, s, tile, i % slots);
-      store(p, s, row, outputOf(p, s, row), i / slots, 0, 0);
+    for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += threads) {
+      store(p, tile * tileRows + i % slots, i / slots, false, 0, 0);
     }
   }
 }
 
-// Many rows: bound by the tensor cores. A block takes 128 stored rows and 128 rows of the batch, through two stages of
-// shared memory of one unit each; its 8 warps take 32 by 64 of them each.
+// Many rows: bound by the tensor cores. A block takes 8 tiles and 128 rows of the batch, through two stages of shared
+// memory of one unit each; its 8 warps take 2 tiles and 64 rows each.
 constexpr int blockTiles = 8, blockTokens = 128;
 constexpr int warpTiles = 2, warpColumns8 = 8;
 
-// Where the 16 bytes of word-column `t`, word `word` of a prepared row lie in shared memory, so that neither the lanes
-// that write nor those that read meet in a bank.
+// Where the 16 bytes of a lane's word of a prepared row lie in shared memory, so that neither the lanes that write nor
+// those that read meet in a bank.
 __device__ __forceinline__ int swizzled(int token, int t, int word) {
-  return token * (unitColumns / 8) + ((word * 4 + t) ^ (token & 1) << 2);
+  return token * unitEights + ((word * 4 + t) ^ (token & 1) << 2);
 }
 
-__device__ __forceinline__ void multiplyTile(const ProductParameters& p) {
-  constexpr int xChunks = blockTokens * unitColumns / 8, codeChunks = blockTiles * tileRows * 4;
-  constexpr int stageChunks = xChunks + codeChunks;
+__device__ __forceinline__ void multiplyTiles(const ProductParameters& p) {
+  constexpr int xChunks = blockTokens * unitEights, unitChunks = unitBytes / 16;
+  constexpr int stageChunks = xChunks + blockTiles * unitChunks;
   uint4* const shared = dynamicShared<uint4>();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
   const int firstToken = static_cast<int>(blockIdx.x) * blockTokens,
             firstTile = static_cast<int>(blockIdx.y) * blockTiles;
-  const bool inputsCut = p.cut == static_cast<int>(Cut::inputs), gated = p.cut == static_cast<int>(Cut::gated);
-  const int warpTile = firstTile + warp % 4 * warpTiles, warpToken = warp / 4 * warpColumns8 * 8;
+  const int warpTile = warp % 4 * warpTiles, warpToken = warp / 4 * warpColumns8 * 8;
+  const auto* const prepared = reinterpret_cast<const uint4*>(p.prepared);
   waitForPrevious();
   letNextStart();
-  const int units = activeParts<true>(p, firstToken);
-  const bool anything = firstTile < activeParts<false>(p, firstToken);
+  const int units = unitsUsedFrom(p, firstToken);
+  const bool anything = firstTile < tilesUsedFrom(p, firstToken);
 
-  float accumulated[warpTiles][warpColumns8][4] = {};
+  // What this thread copies of every unit: an eight of every 16th row, and two pieces of codes.
+  const int eight = thread % unitEights, copiedToken = thread / unitEights;
+  const size_t rowChunks = static_cast<size_t>(p.units) * unitEights;
+  const uint4* const xFrom =
+      prepared + static_cast<size_t>(firstToken + copiedToken) * rowChunks + static_cast<size_t>(eight);
   const auto fill = [&](int unit) {
     uint4* const stage = shared + unit % 2 * stageChunks;
-    const auto* prepared = reinterpret_cast<const uint4*>(p.prepared);
 #pragma unroll
-    for (int i = thread; i < xChunks; i += 256) {
-      const int token = i / (unitColumns / 8), eight = i % (unitColumns / 8);
+    for (int i = 0; i < blockTokens / (threads / unitEights); i++) {
+      const int token = copiedToken + i * (threads / unitEights);
       const bool there = firstToken + token < p.rows;
-      const size_t row = static_cast<size_t>(there ? firstToken + token : 0);
-      cpAsync16(stage + swizzled(token, eight / 4, eight % 4),
-                prepared + (row * static_cast<size_t>(p.units) + static_cast<size_t>(unit)) * (unitColumns / 8) + eight,
-                there ? 16 : 0);
+      cpAsync16(
+          stage + swizzled(token, eight / 4, eight % 4),
+          there ? xFrom + static_cast<size_t>(i * (threads / unitEights)) * rowChunks + unit * unitEights : prepared,
+          there ? 16 : 0);
     }
 #pragma unroll
-    for (int i = thread; i < codeChunks; i += 256) {
-      const int slot = i / 4, tile = min(firstTile + slot / tileRows, p.tiles - 1);
-      const Segment& s = p.segment[inputsCut ? segmentOfUnit(p, unit) : segmentOfTile(p, tile)];
-      const int run = (unit - s.firstUnit) * (unitColumns / runColumns) + i % 4, runs = s.blocks << (p.blockShift - 5);
-      const size_t row = static_cast<size_t>(storedRow(p, s, tile, slot % tileRows));
-      const size_t there = static_cast<size_t>(min(run, runs - 1));
-      cpAsync16(stage + xChunks + i, s.codes + (row * static_cast<size_t>(runs) + there) * 16, run < runs ? 16 : 0);
+    for (int i = 0; i < blockTiles * unitChunks / threads; i++) {
+      const int chunk = thread + threads * i, tile = min(firstTile + chunk / unitChunks, p.tiles - 1);
+      const size_t at = static_cast<size_t>(tile) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
+      cpAsync16(stage + xChunks + chunk, p.codes + at * unitBytes + chunk % unitChunks * 16);
     }
     cpAsyncCommit();
   };
-  const auto scaleOf = [&](int unit, int tile, int slot) -> uint16_t {
-    const int nearest = min(tile, p.tiles - 1);
-    const Segment& s = p.segment[inputsCut ? segmentOfUnit(p, unit) : segmentOfTile(p, nearest)];
-    const int run = (unit - s.firstUnit) * (unitColumns / runColumns) + t, runs = s.blocks << (p.blockShift - 5);
-    const size_t row = static_cast<size_t>(storedRow(p, s, nearest, slot));
-    return run < runs ? s.scales[row * static_cast<size_t>(s.blocks) + static_cast<size_t>(run >> (p.blockShift - 5))]
-                      : static_cast<uint16_t>(0);
-  };
-  if (anything) {
-    uint16_t scales[warpTiles][2];
-    const auto loadScales = [&](int unit) {
+  const uint32_t* const scales = p.scales + (t >> (2 - p.unitBlocksShift)) * 8 + g;
+  float accumulated[warpTiles][warpColumns8][4] = {};
+  uint32_t nextScales[warpTiles];
+  const auto loadScales = [&](int unit) {
 #pragma unroll
-      for (int m = 0; m < warpTiles; m++) {
-        scales[m][0] = scaleOf(unit, warpTile + m, g);
-        scales[m][1] = scaleOf(unit, warpTile + m, g + 8);
-      }
-    };
+    for (int m = 0; m < warpTiles; m++) {
+      const int tile = min(firstTile + warpTile + m, p.tiles - 1);
+      const size_t at = static_cast<size_t>(tile) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
+      nextScales[m] = scales[at << p.unitBlocksShift << 3];
+    }
+  };
+  if (anything && units > 0) {
     fill(0);
     loadScales(0);
     for (int unit = 0; unit < units; unit++) {
@@ -381,12 +371,12 @@ __device__ __forceinline__ void multiplyTile(const ProductParameters& p) {
       __half2 factors[warpTiles][2];
 #pragma unroll
       for (int m = 0; m < warpTiles; m++) {
-#pragma unroll
-        for (int half = 0; half < 2; half++) {
-          const int slot = (warp % 4 * warpTiles + m) * tileRows + g + 8 * half;
-          codes[m][half] = stage[xChunks + slot * 4 + t];
-          factors[m][half] = bothHalves(scales[m][half]);
-        }
+        const uint4* const tile = stage + xChunks + (warpTile + m) * unitChunks + lane;
+        codes[m][0] = tile[0];
+        codes[m][1] = tile[unitChunks / 2];
+        const __half2 both = halvesOf(nextScales[m]);
+        factors[m][0] = __half2half2(__low2half(both));
+        factors[m][1] = __half2half2(__high2half(both));
       }
       if (unit + 1 < units) loadScales(unit + 1);
 #pragma unroll
@@ -412,23 +402,22 @@ __device__ __forceinline__ void multiplyTile(const ProductParameters& p) {
       }
     }
   }
+  const bool gated = p.cut == static_cast<int>(Cut::gated);
 #pragma unroll
   for (int m = 0; m < warpTiles; m++) {
-    const int tile = warpTile + m;
+    const int tile = firstTile + warpTile + m;
     if (tile >= p.tiles) continue;
-    const Segment& s = p.segment[inputsCut ? 0 : segmentOfTile(p, tile)];
+    const int keptRows = rowsOfTile(p, tile);
 #pragma unroll
-    for (int half = 0; half < (gated ? 1 : 2); half++) {
-      const int slot = g + 8 * half;
-      if (!isRow(p, s, tile, slot)) continue;
-      const int row = storedRow(p, s, tile, slot), output = outputOf(p, s, row);
+    for (int half = 0; half < 2; half++) {
+      if (half == 1 && gated) continue;
 #pragma unroll
       for (int n = 0; n < warpColumns8; n++) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
           const int token = firstToken + warpToken + 8 * n + 2 * t + i;
           if (token < p.rows) {
-            store(p, s, row, output, token, half == 0 ? accumulated[m][n][i] : accumulated[m][n][2 + i],
+            store(p, tile * tileRows + g + 8 * half, token, token < keptRows, accumulated[m][n][2 * half + i],
                   accumulated[m][n][2 + i]);
           }
         }
@@ -439,33 +428,33 @@ __device__ __forceinline__ void multiplyTile(const ProductParameters& p) {
 
 }  // namespace
 
-extern "C" __global__ void __launch_bounds__(256) prepareRows(const __grid_constant__ ProductParameters p) {
-  float* const sums = dynamicShared<float>();
+extern "C" __global__ void __launch_bounds__(threads) prepareRows(const __grid_constant__ ProductParameters p) {
+  __shared__ float sums[warps];
   waitForPrevious();
   letNextStart();
-  const int row = static_cast<int>(blockIdx.x);
-  const size_t eights = static_cast<size_t>(p.units) * (unitColumns / 8);
-  prepareRow(p, row, sums, reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * eights);
+  const int row = static_cast<int>(blockIdx.x), eights = p.units * unitEights;
+  prepareRow(p, row, eights, sums,
+             reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(eights));
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) multiplyOne(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(threads, 3) multiplyOne(const __grid_constant__ ProductParameters p) {
   multiplyFew<1, true>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 3) multiplyFew8(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(threads, 3) multiplyFew8(const __grid_constant__ ProductParameters p) {
   multiplyFew<1, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) multiplyFew16(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew16(const __grid_constant__ ProductParameters p) {
   multiplyFew<2, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) multiplyFew32(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew32(const __grid_constant__ ProductParameters p) {
   multiplyFew<4, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(256, 2) multiplyMany(const __grid_constant__ ProductParameters p) {
-  multiplyTile(p);
+extern "C" __global__ void __launch_bounds__(threads, 2) multiplyMany(const __grid_constant__ ProductParameters p) {
+  multiplyTiles(p);
 }
 
 }  // namespace espalier::cuda

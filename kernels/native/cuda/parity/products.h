@@ -84,23 +84,20 @@ std::vector<Estimate> estimateExactly(const Layer& layer, const Batch& batch, si
 }
 
 // Rows first to last of a batch.
-std::vector<float> multiply(Device& device, const Layer& layer, const Batch& batch, size_t first, size_t last) {
+std::vector<float> multiply(CheckedDevice& device, const Layer& layer, const Batch& batch, size_t first, size_t last) {
   const size_t rows = last - first;
   std::vector<int64_t> rowsUpTo(layer.levels, 0);
   for (size_t row = first; row < last; row++) {
     for (size_t level = batch.levels[row]; level < layer.levels; level++) rowsUpTo[level]++;
   }
   DeviceMemory memory(device);
-  std::vector<StoredChunk> chunks = layer.chunks;
-  for (size_t c = 0; c < chunks.size(); c++) {
-    chunks[c].codes = memory.upload(layer.codes[c]);
-    chunks[c].scales = memory.upload(layer.scales[c]);
-    if (chunks[c].bias) chunks[c].bias = memory.upload(layer.biases[c]);
-  }
-  ProductParameters p;
-  const char* reason = planProduct(layer.shape, chunks.data(), chunks.size(), &p);
+  ProductPlan plan;
+  const char* reason = planProduct(layer.shape, layer.chunks.data(), layer.chunks.size(), &plan);
   check(!reason, "%s", reason ? reason : "");
   if (reason) return {};
+  std::vector<uint8_t> packed(plan.packedBytes());
+  packProduct(layer.shape, layer.chunks.data(), layer.chunks.size(), plan, packed.data());
+  ProductParameters p = placeProduct(plan, memory.upload(packed));
   check(static_cast<size_t>(p.inputs) == layer.inputs && static_cast<size_t>(p.outputs) == layer.outputs, "extents");
   p.epsilon = batch.epsilon;
   p.rows = static_cast<int>(rows);
@@ -120,13 +117,14 @@ std::vector<float> multiply(Device& device, const Layer& layer, const Batch& bat
   const size_t count = productLaunches(p, p.rows, device.multiprocessors(), launches);
   for (size_t i = 0; i < count; i++) {
     const ProductLaunch& l = launches[i];
-    device.launch(productKernels[static_cast<size_t>(l.kernel)], {l.gridX, l.gridY, 1}, l.threads, l.sharedBytes, p);
+    device.launch(productKernels[static_cast<size_t>(l.kernel)], {l.gridX, l.gridY, 1}, l.threads, l.sharedBytes, &p,
+                  sizeof(p));
   }
   memory.download(p.y, y);
   return y;
 }
 
-void checkProductOnDevice(Device& device, Random& random, Cut cut, size_t blockSize, size_t rows, bool large) {
+void checkProductOnDevice(CheckedDevice& device, Random& random, Cut cut, size_t blockSize, size_t rows, bool large) {
   const Layer layer = randomLayer(random, cut, blockSize, large);
   Batch batch = randomBatch(random, layer, rows);
   // What halves can hold; beyond it the product is infinite, as in any model in halves.
@@ -164,7 +162,7 @@ void checkProductOnDevice(Device& device, Random& random, Cut cut, size_t blockS
   check(sameBits(alone.data(), y.data() + row * layer.outputs, layer.outputs), "row %zu differs alone", row);
 }
 
-void checkProducts(Device& device, Random& random, size_t cases) {
+void checkProducts(CheckedDevice& device, Random& random, size_t cases) {
   static constexpr size_t blockSizes[] = {32, 64, 128}, rows[] = {1, 1, 2, 7, 8, 9, 16, 17, 32, 33, 129, 140};
   static constexpr Cut cuts[] = {Cut::outputs, Cut::gated, Cut::inputs};
   for (size_t i = 0; i < cases; i++) {
