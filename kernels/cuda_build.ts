@@ -14,7 +14,7 @@ const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90", "sm_110"];
 const DEVICE_FLAGS: readonly string[] = ["-std=c++17", "-O3", "-rdc=true"];
 
 /** What the operators need of the host's units. */
-const SHARED_UNITS: readonly string[] = ["operator", "layer_attributes"];
+const SHARED_UNITS: readonly string[] = ["operator", "layer_attributes", "memory"];
 
 /** Embeds the kernels, which must be there by then. */
 const EMBEDDING_UNIT = "cuda/module";
@@ -84,7 +84,7 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
     await eachAtOnce(hostUnits.filter(embeds), build, (done) => onUnit?.(apart.length + done, total));
     const linked = `${folder}/linked`;
     await compile(compiler, [
-      ...program === undefined ? ["-shared"] : ["-pthread"],
+      ...program === undefined ? ["-shared", "-Wl,-z,defs"] : ["-pthread"],
       ...["-o", linked, ...hostUnits.map(({ object }) => object), "-ldl"],
     ]);
     // A process may have the old file loaded: it must not be written over, only replaced.
