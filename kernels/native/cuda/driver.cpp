@@ -51,6 +51,9 @@ struct EntryPoints {
   Result (*loadModule)(void** out, const void* image);
   Result (*getFunction)(Function** out, void* module, const char* name);
   Result (*setFunctionAttribute)(const Function*, int attribute, int value);
+  Result (*allocate)(void** out, size_t bytes);
+  Result (*release)(void*);
+  Result (*copyToDevice)(void*, const void*, size_t bytes);
   Result (*launchKernel)(const LaunchConfig*, const Function*, void** parameters, void** extra);
 };
 
@@ -59,6 +62,7 @@ std::mutex mutex;
 EntryPoints driver;
 Device device;
 void* module = nullptr;
+void* usedContext = nullptr;
 char message[256];
 
 const char* failed(const char* what, Result result) {
@@ -86,6 +90,9 @@ const char* loadDriver() {
       {"cuModuleLoadData", reinterpret_cast<void**>(&driver.loadModule)},
       {"cuModuleGetFunction", reinterpret_cast<void**>(&driver.getFunction)},
       {"cuFuncSetAttribute", reinterpret_cast<void**>(&driver.setFunctionAttribute)},
+      {"cuMemAlloc_v2", reinterpret_cast<void**>(&driver.allocate)},
+      {"cuMemFree_v2", reinterpret_cast<void**>(&driver.release)},
+      {"cuMemcpyHtoD_v2", reinterpret_cast<void**>(&driver.copyToDevice)},
       {"cuLaunchKernelEx", reinterpret_cast<void**>(&driver.launchKernel)},
   };
   for (const auto& symbol : symbols) {
@@ -126,12 +133,22 @@ const char* openModule() {
   }
   device.computeCapability = 10 * major + minor;
   device.sharedBytesPerBlock = static_cast<size_t>(sharedBytes);
+  usedContext = context;
   void* loaded = nullptr;
   if (const Result result = driver.loadModule(&loaded, embeddedKernels())) {
     return failed("load our kernels (was this device's architecture built?)", result);
   }
   module = loaded;
   return nullptr;
+}
+
+// Threads that the runtime did not start, such as the one that closes a session, have no context yet.
+const char* useContext() {
+  void* current = nullptr;
+  if (const Result result = driver.getContext(&current)) return failed("find the current context", result);
+  if (current) return nullptr;
+  const Result result = driver.setContext(usedContext);
+  return result ? failed("use the device", result) : nullptr;
 }
 
 }  // namespace
@@ -155,6 +172,25 @@ const char* findFunction(const char* name, size_t sharedBytes, const Function** 
   }
   *out = function;
   return nullptr;
+}
+
+const char* upload(const void* host, size_t bytes, void** out) {
+  const Device* opened = nullptr;
+  if (const char* error = openDevice(&opened)) return error;
+  if (const char* error = useContext()) return error;
+  void* memory = nullptr;
+  if (const Result result = driver.allocate(&memory, bytes)) return failed("allocate device memory", result);
+  if (const Result result = driver.copyToDevice(memory, host, bytes)) {
+    driver.release(memory);
+    return failed("copy to the device", result);
+  }
+  *out = memory;
+  return nullptr;
+}
+
+void release(void* memory) {
+  // Neither can be reported from a destructor; a lost context has lost its memory too.
+  if (memory && !useContext()) driver.release(memory);
 }
 
 const char* launch(const Launch& launch, Stream* stream, const void* parameters) {

@@ -8,6 +8,7 @@
 
 #include "attention.h"
 #include "products.h"
+#include "scan.h"
 
 using namespace espalier;
 
@@ -30,6 +31,15 @@ void checkAttentions(Random& random) {
                        2 * static_cast<int>(random.between(1, 64)), 100, 30);
 }
 
+void checkScans(Random& random) {
+  cuda::checkScan(random, 1, 2, 64, 128, 40, 20);
+  cuda::checkScan(random, 2, 2, 64, 64, 60, 40);
+  cuda::checkScan(random, 1, 1, 80, 256, 30, 20);
+  cuda::checkScan(random, 2, 1, 30, 20, 50, 30);
+  cuda::checkScan(random, static_cast<int>(random.between(1, 3)), static_cast<int>(random.between(1, 3)),
+                  static_cast<int>(random.between(1, 70)), static_cast<int>(random.between(1, 140)), 40, 25);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -45,6 +55,7 @@ int main(int count, char** arguments) {
   for (uint64_t round = 0; round < rounds; round++) {
     cuda::checkProducts(cuda::checkedDevice(), random, 12);
     checkAttentions(random);
+    checkScans(random);
   }
   std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);
   return failures == 0 ? 0 : 1;
