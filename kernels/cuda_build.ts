@@ -14,7 +14,7 @@ const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90", "sm_110"];
 const DEVICE_FLAGS: readonly string[] = ["-std=c++17", "-O3", "-rdc=true"];
 
 /** What the operators need of the host's units. */
-const SHARED_UNITS: readonly string[] = ["operator", "layer_attributes"];
+const SHARED_UNITS: readonly string[] = ["operator", "layer_attributes", "memory"];
 
 /** Embeds the kernels, which must be there by then. */
 const EMBEDDING_UNIT = "cuda/module";
@@ -85,7 +85,7 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
     const linked = `${folder}/linked`;
     await compile(compiler, [
       ...program === undefined ? ["-shared"] : ["-pthread"],
-      ...["-o", linked, ...hostUnits.map(({ object }) => object), "-ldl"],
+      ...["-Wl,-z,defs", "-o", linked, ...hostUnits.map(({ object }) => object), "-ldl"],
     ]);
     // A process may have the old file loaded: it must not be written over, only replaced.
     await Deno.rename(linked, out);
@@ -110,11 +110,15 @@ export function gpuArchitectures(): readonly string[] {
   return [...new Set(names)];
 }
 
-/** nvcc: `ESPALIER_NVCC` if set, else the one on the path, else that of `/usr/local/cuda`; null if none answers. */
+/**
+ * nvcc: `ESPALIER_NVCC` if set, else the one on the path, else that of `/usr/local/cuda`. Null if none answers, or none
+ * may be run: nobody is asked for leave, a service is not to compile for minutes.
+ */
 export async function findNvcc(): Promise<string | null> {
   const setting = Deno.env.get("ESPALIER_NVCC");
   for (const nvcc of setting ? [setting] : ["nvcc", `${NVCC_FOLDER}/nvcc`]) {
-    if (await answers(nvcc).catch(() => false)) return nvcc;
+    const { state } = await Deno.permissions.query({ name: "run", command: nvcc });
+    if (state === "granted" && await answers(nvcc).catch(() => false)) return nvcc;
   }
   return null;
 }
