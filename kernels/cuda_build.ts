@@ -84,8 +84,8 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
     await eachAtOnce(hostUnits.filter(embeds), build, (done) => onUnit?.(apart.length + done, total));
     const linked = `${folder}/linked`;
     await compile(compiler, [
-      ...program === undefined ? ["-shared"] : ["-pthread"],
-      ...["-Wl,-z,defs", "-o", linked, ...hostUnits.map(({ object }) => object), "-ldl"],
+      ...program === undefined ? ["-shared", "-Wl,-z,defs"] : ["-pthread"],
+      ...["-o", linked, ...hostUnits.map(({ object }) => object), "-ldl"],
     ]);
     // A process may have the old file loaded: it must not be written over, only replaced.
     await Deno.rename(linked, out);
@@ -110,15 +110,11 @@ export function gpuArchitectures(): readonly string[] {
   return [...new Set(names)];
 }
 
-/**
- * nvcc: `ESPALIER_NVCC` if set, else the one on the path, else that of `/usr/local/cuda`. Null if none answers, or none
- * may be run: nobody is asked for leave, a service is not to compile for minutes.
- */
+/** nvcc: `ESPALIER_NVCC` if set, else the one on the path, else that of `/usr/local/cuda`; null if none answers. */
 export async function findNvcc(): Promise<string | null> {
   const setting = Deno.env.get("ESPALIER_NVCC");
   for (const nvcc of setting ? [setting] : ["nvcc", `${NVCC_FOLDER}/nvcc`]) {
-    const { state } = await Deno.permissions.query({ name: "run", command: nvcc });
-    if (state === "granted" && await answers(nvcc).catch(() => false)) return nvcc;
+    if (await answers(nvcc).catch(() => false)) return nvcc;
   }
   return null;
 }
