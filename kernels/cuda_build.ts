@@ -110,11 +110,15 @@ export function gpuArchitectures(): readonly string[] {
   return [...new Set(names)];
 }
 
-/** nvcc: `ESPALIER_NVCC` if set, else the one on the path, else that of `/usr/local/cuda`; null if none answers. */
+/**
+ * nvcc: `ESPALIER_NVCC` if set, else the one on the path, else that of `/usr/local/cuda`. Null if none answers, or none
+ * may be run: nobody is asked for leave, a service is not to compile for minutes.
+ */
 export async function findNvcc(): Promise<string | null> {
   const setting = Deno.env.get("ESPALIER_NVCC");
   for (const nvcc of setting ? [setting] : ["nvcc", `${NVCC_FOLDER}/nvcc`]) {
-    if (await answers(nvcc).catch(() => false)) return nvcc;
+    const { state } = await Deno.permissions.query({ name: "run", command: nvcc });
+    if (state === "granted" && await answers(nvcc).catch(() => false)) return nvcc;
   }
   return null;
 }
