@@ -229,13 +229,12 @@ size_t productLaunches(const ProductParameters& p, int rows, int multiprocessors
                                : columns == 8  ? ProductKernel::multiplyFew8
                                : columns == 16 ? ProductKernel::multiplyFew16
                                                : ProductKernel::multiplyFew32;
-  constexpr int blocksPerMultiprocessor = 3, warps = 8;
-  const size_t sums = 2 * warps * tileRows * static_cast<size_t>(columns) * sizeof(float);
-  // The row, and the norm's weights.
+  const size_t sums = 2 * static_cast<size_t>(fewRows.warps) * tileRows * static_cast<size_t>(columns) * sizeof(float);
+  // The row, 64 bytes of zeros, and the norm's weights.
   const size_t row = prepares ? 0
-                              : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t) +
+                              : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t) + 64 +
                                     (p.normWeight ? static_cast<size_t>(p.inputs) * sizeof(float) : 0);
-  out[count++] = {kernel, asUnsigned(std::min(p.tiles, blocksPerMultiprocessor * multiprocessors)), 1, threads,
+  out[count++] = {kernel, asUnsigned(std::min(p.tiles, fewRows.blocks * multiprocessors)), 1, 32 * fewRows.warps,
                   sums + row};
   return count;
 }

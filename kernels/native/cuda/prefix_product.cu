@@ -10,7 +10,8 @@
 namespace espalier::cuda {
 namespace {
 
-constexpr int threads = 256, warps = threads / 32;
+// Of the kernels that do not take few rows.
+constexpr int threads = 256;
 constexpr int unitEights = unitColumns / 8;
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
@@ -24,8 +25,8 @@ __device__ __forceinline__ void unpack(uint32_t codes, uint32_t pairs[4]) {
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     const uint32_t word = codes >> 8 * i;
-    pairs[2 * i] = bitsOf(__hsub2(halvesOf((word & 0x000f000f) | magic), low));
-    pairs[2 * i + 1] = bitsOf(__hfma2(halvesOf((word & 0x00f000f0) | magic), sixteenth, high));
+    pairs[2 * i] = bitsOf(__hsub2(halvesOf(maskOr(word, 0x000f000f, magic)), low));
+    pairs[2 * i + 1] = bitsOf(__hfma2(halvesOf(maskOr(word, 0x00f000f0, magic)), sixteenth, high));
   }
 }
 
@@ -78,6 +79,7 @@ constexpr int heldEights = 2;
 // Writes a row of the batch as halves, normalized, in the order of the packed columns, as many eights as there are
 // units: zeros where there is no column, and behind `usedUnits`. The block's threads together; `sums` is shared, one
 // float per warp.
+template <int threads>
 __device__ __forceinline__ void prepareRow(const ProductParameters& p, const float* normWeight, int row, int usedUnits,
                                            float* sums, uint4* out) {
   const float* const x = p.x + static_cast<size_t>(row) * static_cast<size_t>(p.inputs);
@@ -123,7 +125,7 @@ __device__ __forceinline__ void prepareRow(const ProductParameters& p, const flo
     __syncthreads();
     float total = 0;
 #pragma unroll
-    for (int warp = 0; warp < warps; warp++) total += sums[warp];
+    for (int warp = 0; warp < threads / 32; warp++) total += sums[warp];
     factor = rsqrtf(total / static_cast<float>(p.inputs) + p.epsilon);
   }
   const auto write = [&](int eight, float v[8]) {
@@ -176,15 +178,16 @@ struct Part {
   uint32_t scales;
 };
 
-// Parts that a warp has on the way.
-constexpr int depth = 4;
+constexpr int depth = fewRows.depth;
+// Behind a block's own row: what lanes of other rows read.
+constexpr int zeroEights = 4;
 
 // At most 8 `columns8` rows of the batch: bound by reading the weights. A block takes tile after tile; its warps share
 // the units and then add up. With `own` there is one row, which every block prepares for itself. With `wholeUnits` a
 // unit is one block of weights, and its sum is scaled instead of its weights.
 template <int columns8, bool own, bool wholeUnits>
 __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
-  constexpr int columns = own ? 1 : 8 * columns8;
+  constexpr int warps = fewRows.warps, threads = 32 * warps, columns = own ? 1 : 8 * columns8;
   constexpr int turnFloats = warps * tileRows * columns;
   float* const sums = dynamicShared<float>();  // [2][warps][tileRows][columns]
   uint4* const ownRow = reinterpret_cast<uint4*>(sums + 2 * turnFloats);
@@ -193,27 +196,38 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
   const int stride = static_cast<int>(gridDim.x);
   int tile = static_cast<int>(blockIdx.x);
 
-  const uint8_t* const codes = p.codes + lane * 16;
-  const uint32_t* const scales = p.scales + (t >> (2 - p.unitBlocksShift)) * 8 + g;
-  const auto load = [&](int tileOfPart, int unit) {
-    const size_t at = static_cast<size_t>(tileOfPart) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
+  // Where the parts of a tile that are this lane's begin, and how far apart those of a warp's steps are.
+  struct Source {
+    const uint8_t* codes;
+    const uint32_t* scales;
+  };
+  constexpr int codeStep = warps * unitBytes;
+  const int scaleStep = (warps * 8) << p.unitBlocksShift;
+  const auto sourceOf = [&](int ofTile) -> Source {
+    const size_t at = static_cast<size_t>(ofTile) * static_cast<size_t>(p.units) + static_cast<size_t>(warp);
+    return {p.codes + at * unitBytes + lane * 16,
+            p.scales + (at << p.unitBlocksShift << 3) + (t >> (2 - p.unitBlocksShift)) * 8 + g};
+  };
+  const auto load = [&](const Source& source, int step) {
     Part part;
-    part.codes[0] = loadStreaming(codes + at * unitBytes);
-    part.codes[1] = loadStreaming(codes + at * unitBytes + unitBytes / 2);
-    part.scales = __ldg(scales + (at << p.unitBlocksShift << 3));
+    part.codes[0] = loadStreaming(source.codes + step * codeStep);
+    part.codes[1] = loadStreaming(source.codes + step * codeStep + unitBytes / 2);
+    part.scales = __ldg(source.scales + step * scaleStep);
     return part;
   };
+  Source source = sourceOf(tile), nextSource = source;
+  const int zeros = p.units * unitEights;
 
   // Weights are constants: those that are needed whatever the levels are asked for before the previous launch is done.
   Part parts[depth];
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
-    if (tile < p.certainTiles && unit < p.certainUnits) parts[i] = load(tile, unit);
+    if (tile < p.certainTiles && unit < p.certainUnits) parts[i] = load(source, i);
   }
   const float* normWeight = p.normWeight;
   if (own && normWeight && p.inputStep == 8) {
-    float* const copy = reinterpret_cast<float*>(ownRow + p.units * unitEights);
+    float* const copy = reinterpret_cast<float*>(ownRow + p.units * unitEights + zeroEights);
     for (int i = 4 * static_cast<int>(threadIdx.x); i < p.inputs; i += 4 * threads) cpAsync16(copy + i, normWeight + i);
     cpAsyncCommit();
     normWeight = copy;
@@ -225,18 +239,19 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
     const bool certain = tile < p.certainTiles && unit < p.certainUnits;
-    if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = load(tile, unit);
+    if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = load(source, i);
   }
   if (own) {
     cpAsyncWait<0>();  // of the norm's weights; the norm has a barrier before it reads them
-    prepareRow(p, normWeight, 0, activeUnits, sums, ownRow);
+    prepareRow<threads>(p, normWeight, 0, activeUnits, sums, ownRow);
+    if (threadIdx.x < zeroEights) ownRow[zeros + static_cast<int>(threadIdx.x)] = make_uint4(0, 0, 0, 0);
     __syncthreads();
   }
   const int steps = (activeUnits - warp + warps - 1) / warps;
   const bool gated = p.cut == static_cast<int>(Cut::gated);
   const int slots = gated ? tileRows / 2 : tileRows;
 
-  for (int count = 0; tile < activeTiles; tile += stride, count++) {
+  for (int count = 0; tile < activeTiles; tile += stride, count++, source = nextSource) {
     // One warp finishes a tile of one row, each in turn; what it needs for that is asked for now.
     const bool finishes = own && warp == count % warps && lane < tileRows;
     int output = -1;
@@ -247,14 +262,16 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
     }
     float accumulated[columns8][2][4] = {};
     const int nextTile = tile + stride;
+    nextSource = sourceOf(min(nextTile, p.tiles - 1));
     for (int base = 0; base < steps; base += depth) {
 #pragma unroll
       for (int i = 0; i < depth; i++) {
         const int step = base + i;
         if (step < steps) {
-          const Part part = parts[i];
-          if (step + depth < steps) parts[i] = load(tile, warp + warps * (step + depth));
+          const Part& part = parts[i];
           const int eight = (warp + warps * step) * unitEights + t * 4;
+          // There is one row: the lanes of the others read zeros.
+          const uint4* const ownX = ownRow + (g == 0 ? eight : zeros);
           const __half2 both = halvesOf(part.scales);
           const __half2 upperScale = __half2half2(__low2half(both)), lowerScale = __half2half2(__high2half(both));
           float unitSums[columns8][2][4];
@@ -303,8 +320,10 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
           }
         }
         // The last parts of a tile make room for the first of the next.
-        if (base + depth >= steps && i < steps && nextTile < activeTiles) {
-          parts[i] = load(nextTile, warp + warps * i);
+        if (step + depth < steps) {
+          parts[i] = load(source, step + depth);
+        } else if (base + depth >= steps && i < steps && nextTile < activeTiles) {
+          parts[i] = load(nextSource, i);
         }
       }
     }
@@ -489,27 +508,31 @@ __device__ __forceinline__ void multiplyTiles(const ProductParameters& p) {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(threads) prepareRows(const __grid_constant__ ProductParameters p) {
-  __shared__ float sums[warps];
+  __shared__ float sums[threads / 32];
   waitForPrevious();
   letNextStart();
   const int row = static_cast<int>(blockIdx.x), eights = p.units * unitEights;
-  prepareRow(p, p.normWeight, row, unitsUsedFrom(p, row), sums,
-             reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(eights));
+  prepareRow<threads>(p, p.normWeight, row, unitsUsedFrom(p, row), sums,
+                      reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(eights));
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 3) multiplyOne(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps, fewRows.blocks)
+    multiplyOne(const __grid_constant__ ProductParameters p) {
   p.unitBlocksShift == 0 ? multiplyFew<1, true, true>(p) : multiplyFew<1, true, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 3) multiplyFew8(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps, fewRows.blocks)
+    multiplyFew8(const __grid_constant__ ProductParameters p) {
   p.unitBlocksShift == 0 ? multiplyFew<1, false, true>(p) : multiplyFew<1, false, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew16(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps)
+    multiplyFew16(const __grid_constant__ ProductParameters p) {
   p.unitBlocksShift == 0 ? multiplyFew<2, false, true>(p) : multiplyFew<2, false, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew32(const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps)
+    multiplyFew32(const __grid_constant__ ProductParameters p) {
   p.unitBlocksShift == 0 ? multiplyFew<4, false, true>(p) : multiplyFew<4, false, false>(p);
 }
 
