@@ -6,6 +6,7 @@
 #include "../embedding.h"
 #include "../lane_attention.h"
 #include "../lane_scan.h"
+#include "../likeliest.h"
 #include "../prefix_product.h"
 #include "../step_plan.h"
 #include "device.h"
