@@ -7,7 +7,7 @@ namespace espalier::cuda {
 namespace {
 
 // Units of a row that one block keeps in shared memory; with more, too few blocks would share a multiprocessor.
-constexpr int mostOwnUnits = 160;
+constexpr int mostOwnUnits = 112;
 
 constexpr size_t partAlignment = 256;
 
@@ -229,9 +229,12 @@ size_t productLaunches(const ProductParameters& p, int rows, int multiprocessors
                                : columns == 8  ? ProductKernel::multiplyFew8
                                : columns == 16 ? ProductKernel::multiplyFew16
                                                : ProductKernel::multiplyFew32;
-  constexpr int blocksPerMultiprocessor = 4, warps = 8;
+  constexpr int blocksPerMultiprocessor = 3, warps = 8;
   const size_t sums = 2 * warps * tileRows * static_cast<size_t>(columns) * sizeof(float);
-  const size_t row = prepares ? 0 : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
+  // The row, and the norm's weights.
+  const size_t row = prepares ? 0
+                              : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t) +
+                                    (p.normWeight ? static_cast<size_t>(p.inputs) * sizeof(float) : 0);
   out[count++] = {kernel, asUnsigned(std::min(p.tiles, blocksPerMultiprocessor * multiprocessors)), 1, threads,
                   sums + row};
   return count;

@@ -15,20 +15,25 @@ constexpr int unitEights = unitColumns / 8;
 
 __device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
 
-// Eight codes as halves times their scale: pairs[i] holds codes i and i + 4. A code with its bits in the mantissa of
-// 1024 is 1024 + code, or 1024 + 16 code if it stands four bits higher; both minus what is too much are exact.
-__device__ __forceinline__ void unpack(uint32_t codes, __half2 scale, uint32_t pairs[4]) {
+// Eight codes less 8 as halves: pairs[i] holds codes i and i + 4. A code with its bits in the mantissa of 1024 is 1024
+// + code, or 1024 + 16 code if it stands four bits higher; both minus what is too much are exact.
+__device__ __forceinline__ void unpack(uint32_t codes, uint32_t pairs[4]) {
   constexpr uint32_t magic = 0x64006400;
   const __half2 low = halvesOf(0x64086408);                                     // 1032
   const __half2 sixteenth = halvesOf(0x2c002c00), high = halvesOf(0xd480d480);  // 1/16, -72
 #pragma unroll
   for (int i = 0; i < 2; i++) {
     const uint32_t word = codes >> 8 * i;
-    const __half2 even = __hsub2(halvesOf((word & 0x000f000f) | magic), low);
-    const __half2 odd = __hfma2(halvesOf((word & 0x00f000f0) | magic), sixteenth, high);
-    pairs[2 * i] = bitsOf(__hmul2(even, scale));
-    pairs[2 * i + 1] = bitsOf(__hmul2(odd, scale));
+    pairs[2 * i] = bitsOf(__hsub2(halvesOf((word & 0x000f000f) | magic), low));
+    pairs[2 * i + 1] = bitsOf(__hfma2(halvesOf((word & 0x00f000f0) | magic), sixteenth, high));
   }
+}
+
+// The same times their scale.
+__device__ __forceinline__ void unpack(uint32_t codes, __half2 scale, uint32_t pairs[4]) {
+  unpack(codes, pairs);
+#pragma unroll
+  for (int i = 0; i < 4; i++) pairs[i] = bitsOf(__hmul2(halvesOf(pairs[i]), scale));
 }
 
 __device__ __forceinline__ uint32_t wordOf(const uint4& words, int i) {
@@ -61,105 +66,108 @@ __device__ __forceinline__ int rowsOfTile(const ProductParameters& p, int tile) 
   return static_cast<int>(p.rowsUpTo[p.levels[c]]);
 }
 
-// Eight values of a row of the batch, in the order of the packed columns; zeros where there is none.
-__device__ __forceinline__ void loadEight(const ProductParameters& p, const float* from, int eight, float out[8]) {
-  if (p.inputStep == 8) {
-    const int first = p.inputOf ? p.inputOf[eight] : 8 * eight < p.inputs ? 8 * eight : -1;
-    if (first < 0) {
-#pragma unroll
-      for (int i = 0; i < 8; i++) out[i] = 0;
-      return;
-    }
-    const float4 a = *reinterpret_cast<const float4*>(from + first);
-    const float4 b = *reinterpret_cast<const float4*>(from + first + 4);
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const int input = p.inputOf[8 * eight + i];
-    out[i] = input < 0 ? 0 : from[input];
-  }
+__device__ __forceinline__ void loadAligned(const float* from, float out[8]) {
+  const float4 a = *reinterpret_cast<const float4*>(from), b = *reinterpret_cast<const float4*>(from + 4);
+  out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
+  out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
 }
 
-// Writes a row of the batch as halves, normalized, in the order of the packed columns, as many eights as the row uses
-// and zeros up to `eights`. The block's threads together; `sums` is shared, one float per warp.
-__device__ __forceinline__ void prepareRow(const ProductParameters& p, int row, int eights, float* sums, uint4* out) {
+// Eights of a row of the batch that a thread holds between the norm's two passes.
+constexpr int heldEights = 2;
+
+// Writes a row of the batch as halves, normalized, in the order of the packed columns, as many eights as there are
+// units: zeros where there is no column, and behind `usedUnits`. The block's threads together; `sums` is shared, one
+// float per warp.
+__device__ __forceinline__ void prepareRow(const ProductParameters& p, const float* normWeight, int row, int usedUnits,
+                                           float* sums, uint4* out) {
   const float* const x = p.x + static_cast<size_t>(row) * static_cast<size_t>(p.inputs);
-  const int used = unitsUsedFrom(p, row) * unitEights;
-  // Most rows fit in what the threads can hold between the two passes.
-  constexpr int held = 2;
-  float values[held][8];
-  float squares = 0;
+  const int thread = static_cast<int>(threadIdx.x), eights = p.units * unitEights, used = usedUnits * unitEights;
+  const bool aligned = p.inputStep == 8;
+  const auto inputOf = [&](int eight, int j) {
+    if (!aligned) return p.inputOf[8 * eight + j];
+    const int first = p.inputOf ? p.inputOf[eight] : 8 * eight < p.inputs ? 8 * eight : -1;
+    return first < 0 ? -1 : first + j;
+  };
+  const auto load = [&](const float* from, int eight, float values[8]) {
+    const int first = inputOf(eight, 0);
+    if (aligned && first >= 0) return loadAligned(from + first, values);
 #pragma unroll
-  for (int i = 0; i < held; i++) {
-    const int eight = static_cast<int>(threadIdx.x) + threads * i;
-    if (eight < used) {
-      loadEight(p, x, eight, values[i]);
-#pragma unroll
-      for (int j = 0; j < 8; j++) squares += values[i][j] * values[i][j];
+    for (int j = 0; j < 8; j++) {
+      const int input = aligned ? -1 : inputOf(eight, j);
+      values[j] = input < 0 ? 0 : from[input];
     }
+  };
+  float values[heldEights][8], squares = 0;
+#pragma unroll
+  for (int i = 0; i < heldEights; i++) {
+    const int eight = thread + threads * i;
+    if (eight < eights) load(x, eight, values[i]);
   }
   float factor = 1;
-  if (p.normWeight) {
-    for (int eight = static_cast<int>(threadIdx.x) + threads * held; eight < used; eight += threads) {
-      float others[8];
-      loadEight(p, x, eight, others);
+  if (normWeight) {
+    const auto square = [&squares](const float v[8]) {
 #pragma unroll
-      for (int j = 0; j < 8; j++) squares += others[j] * others[j];
+      for (int j = 0; j < 8; j++) squares = fmaf(v[j], v[j], squares);
+    };
+#pragma unroll
+    for (int i = 0; i < heldEights; i++) {
+      if (thread + threads * i < eights) square(values[i]);
+    }
+    for (int eight = thread + threads * heldEights; eight < eights; eight += threads) {
+      float others[8];
+      load(x, eight, others);
+      square(others);
     }
     squares = warpSum(squares);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = squares;
+    if (thread % 32 == 0) sums[thread / 32] = squares;
     __syncthreads();
     float total = 0;
 #pragma unroll
     for (int warp = 0; warp < warps; warp++) total += sums[warp];
     factor = rsqrtf(total / static_cast<float>(p.inputs) + p.epsilon);
   }
-  const auto write = [&](int eight, float eightValues[8]) {
-    if (p.normWeight) {
+  const auto write = [&](int eight, float v[8]) {
+    if (normWeight) {
       float weights[8];
-      loadEight(p, p.normWeight, eight, weights);
+      load(normWeight, eight, weights);
 #pragma unroll
-      for (int j = 0; j < 8; j++) eightValues[j] *= factor * weights[j];
+      for (int j = 0; j < 8; j++) v[j] = __fmul_rn(v[j], __fmul_rn(factor, weights[j]));
     }
-    out[eight] = make_uint4(packHalves(eightValues[0], eightValues[4]), packHalves(eightValues[1], eightValues[5]),
-                            packHalves(eightValues[2], eightValues[6]), packHalves(eightValues[3], eightValues[7]));
+    out[eight] = eight < used ? make_uint4(packHalves(v[0], v[4]), packHalves(v[1], v[5]), packHalves(v[2], v[6]),
+                                           packHalves(v[3], v[7]))
+                              : make_uint4(0, 0, 0, 0);
   };
 #pragma unroll
-  for (int i = 0; i < held; i++) {
-    const int eight = static_cast<int>(threadIdx.x) + threads * i;
-    if (eight < used) write(eight, values[i]);
+  for (int i = 0; i < heldEights; i++) {
+    if (thread + threads * i < eights) write(thread + threads * i, values[i]);
   }
-  for (int eight = static_cast<int>(threadIdx.x) + threads * held; eight < used; eight += threads) {
+#pragma unroll 2
+  for (int eight = thread + threads * heldEights; eight < eights; eight += threads) {
     float others[8];
-    loadEight(p, x, eight, others);
+    load(x, eight, others);
     write(eight, others);
-  }
-  for (int eight = used + static_cast<int>(threadIdx.x); eight < eights; eight += threads) {
-    out[eight] = make_uint4(0, 0, 0, 0);
   }
 }
 
-// What becomes of a sum of one output: the bias, the activation, the residual. `gated` is the sum of what it gates, 8
-// places on. `place` is the tile's times 16 plus the one in it.
-__device__ __forceinline__ void store(const ProductParameters& p, int place, int token, bool kept, float sum,
-                                      float gated) {
-  const int output = p.outputOf[place];
+// What becomes of the sum of a row in a place, the tile's times 16 plus the one in it: the bias, the activation.
+// `gated` is the sum of what it gates, 8 places on.
+__device__ __forceinline__ float finished(const ProductParameters& p, int place, float sum, float gated) {
+  if (p.bias) sum += p.bias[place];
+  if (p.cut == static_cast<int>(Cut::gated)) {
+    if (p.bias) gated += p.bias[place + tileRows / 2];
+    return __fmul_rn(silu(sum), gated);  // a residual is added to what is rounded, as everywhere
+  }
+  if (p.activation == static_cast<int>(Activation::squaredRelu)) return sum > 0 ? sum * sum : 0;
+  return sum;
+}
+
+// Writes the output of a place, -1 for none, in a row of the batch; zero, or the residual, if the row does not keep it.
+__device__ __forceinline__ void store(const ProductParameters& p, int place, int output, int token, bool kept,
+                                      float sum, float gated) {
   if (output < 0) return;
   const size_t at = static_cast<size_t>(token) * static_cast<size_t>(p.outputs) + static_cast<size_t>(output);
-  if (!kept) {
-    sum = 0;
-  } else {
-    if (p.bias) sum += p.bias[place];
-    if (p.cut == static_cast<int>(Cut::gated)) {
-      if (p.bias) gated += p.bias[place + tileRows / 2];
-      sum = silu(sum) * gated;
-    }
-    if (p.activation == static_cast<int>(Activation::squaredRelu)) sum = sum > 0 ? sum * sum : 0;
-  }
-  p.y[at] = p.residual ? sum + p.residual[at] : sum;
+  const float result = kept ? finished(p, place, sum, gated) : 0;
+  p.y[at] = p.residual ? result + p.residual[at] : result;
 }
 
 // A lane's part of a unit of a tile.
@@ -172,8 +180,9 @@ struct Part {
 constexpr int depth = 4;
 
 // At most 8 `columns8` rows of the batch: bound by reading the weights. A block takes tile after tile; its warps share
-// the units and then add up. With `own` there is one row, which every block prepares for itself.
-template <int columns8, bool own>
+// the units and then add up. With `own` there is one row, which every block prepares for itself. With `wholeUnits` a
+// unit is one block of weights, and its sum is scaled instead of its weights.
+template <int columns8, bool own, bool wholeUnits>
 __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
   constexpr int columns = own ? 1 : 8 * columns8;
   constexpr int turnFloats = warps * tileRows * columns;
@@ -191,7 +200,7 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
     Part part;
     part.codes[0] = loadStreaming(codes + at * unitBytes);
     part.codes[1] = loadStreaming(codes + at * unitBytes + unitBytes / 2);
-    part.scales = scales[at << p.unitBlocksShift << 3];
+    part.scales = __ldg(scales + (at << p.unitBlocksShift << 3));
     return part;
   };
 
@@ -201,6 +210,13 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
     if (tile < p.certainTiles && unit < p.certainUnits) parts[i] = load(tile, unit);
+  }
+  const float* normWeight = p.normWeight;
+  if (own && normWeight && p.inputStep == 8) {
+    float* const copy = reinterpret_cast<float*>(ownRow + p.units * unitEights);
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < p.inputs; i += 4 * threads) cpAsync16(copy + i, normWeight + i);
+    cpAsyncCommit();
+    normWeight = copy;
   }
   waitForPrevious();
   letNextStart();
@@ -212,13 +228,24 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
     if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = load(tile, unit);
   }
   if (own) {
-    prepareRow(p, 0, activeUnits * unitEights, sums, ownRow);
+    cpAsyncWait<0>();  // of the norm's weights; the norm has a barrier before it reads them
+    prepareRow(p, normWeight, 0, activeUnits, sums, ownRow);
     __syncthreads();
   }
   const int steps = (activeUnits - warp + warps - 1) / warps;
+  const bool gated = p.cut == static_cast<int>(Cut::gated);
+  const int slots = gated ? tileRows / 2 : tileRows;
 
-  for (int turn = 0; tile < activeTiles; tile += stride, turn ^= 1) {
-    float accumulated[columns8][4] = {};
+  for (int count = 0; tile < activeTiles; tile += stride, count++) {
+    // One warp finishes a tile of one row, each in turn; what it needs for that is asked for now.
+    const bool finishes = own && warp == count % warps && lane < tileRows;
+    int output = -1;
+    float residual = 0;
+    if (finishes) {
+      output = p.outputOf[tile * tileRows + lane];
+      if (p.residual && output >= 0) residual = p.residual[output];
+    }
+    float accumulated[columns8][2][4] = {};
     const int nextTile = tile + stride;
     for (int base = 0; base < steps; base += depth) {
 #pragma unroll
@@ -226,17 +253,25 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
         const int step = base + i;
         if (step < steps) {
           const Part part = parts[i];
-          if (step + depth < steps) {
-            parts[i] = load(tile, warp + warps * (step + depth));
-          }
+          if (step + depth < steps) parts[i] = load(tile, warp + warps * (step + depth));
           const int eight = (warp + warps * step) * unitEights + t * 4;
           const __half2 both = halvesOf(part.scales);
           const __half2 upperScale = __half2half2(__low2half(both)), lowerScale = __half2half2(__high2half(both));
+          float unitSums[columns8][2][4];
+          if (wholeUnits) {
+#pragma unroll
+            for (int j = 0; j < columns8 * 8; j++) unitSums[j / 8][j / 4 % 2][j % 4] = 0;
+          }
 #pragma unroll
           for (int word = 0; word < 4; word++) {
             uint32_t upper[4], lower[4];
-            unpack(wordOf(part.codes[0], word), upperScale, upper);
-            unpack(wordOf(part.codes[1], word), lowerScale, lower);
+            if (wholeUnits) {
+              unpack(wordOf(part.codes[0], word), upper);
+              unpack(wordOf(part.codes[1], word), lower);
+            } else {
+              unpack(wordOf(part.codes[0], word), upperScale, upper);
+              unpack(wordOf(part.codes[1], word), lowerScale, lower);
+            }
             const uint32_t first[4] = {upper[0], lower[0], upper[1], lower[1]};
             const uint32_t second[4] = {upper[2], lower[2], upper[3], lower[3]};
 #pragma unroll
@@ -250,8 +285,20 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
                                           static_cast<size_t>(eight + word)];
               }
               const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
-              mma16816(accumulated[n], first, firstX);
-              mma16816(accumulated[n], second, secondX);
+              mma16816(wholeUnits ? unitSums[n][0] : accumulated[n][0], first, firstX);
+              mma16816(wholeUnits ? unitSums[n][1] : accumulated[n][1], second, secondX);
+            }
+          }
+          if (wholeUnits) {
+            const float upperFactor = __low2float(both), lowerFactor = __high2float(both);
+#pragma unroll
+            for (int n = 0; n < columns8; n++) {
+#pragma unroll
+              for (int j = 0; j < 4; j++) {
+                if (own && j % 2 == 1) continue;  // there is no second column
+                accumulated[n][0][j] = fmaf(j < 2 ? upperFactor : lowerFactor, unitSums[n][0][j] + unitSums[n][1][j],
+                                            accumulated[n][0][j]);
+              }
             }
           }
         }
@@ -261,40 +308,53 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
         }
       }
     }
-    float* const turnSums = sums + turn * turnFloats + warp * tileRows * columns;
+    float* const turnSums = sums + count % 2 * turnFloats + warp * tileRows * columns;
     if (own) {
       if (t == 0) {
-        turnSums[g] = accumulated[0][0];
-        turnSums[g + 8] = accumulated[0][2];
+        turnSums[g] = accumulated[0][0][0] + accumulated[0][1][0];
+        turnSums[g + 8] = accumulated[0][0][2] + accumulated[0][1][2];
       }
     } else {
 #pragma unroll
       for (int n = 0; n < columns8; n++) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) turnSums[(g + 8 * (i / 2)) * columns + 8 * n + 2 * t + i % 2] = accumulated[n][i];
+        for (int j = 0; j < 4; j++) {
+          turnSums[(g + 8 * (j / 2)) * columns + 8 * n + 2 * t + j % 2] = accumulated[n][0][j] + accumulated[n][1][j];
+        }
       }
     }
     __syncthreads();
-    const bool gated = p.cut == static_cast<int>(Cut::gated);
-    const int slots = gated ? tileRows / 2 : tileRows;
-    const int keptRows = own ? 1 : rowsOfTile(p, tile);
+    const float* const tileSums = sums + count % 2 * turnFloats;
+    if (own) {
+      if (warp != count % warps) continue;
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < warps; w++) sum += lane < tileRows ? tileSums[w * tileRows + lane] : 0;
+      const float other = __shfl_down_sync(allLanes, sum, tileRows / 2);
+      if (lane >= slots || output < 0) continue;
+      const int place = tile * tileRows + lane;
+      const float result = finished(p, place, sum, other);
+      p.y[output] = p.residual ? result + residual : result;
+      continue;
+    }
+    const int keptRows = rowsOfTile(p, tile);
     for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += threads) {
-      const int slot = i % slots, token = i / slots;
+      const int slot = i % slots, token = i / slots, place = tile * tileRows + slot;
       float sum = 0, other = 0;
 #pragma unroll
       for (int w = 0; w < warps; w++) {
-        const float* const of = sums + turn * turnFloats + w * tileRows * columns;
+        const float* const of = tileSums + w * tileRows * columns;
         sum += of[slot * columns + token];
         if (gated) other += of[(slot + 8) * columns + token];
       }
-      store(p, tile * tileRows + slot, token, token < keptRows, sum, other);
+      store(p, place, p.outputOf[place], token, token < keptRows, sum, other);
     }
   }
   // Tiles that no row keeps.
   for (; tile < p.tiles; tile += stride) {
-    const int slots = p.cut == static_cast<int>(Cut::gated) ? tileRows / 2 : tileRows;
     for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += threads) {
-      store(p, tile * tileRows + i % slots, i / slots, false, 0, 0);
+      const int place = tile * tileRows + i % slots;
+      store(p, place, p.outputOf[place], i / slots, false, 0, 0);
     }
   }
 }
@@ -411,14 +471,14 @@ __device__ __forceinline__ void multiplyTiles(const ProductParameters& p) {
 #pragma unroll
     for (int half = 0; half < 2; half++) {
       if (half == 1 && gated) continue;
+      const int place = tile * tileRows + g + 8 * half, output = p.outputOf[place];
 #pragma unroll
       for (int n = 0; n < warpColumns8; n++) {
 #pragma unroll
         for (int i = 0; i < 2; i++) {
           const int token = firstToken + warpToken + 8 * n + 2 * t + i;
           if (token < p.rows) {
-            store(p, tile * tileRows + g + 8 * half, token, token < keptRows, accumulated[m][n][2 * half + i],
-                  accumulated[m][n][2 + i]);
+            store(p, place, output, token, token < keptRows, accumulated[m][n][2 * half + i], accumulated[m][n][2 + i]);
           }
         }
       }
@@ -433,24 +493,24 @@ extern "C" __global__ void __launch_bounds__(threads) prepareRows(const __grid_c
   waitForPrevious();
   letNextStart();
   const int row = static_cast<int>(blockIdx.x), eights = p.units * unitEights;
-  prepareRow(p, row, eights, sums,
+  prepareRow(p, p.normWeight, row, unitsUsedFrom(p, row), sums,
              reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(eights));
 }
 
 extern "C" __global__ void __launch_bounds__(threads, 3) multiplyOne(const __grid_constant__ ProductParameters p) {
-  multiplyFew<1, true>(p);
+  p.unitBlocksShift == 0 ? multiplyFew<1, true, true>(p) : multiplyFew<1, true, false>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(threads, 3) multiplyFew8(const __grid_constant__ ProductParameters p) {
-  multiplyFew<1, false>(p);
+  p.unitBlocksShift == 0 ? multiplyFew<1, false, true>(p) : multiplyFew<1, false, false>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew16(const __grid_constant__ ProductParameters p) {
-  multiplyFew<2, false>(p);
+  p.unitBlocksShift == 0 ? multiplyFew<2, false, true>(p) : multiplyFew<2, false, false>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew32(const __grid_constant__ ProductParameters p) {
-  multiplyFew<4, false>(p);
+  p.unitBlocksShift == 0 ? multiplyFew<4, false, true>(p) : multiplyFew<4, false, false>(p);
 }
 
 extern "C" __global__ void __launch_bounds__(threads, 2) multiplyMany(const __grid_constant__ ProductParameters p) {
