@@ -1,29 +1,42 @@
 #include "module.h"
 
-#ifndef ESPALIER_IMAGES
-#error "ESPALIER_IMAGES must be the path, in quotes, of a file of lines IMAGE(\"number\", \"path of an image\")"
+#include <cstdint>
+
+#ifndef ESPALIER_FATBIN
+#error "ESPALIER_FATBIN must be the path of the compiled kernels, in quotes"
 #endif
 
-// clang-format off
 asm(".section .rodata\n"
-#define IMAGE(number, path) ".balign 64\nespalier_image_" number ":\n.incbin \"" path "\"\n"
-#include ESPALIER_IMAGES
-#undef IMAGE
-    ".section .data.rel.ro, \"aw\"\n"
-    ".balign 8\n"
-    "espalier_images:\n"
-#define IMAGE(number, path) ".quad espalier_image_" number "\n"
-#include ESPALIER_IMAGES
-#undef IMAGE
-    ".quad 0\n"
-    ".previous\n"
+    ".balign 64\n"
+    "espalier_kernels:\n"
+    ".incbin \"" ESPALIER_FATBIN
+    "\"\n"
+    "espalier_kernels_end:\n"
+    ".byte 0\n"
     ".previous\n");
-// clang-format on
 
-extern "C" const void* const espalier_images[] __attribute__((visibility("hidden")));
+extern "C" const char espalier_kernels[] __attribute__((visibility("hidden")));
+extern "C" const char espalier_kernels_end[] __attribute__((visibility("hidden")));
 
 namespace espalier::cuda {
+namespace {
 
-const void* const* embeddedImages() { return espalier_images; }
+struct FatBinaryHeader {
+  uint32_t magic;
+  uint16_t version, headerBytes;
+  uint64_t bytes;  // behind the header
+};
+static_assert(sizeof(FatBinaryHeader) == 16);
+
+}  // namespace
+
+const void* nextKernels(const void* before) {
+  const char* next = espalier_kernels;
+  if (before) {
+    const auto* header = static_cast<const FatBinaryHeader*>(before);
+    next = static_cast<const char*>(before) + header->headerBytes + header->bytes;
+  }
+  return next < espalier_kernels_end ? next : nullptr;
+}
 
 }  // namespace espalier::cuda
