@@ -206,15 +206,65 @@ ProductParameters placeProduct(const ProductPlan& plan, const void* packed) {
   return p;
 }
 
-size_t preparedBytes(const ProductParameters& p, int rows) {
+size_t preparedBytes(const ProductParameters& p, int rows, const ProductDevice& device) {
   if (rows == 1 && p.units <= mostOwnUnits) return 0;
-  return static_cast<size_t>(rows) * static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
+  const int held = device.wide && rows > mostFewRows ? roundedUp(rows, preparedTokens) * preparedTokens : rows;
+  return static_cast<size_t>(held) * static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
 }
 
-size_t productLaunches(const ProductParameters& p, int rows, int multiprocessors, ProductLaunch out[2]) {
-  const auto asUnsigned = [](int value) { return static_cast<unsigned>(value); };
-  const bool prepares = preparedBytes(p, rows) > 0;
+namespace {
+
+unsigned asUnsigned(int value) { return static_cast<unsigned>(value); }
+
+struct WideKernel {
+  ProductKernel kernel;
+  int tokens, tiles;
+  unsigned threads;
+  size_t sharedBytes[3];  // for 1, 2, 4 blocks of a unit
+};
+
+template <int groups, int tokens>
+constexpr WideKernel wideKernel(ProductKernel kernel) {
+  using Shape = WideShape<groups, tokens>;
+  return {kernel,
+          tokens,
+          Shape::tiles,
+          Shape::threads,
+          {Shape::template Blocks<0>::sharedBytes, Shape::template Blocks<1>::sharedBytes,
+           Shape::template Blocks<2>::sharedBytes}};
+}
+
+constexpr WideKernel wideKernels[] = {
+    wideKernel<3, 128>(ProductKernel::multiplyWide3By128), wideKernel<2, 128>(ProductKernel::multiplyWide2By128),
+    wideKernel<1, 128>(ProductKernel::multiplyWide1By128), wideKernel<2, 64>(ProductKernel::multiplyWide2By64),
+    wideKernel<1, 64>(ProductKernel::multiplyWide1By64)};
+
+// The wide kernel that takes the least time, if all take as long for as many products. Clusters of two blocks go over
+// the pieces in rounds.
+ProductLaunch widestLaunch(const ProductParameters& p, int rows, int multiprocessors) {
+  const int clusters = std::max(multiprocessors / 2, 1);
+  const WideKernel* best = nullptr;
+  int bestCost = 0, bestPieces = 0;
+  for (const WideKernel& wide : wideKernels) {
+    const int pieces = roundedUp(p.tiles, 2 * wide.tiles) * roundedUp(rows, wide.tokens);
+    const int cost = roundedUp(pieces, clusters) * wide.tiles * wide.tokens;
+    if (best && cost >= bestCost) continue;
+    best = &wide, bestCost = cost, bestPieces = pieces;
+  }
+  return {best->kernel, 2 * asUnsigned(std::min(bestPieces, clusters)), 1, best->threads,
+          best->sharedBytes[p.unitBlocksShift]};
+}
+
+}  // namespace
+
+size_t productLaunches(const ProductParameters& p, int rows, const ProductDevice& device, ProductLaunch out[2]) {
+  const bool prepares = preparedBytes(p, rows, device) > 0;
   constexpr unsigned threads = 256;
+  if (device.wide && rows > mostFewRows) {
+    out[0] = {ProductKernel::prepareTiles, asUnsigned(rows), 1, threads, 0};
+    out[1] = widestLaunch(p, rows, device.multiprocessors);
+    return 2;
+  }
   size_t count = 0;
   if (prepares) out[count++] = {ProductKernel::prepareRows, asUnsigned(rows), 1, threads, 0};
   if (rows > mostFewRows) {
@@ -232,7 +282,7 @@ size_t productLaunches(const ProductParameters& p, int rows, int multiprocessors
   constexpr int blocksPerMultiprocessor = 4, warps = 8;
   const size_t sums = 2 * warps * tileRows * static_cast<size_t>(columns) * sizeof(float);
   const size_t row = prepares ? 0 : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
-  out[count++] = {kernel, asUnsigned(std::min(p.tiles, blocksPerMultiprocessor * multiprocessors)), 1, threads,
+  out[count++] = {kernel, asUnsigned(std::min(p.tiles, blocksPerMultiprocessor * device.multiprocessors)), 1, threads,
                   sums + row};
   return count;
 }

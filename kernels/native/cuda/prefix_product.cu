@@ -1,166 +1,11 @@
 // x W^T with W int4 (W4A16): the batch's rows as halves, the weights turned into halves in registers, sums in floats by
 // the tensor cores' m16n8k16, in which the weights are the 16 rows and the batch is the 8 columns.
-//
-// The order in which a product's columns are summed is free as long as both operands have it, so a lane's eight codes
-// of one word are taken as they fall out of it: the pairs (0, 4), (1, 5), (2, 6), (3, 7). The batch's rows are prepared
-// to match.
-#include "device.cuh"
-#include "prefix_product.h"
+#include "product_device.cuh"
 
 namespace espalier::cuda {
 namespace {
 
 constexpr int threads = 256, warps = threads / 32;
-constexpr int unitEights = unitColumns / 8;
-
-__device__ __forceinline__ float silu(float x) { return x / (1.0f + __expf(-x)); }
-
-// Eight codes as halves times their scale: pairs[i] holds codes i and i + 4. A code with its bits in the mantissa of
-// 1024 is 1024 + code, or 1024 + 16 code if it stands four bits higher; both minus what is too much are exact.
-__device__ __forceinline__ void unpack(uint32_t codes, __half2 scale, uint32_t pairs[4]) {
-  constexpr uint32_t magic = 0x64006400;
-  const __half2 low = halvesOf(0x64086408);                                     // 1032
-  const __half2 sixteenth = halvesOf(0x2c002c00), high = halvesOf(0xd480d480);  // 1/16, -72
-#pragma unroll
-  for (int i = 0; i < 2; i++) {
-    const uint32_t word = codes >> 8 * i;
-    const __half2 even = __hsub2(halvesOf((word & 0x000f000f) | magic), low);
-    const __half2 odd = __hfma2(halvesOf((word & 0x00f000f0) | magic), sixteenth, high);
-    pairs[2 * i] = bitsOf(__hmul2(even, scale));
-    pairs[2 * i + 1] = bitsOf(__hmul2(odd, scale));
-  }
-}
-
-__device__ __forceinline__ uint32_t wordOf(const uint4& words, int i) {
-  return i == 0 ? words.x : i == 1 ? words.y : i == 2 ? words.z : words.w;
-}
-
-// Units, or tiles, that some row from `row` on uses: rows are widest first, so `row` itself decides. A warp's lanes
-// together, so that the counts are one load.
-__device__ __forceinline__ int partsUsedFrom(const ProductParameters& p, int row, int all) {
-  if (!p.rowsUpTo) return all;
-  const int lane = static_cast<int>(threadIdx.x) % 32;
-  const bool used = lane<p.segments&& static_cast<int>(p.rowsUpTo[p.levels[min(lane, maxSegments - 1)]])> row;
-  const int segments = __popc(__ballot_sync(allLanes, used));
-  return segments == p.segments ? all : p.starts[segments];
-}
-
-__device__ __forceinline__ int unitsUsedFrom(const ProductParameters& p, int row) {
-  return p.cut == static_cast<int>(Cut::inputs) ? partsUsedFrom(p, row, p.units) : p.units;
-}
-
-__device__ __forceinline__ int tilesUsedFrom(const ProductParameters& p, int row) {
-  return p.cut == static_cast<int>(Cut::inputs) ? p.tiles : partsUsedFrom(p, row, p.tiles);
-}
-
-// Rows of the batch that use a tile.
-__device__ __forceinline__ int rowsOfTile(const ProductParameters& p, int tile) {
-  if (!p.rowsUpTo || p.cut == static_cast<int>(Cut::inputs)) return p.rows;
-  int c = 0;
-  while (c + 1 < p.segments && p.starts[c + 1] <= tile) c++;
-  return static_cast<int>(p.rowsUpTo[p.levels[c]]);
-}
-
-// Eight values of a row of the batch, in the order of the packed columns; zeros where there is none.
-__device__ __forceinline__ void loadEight(const ProductParameters& p, const float* from, int eight, float out[8]) {
-  if (p.inputStep == 8) {
-    const int first = p.inputOf ? p.inputOf[eight] : 8 * eight < p.inputs ? 8 * eight : -1;
-    if (first < 0) {
-#pragma unroll
-      for (int i = 0; i < 8; i++) out[i] = 0;
-      return;
-    }
-    const float4 a = *reinterpret_cast<const float4*>(from + first);
-    const float4 b = *reinterpret_cast<const float4*>(from + first + 4);
-    out[0] = a.x, out[1] = a.y, out[2] = a.z, out[3] = a.w;
-    out[4] = b.x, out[5] = b.y, out[6] = b.z, out[7] = b.w;
-    return;
-  }
-#pragma unroll
-  for (int i = 0; i < 8; i++) {
-    const int input = p.inputOf[8 * eight + i];
-    out[i] = input < 0 ? 0 : from[input];
-  }
-}
-
-// Writes a row of the batch as halves, normalized, in the order of the packed columns, as many eights as the row uses
-// and zeros up to `eights`. The block's threads together; `sums` is shared, one float per warp.
-__device__ __forceinline__ void prepareRow(const ProductParameters& p, int row, int eights, float* sums, uint4* out) {
-  const float* const x = p.x + static_cast<size_t>(row) * static_cast<size_t>(p.inputs);
-  const int used = unitsUsedFrom(p, row) * unitEights;
-  // Most rows fit in what the threads can hold between the two passes.
-  constexpr int held = 2;
-  float values[held][8];
-  float squares = 0;
-#pragma unroll
-  for (int i = 0; i < held; i++) {
-    const int eight = static_cast<int>(threadIdx.x) + threads * i;
-    if (eight < used) {
-      loadEight(p, x, eight, values[i]);
-#pragma unroll
-      for (int j = 0; j < 8; j++) squares += values[i][j] * values[i][j];
-    }
-  }
-  float factor = 1;
-  if (p.normWeight) {
-    for (int eight = static_cast<int>(threadIdx.x) + threads * held; eight < used; eight += threads) {
-      float others[8];
-      loadEight(p, x, eight, others);
-#pragma unroll
-      for (int j = 0; j < 8; j++) squares += others[j] * others[j];
-    }
-    squares = warpSum(squares);
-    if (threadIdx.x % 32 == 0) sums[threadIdx.x / 32] = squares;
-    __syncthreads();
-    float total = 0;
-#pragma unroll
-    for (int warp = 0; warp < warps; warp++) total += sums[warp];
-    factor = rsqrtf(total / static_cast<float>(p.inputs) + p.epsilon);
-  }
-  const auto write = [&](int eight, float eightValues[8]) {
-    if (p.normWeight) {
-      float weights[8];
-      loadEight(p, p.normWeight, eight, weights);
-#pragma unroll
-      for (int j = 0; j < 8; j++) eightValues[j] *= factor * weights[j];
-    }
-    out[eight] = make_uint4(packHalves(eightValues[0], eightValues[4]), packHalves(eightValues[1], eightValues[5]),
-                            packHalves(eightValues[2], eightValues[6]), packHalves(eightValues[3], eightValues[7]));
-  };
-#pragma unroll
-  for (int i = 0; i < held; i++) {
-    const int eight = static_cast<int>(threadIdx.x) + threads * i;
-    if (eight < used) write(eight, values[i]);
-  }
-  for (int eight = static_cast<int>(threadIdx.x) + threads * held; eight < used; eight += threads) {
-    float others[8];
-    loadEight(p, x, eight, others);
-    write(eight, others);
-  }
-  for (int eight = used + static_cast<int>(threadIdx.x); eight < eights; eight += threads) {
-    out[eight] = make_uint4(0, 0, 0, 0);
-  }
-}
-
-// What becomes of a sum of one output: the bias, the activation, the residual. `gated` is the sum of what it gates, 8
-// places on. `place` is the tile's times 16 plus the one in it.
-__device__ __forceinline__ void store(const ProductParameters& p, int place, int token, bool kept, float sum,
-                                      float gated) {
-  const int output = p.outputOf[place];
-  if (output < 0) return;
-  const size_t at = static_cast<size_t>(token) * static_cast<size_t>(p.outputs) + static_cast<size_t>(output);
-  if (!kept) {
-    sum = 0;
-  } else {
-    if (p.bias) sum += p.bias[place];
-    if (p.cut == static_cast<int>(Cut::gated)) {
-      if (p.bias) gated += p.bias[place + tileRows / 2];
-      sum = silu(sum) * gated;
-    }
-    if (p.activation == static_cast<int>(Activation::squaredRelu)) sum = sum > 0 ? sum * sum : 0;
-  }
-  p.y[at] = p.residual ? sum + p.residual[at] : sum;
-}
 
 // A lane's part of a unit of a tile.
 struct Part {
@@ -204,7 +49,8 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
   }
   waitForPrevious();
   letNextStart();
-  const int activeTiles = tilesUsedFrom(p, 0), activeUnits = unitsUsedFrom(p, 0);
+  const Prefixes prefixes(p);
+  const int activeTiles = prefixes.tilesFrom(0), activeUnits = prefixes.unitsFrom(0);
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
@@ -212,7 +58,7 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
     if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = load(tile, unit);
   }
   if (own) {
-    prepareRow(p, 0, activeUnits * unitEights, sums, ownRow);
+    prepareRow<threads>(p, 0, activeUnits * unitEights, sums, [&](int eight, uint4 pairs) { ownRow[eight] = pairs; });
     __syncthreads();
   }
   const int steps = (activeUnits - warp + warps - 1) / warps;
@@ -277,7 +123,7 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
     __syncthreads();
     const bool gated = p.cut == static_cast<int>(Cut::gated);
     const int slots = gated ? tileRows / 2 : tileRows;
-    const int keptRows = own ? 1 : rowsOfTile(p, tile);
+    const int keptRows = own ? 1 : prefixes.rowsOfTile(tile);
     for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += threads) {
       const int slot = i % slots, token = i / slots;
       float sum = 0, other = 0;
@@ -321,8 +167,9 @@ __device__ __forceinline__ void multiplyTiles(const ProductParameters& p) {
   const auto* const prepared = reinterpret_cast<const uint4*>(p.prepared);
   waitForPrevious();
   letNextStart();
-  const int units = unitsUsedFrom(p, firstToken);
-  const bool anything = firstTile < tilesUsedFrom(p, firstToken);
+  const Prefixes prefixes(p);
+  const int units = prefixes.unitsFrom(firstToken);
+  const bool anything = firstTile < prefixes.tilesFrom(firstToken);
 
   // What this thread copies of every unit: an eight of every 16th row, and two pieces of codes.
   const int eight = thread % unitEights, copiedToken = thread / unitEights;
@@ -402,27 +249,10 @@ __device__ __forceinline__ void multiplyTiles(const ProductParameters& p) {
       }
     }
   }
-  const bool gated = p.cut == static_cast<int>(Cut::gated);
 #pragma unroll
   for (int m = 0; m < warpTiles; m++) {
     const int tile = firstTile + warpTile + m;
-    if (tile >= p.tiles) continue;
-    const int keptRows = rowsOfTile(p, tile);
-#pragma unroll
-    for (int half = 0; half < 2; half++) {
-      if (half == 1 && gated) continue;
-#pragma unroll
-      for (int n = 0; n < warpColumns8; n++) {
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          const int token = firstToken + warpToken + 8 * n + 2 * t + i;
-          if (token < p.rows) {
-            store(p, tile * tileRows + g + 8 * half, token, token < keptRows, accumulated[m][n][2 * half + i],
-                  accumulated[m][n][2 + i]);
-          }
-        }
-      }
-    }
+    if (tile < p.tiles) storeTile(p, tile, firstToken + warpToken, prefixes.rowsOfTile(tile), accumulated[m]);
   }
 }
 
@@ -433,8 +263,8 @@ extern "C" __global__ void __launch_bounds__(threads) prepareRows(const __grid_c
   waitForPrevious();
   letNextStart();
   const int row = static_cast<int>(blockIdx.x), eights = p.units * unitEights;
-  prepareRow(p, row, eights, sums,
-             reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(eights));
+  uint4* const out = reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(eights);
+  prepareRow<threads>(p, row, eights, sums, [&](int eight, uint4 pairs) { out[eight] = pairs; });
 }
 
 extern "C" __global__ void __launch_bounds__(threads, 3) multiplyOne(const __grid_constant__ ProductParameters p) {
