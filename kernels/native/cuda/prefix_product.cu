@@ -145,58 +145,55 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
   }
 }
 
-// Many rows: bound by the tensor cores. A block takes 8 tiles and 128 rows of the batch, through two stages of shared
-// memory of one unit each; its 8 warps take 2 tiles and 64 rows each.
-constexpr int blockTiles = 8, blockTokens = 128;
-constexpr int warpTiles = 2, warpColumns8 = 8;
-
 // Where the 16 bytes of a lane's word of a prepared row lie in shared memory, so that neither the lanes that write nor
 // those that read meet in a bank.
 __device__ __forceinline__ int swizzled(int token, int t, int word) {
   return token * unitEights + ((word * 4 + t) ^ (token & 1) << 2);
 }
 
-__device__ __forceinline__ void multiplyTiles(const ProductParameters& p) {
+// Many rows: bound by the tensor cores. Units go through stages of shared memory; the block's 8 warps are 4 times 2,
+// each with the `warpTiles` and the 8 `warpEights` rows of the batch that `ManyShape` says.
+template <int warpTiles, int warpEights>
+__device__ __forceinline__ void multiplyMany(const ProductParameters& p) {
+  using Shape = ManyShape<warpTiles, warpEights>;
+  constexpr int blockTiles = Shape::tiles, blockTokens = Shape::tokens, stages = Shape::stages;
   constexpr int xChunks = blockTokens * unitEights, unitChunks = unitBytes / 16;
-  constexpr int stageChunks = xChunks + blockTiles * unitChunks;
+  constexpr int stageChunks = xChunks + blockTiles * unitChunks, rowsAtOnce = threads / unitEights;
   uint4* const shared = dynamicShared<uint4>();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32, g = lane / 4, t = lane % 4;
   const int firstToken = static_cast<int>(blockIdx.x) * blockTokens,
             firstTile = static_cast<int>(blockIdx.y) * blockTiles;
-  const int warpTile = warp % 4 * warpTiles, warpToken = warp / 4 * warpColumns8 * 8;
+  const int warpTile = warp % 4 * warpTiles, warpToken = warp / 4 * warpEights * 8;
   const auto* const prepared = reinterpret_cast<const uint4*>(p.prepared);
   waitForPrevious();
   letNextStart();
   const Prefixes prefixes(p);
-  const int units = prefixes.unitsFrom(firstToken);
-  const bool anything = firstTile < prefixes.tilesFrom(firstToken);
+  const int units = firstTile < prefixes.tilesFrom(firstToken) ? prefixes.unitsFrom(firstToken) : 0;
 
-  // What this thread copies of every unit: an eight of every 16th row, and two pieces of codes.
+  // What this thread copies of every unit: an eight of every 16th row, and pieces of codes.
   const int eight = thread % unitEights, copiedToken = thread / unitEights;
   const size_t rowChunks = static_cast<size_t>(p.units) * unitEights;
   const uint4* const xFrom =
       prepared + static_cast<size_t>(firstToken + copiedToken) * rowChunks + static_cast<size_t>(eight);
-  const auto fill = [&](int unit) {
-    uint4* const stage = shared + unit % 2 * stageChunks;
+  const auto fill = [&](int unit, int stage) {
+    uint4* const to = shared + stage * stageChunks;
 #pragma unroll
-    for (int i = 0; i < blockTokens / (threads / unitEights); i++) {
-      const int token = copiedToken + i * (threads / unitEights);
+    for (int i = 0; i < blockTokens / rowsAtOnce; i++) {
+      const int token = copiedToken + i * rowsAtOnce;
       const bool there = firstToken + token < p.rows;
-      cpAsync16(
-          stage + swizzled(token, eight / 4, eight % 4),
-          there ? xFrom + static_cast<size_t>(i * (threads / unitEights)) * rowChunks + unit * unitEights : prepared,
-          there ? 16 : 0);
+      cpAsync16(to + swizzled(token, eight / 4, eight % 4),
+                there ? xFrom + static_cast<size_t>(i * rowsAtOnce) * rowChunks + unit * unitEights : prepared,
+                there ? 16 : 0);
     }
 #pragma unroll
     for (int i = 0; i < blockTiles * unitChunks / threads; i++) {
       const int chunk = thread + threads * i, tile = min(firstTile + chunk / unitChunks, p.tiles - 1);
       const size_t at = static_cast<size_t>(tile) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
-      cpAsync16(stage + xChunks + chunk, p.codes + at * unitBytes + chunk % unitChunks * 16);
+      cpAsync16(to + xChunks + chunk, p.codes + at * unitBytes + chunk % unitChunks * 16);
     }
-    cpAsyncCommit();
   };
   const uint32_t* const scales = p.scales + (t >> (2 - p.unitBlocksShift)) * 8 + g;
-  float accumulated[warpTiles][warpColumns8][4] = {};
+  float sums[warpTiles][warpEights][4] = {};
   uint32_t nextScales[warpTiles];
   const auto loadScales = [&](int unit) {
 #pragma unroll
@@ -206,53 +203,69 @@ __device__ __forceinline__ void multiplyTiles(const ProductParameters& p) {
       nextScales[m] = scales[at << p.unitBlocksShift << 3];
     }
   };
-  if (anything && units > 0) {
-    fill(0);
+  if (units > 0) {
     loadScales(0);
-    for (int unit = 0; unit < units; unit++) {
-      cpAsyncWait<0>();
-      __syncthreads();  // the unit is there, and nobody reads the other stage any more
-      if (unit + 1 < units) fill(unit + 1);
-      const uint4* const stage = shared + unit % 2 * stageChunks;
-      uint4 codes[warpTiles][2];
-      __half2 factors[warpTiles][2];
 #pragma unroll
-      for (int m = 0; m < warpTiles; m++) {
-        const uint4* const tile = stage + xChunks + (warpTile + m) * unitChunks + lane;
-        codes[m][0] = tile[0];
-        codes[m][1] = tile[unitChunks / 2];
-        const __half2 both = halvesOf(nextScales[m]);
-        factors[m][0] = __half2half2(__low2half(both));
-        factors[m][1] = __half2half2(__high2half(both));
-      }
-      if (unit + 1 < units) loadScales(unit + 1);
+    for (int i = 0; i < stages - 1; i++) {
+      if (i < units) fill(i, i);
+      cpAsyncCommit();
+    }
+  }
+  for (int unit = 0, stage = 0, freed = stages - 1; unit < units; unit++) {
+    cpAsyncWait<stages - 2>();
+    __syncthreads();  // the unit is there, and nobody reads the one before any more
+    if (unit + stages - 1 < units) fill(unit + stages - 1, freed);
+    cpAsyncCommit();
+    const uint4* const from = shared + stage * stageChunks;
+    freed = stage;
+    stage = stage + 1 == stages ? 0 : stage + 1;
+    uint2 codes[warpTiles][2];  // two words each
+    __half2 factors[warpTiles][2];
 #pragma unroll
-      for (int word = 0; word < 4; word++) {
-        uint32_t pairs[warpTiles][2][4];
+    for (int m = 0; m < warpTiles; m++) {
+      const __half2 both = halvesOf(nextScales[m]);
+      factors[m][0] = __half2half2(__low2half(both));
+      factors[m][1] = __half2half2(__high2half(both));
+    }
+    if (unit + 1 < units) loadScales(unit + 1);
+#pragma unroll
+    for (int word = 0; word < 4; word++) {
+      if (word % 2 == 0) {
 #pragma unroll
         for (int m = 0; m < warpTiles; m++) {
-          unpack(wordOf(codes[m][0], word), factors[m][0], pairs[m][0]);
-          unpack(wordOf(codes[m][1], word), factors[m][1], pairs[m][1]);
+          const uint4* const tile = from + xChunks + (warpTile + m) * unitChunks + lane;
+          codes[m][0] = reinterpret_cast<const uint2*>(tile)[word / 2];
+          codes[m][1] = reinterpret_cast<const uint2*>(tile + unitChunks / 2)[word / 2];
         }
+      }
+      uint32_t first[warpTiles][4], second[warpTiles][4];
 #pragma unroll
-        for (int n = 0; n < warpColumns8; n++) {
-          const uint4 x = stage[swizzled(warpToken + 8 * n + g, t, word)];
-          const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
+      for (int m = 0; m < warpTiles; m++) {
+        uint32_t upper[4], lower[4];
+        unpack(word % 2 == 0 ? codes[m][0].x : codes[m][0].y, factors[m][0], upper);
+        unpack(word % 2 == 0 ? codes[m][1].x : codes[m][1].y, factors[m][1], lower);
 #pragma unroll
-          for (int m = 0; m < warpTiles; m++) {
-            const uint32_t first[4] = {pairs[m][0][0], pairs[m][1][0], pairs[m][0][1], pairs[m][1][1]};
-            const uint32_t second[4] = {pairs[m][0][2], pairs[m][1][2], pairs[m][0][3], pairs[m][1][3]};
-            mma16816(accumulated[m][n], first, firstX);
-            mma16816(accumulated[m][n], second, secondX);
-          }
+        for (int i = 0; i < 2; i++) {
+          first[m][2 * i] = upper[i], first[m][2 * i + 1] = lower[i];
+          second[m][2 * i] = upper[2 + i], second[m][2 * i + 1] = lower[2 + i];
         }
+      }
+      // Products of the same sums have others between them.
+#pragma unroll
+      for (int n = 0; n < warpEights; n++) {
+        const uint4 x = from[swizzled(warpToken + 8 * n + g, t, word)];
+        const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
+#pragma unroll
+        for (int m = 0; m < warpTiles; m++) mma16816(sums[m][n], first[m], firstX);
+#pragma unroll
+        for (int m = 0; m < warpTiles; m++) mma16816(sums[m][n], second[m], secondX);
       }
     }
   }
 #pragma unroll
   for (int m = 0; m < warpTiles; m++) {
     const int tile = firstTile + warpTile + m;
-    if (tile < p.tiles) storeTile(p, tile, firstToken + warpToken, prefixes.rowsOfTile(tile), accumulated[m]);
+    if (tile < p.tiles) storeTile(p, tile, firstToken + warpToken, prefixes.rowsOfTile(tile), sums[m]);
   }
 }
 
@@ -283,8 +296,19 @@ extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew32(const __g
   multiplyFew<4, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 2) multiplyMany(const __grid_constant__ ProductParameters p) {
-  multiplyTiles(p);
+extern "C" __global__ void __launch_bounds__(threads, 1) multiplyMany256By128(
+    const __grid_constant__ ProductParameters p) {
+  multiplyMany<4, 8>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(threads, 1) multiplyMany128By128(
+    const __grid_constant__ ProductParameters p) {
+  multiplyMany<2, 8>(p);
+}
+
+extern "C" __global__ void __launch_bounds__(threads, 1) multiplyMany128By64(
+    const __grid_constant__ ProductParameters p) {
+  multiplyMany<2, 4>(p);
 }
 
 }  // namespace espalier::cuda

@@ -82,7 +82,9 @@ enum class ProductKernel {
   multiplyFew8,
   multiplyFew16,
   multiplyFew32,
-  multiplyMany,
+  multiplyMany256By128,
+  multiplyMany128By128,
+  multiplyMany128By64,
   prepareTiles,  // from here on for wide devices only
   multiplyWide1By64,
   multiplyWide2By64,
@@ -91,14 +93,23 @@ enum class ProductKernel {
   multiplyWide3By128,
 };
 constexpr const char* productKernels[] = {"prepareRows",        "multiplyOne",        "multiplyFew8",
-                                          "multiplyFew16",      "multiplyFew32",      "multiplyMany",
+                                          "multiplyFew16",      "multiplyFew32",      "multiplyMany256By128", "multiplyMany128By128", "multiplyMany128By64",
                                           "prepareTiles",       "multiplyWide1By64",  "multiplyWide2By64",
                                           "multiplyWide1By128", "multiplyWide2By128", "multiplyWide3By128"};
 
 // The most dynamic shared memory that a kernel is launched with.
 constexpr size_t mostSharedBytes(ProductKernel kernel) {
-  return (kernel < ProductKernel::multiplyWide1By64 ? 96 : 227) * size_t{1024};
+  return (kernel < ProductKernel::multiplyMany256By128 ? 96 : kernel < ProductKernel::prepareTiles ? 144 : 227) *
+         size_t{1024};
 }
+
+// The many kernels are called rows of weights By rows of the batch, of a block: its 8 warps are 4 times 2.
+template <int warpTiles, int warpEights>
+struct ManyShape {
+  static constexpr int tiles = 4 * warpTiles, tokens = 2 * 8 * warpEights, stages = 3;
+  static constexpr size_t sharedBytes = size_t{stages} * (tokens * unitColumns * 2 + tiles * unitBytes);
+  static_assert(sharedBytes <= mostSharedBytes(ProductKernel::multiplyMany256By128));
+};
 
 constexpr int preparedTokens = 64;  // rows of the batch that `prepareTiles` puts together
 constexpr uint32_t wideAlignment = 1024;
