@@ -163,6 +163,7 @@ export async function compile(compiler: string, args: readonly string[]): Promis
   if (!success) throw new Error(`${compiler} failed:\n${new TextDecoder().decode(stderr)}`);
 }
 
+/** The folder that a file lies in. */
 export function parentOf(path: string): string {
   return path.includes("/") ? path.slice(0, path.lastIndexOf("/")) || "/" : ".";
 }

@@ -74,7 +74,10 @@ export async function openCudaKernels(onUnit?: (done: number, total: number) => 
   if (await exists(path)) return { kernels: loadCuda(path, []), reason: null };
   const nvcc = await findNvcc();
   if (nvcc === null) {
-    return { kernels: null, reason: "no nvcc (ESPALIER_NVCC, the path, /usr/local/cuda/bin) and none built before" };
+    return {
+      kernels: null,
+      reason: "none built (deno task build), and no nvcc to be run (ESPALIER_NVCC, the path, /usr/local/cuda/bin)",
+    };
   }
   const compiler = await findCompiler();
   if (compiler === null) {

@@ -74,8 +74,8 @@ export function mambaPools(config: ModelConfig, { name, widths, stateWidths }: M
   const { numHeads, numGroups, convKernel } = mambaOf(config);
   const [channels, states] = [widths[0]!, stateWidths[0]!];
   const shapes = {
-    conv_x: [convKernel - 1, numHeads, channels],
-    conv_bc: [convKernel - 1, 2 * numGroups, states],
+    conv_x_state: [convKernel - 1, numHeads, channels],
+    conv_bc_state: [convKernel - 1, 2 * numGroups, states],
     state: [numHeads, states, channels],
   };
   return Object.entries(shapes).map(([part, shape]): Pool => ({

@@ -56,6 +56,16 @@ for (const [name, model] of Object.entries(MODELS)) {
       equal(inputs.size, 7 + poolsOf(artefact.plan).length);
     });
 
+    it("defines every name once", () => {
+      const defined = [
+        ...graph.inputs.map(({ name }) => name),
+        ...graph.initializers.map(({ name }) => name),
+        ...graph.nodes.flatMap(({ outputs }) => outputs),
+      ];
+      const twice = defined.filter((name, index) => name !== "" && defined.indexOf(name) !== index);
+      deepEqual(twice, []);
+    });
+
     it("norms inside the head's product", () => {
       const head = graph.nodes.findLast(({ op }) => op === "PrefixMatMul")!;
       deepEqual(head.inputs.slice(1, 4), ["", "final_norm", ""]);

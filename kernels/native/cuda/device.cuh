@@ -49,16 +49,23 @@ __device__ __forceinline__ __half2 halvesOf(uint32_t bits) {
 // a in the low half, b in the high one.
 __device__ __forceinline__ uint32_t packHalves(float a, float b) { return bitsOf(__floats2half2_rn(a, b)); }
 
-// word & mask | bits, as one instruction: the compiler would make two of it where both are constants.
-template <uint32_t mask>
-__device__ __forceinline__ uint32_t maskAndSet(uint32_t word, uint32_t bits) {
+// bits & mask | with: one instruction, which the compiler does not find where both are constants.
+__device__ __forceinline__ uint32_t maskOr(uint32_t bits, uint32_t mask, uint32_t with) {
 #ifdef ESPALIER_EMULATION
-  return (word & mask) | bits;
+  return (bits & mask) | with;
 #else
   uint32_t result;
-  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(word), "n"(mask), "r"(bits));
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(bits), "r"(mask), "r"(with));
   return result;
 #endif
+}
+
+// The value, as if it were not known from before: what is made of it is made again, not kept in registers.
+__device__ __forceinline__ int afresh(int value) {
+#ifndef ESPALIER_EMULATION
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
 }
 
 // Waits until the launch before this one on the stream is done and its writes can be seen (it may have let us start

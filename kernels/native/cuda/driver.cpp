@@ -17,6 +17,7 @@ constexpr int maxDynamicShared = 8;                      // of function attribut
 constexpr int attributeMultiprocessors = 16;             // of device attributes
 constexpr int attributeMajor = 75, attributeMinor = 76;  // the same
 constexpr int attributeSharedBytesOptIn = 97;            // the same
+constexpr Result noImageForDevice = 209, notFound = 500;
 constexpr unsigned programmaticStreamSerialization = 6;  // of launch attributes
 
 struct LaunchAttribute {
@@ -61,7 +62,9 @@ struct EntryPoints {
 std::mutex mutex;
 EntryPoints driver;
 Device device;
-void* module = nullptr;
+constexpr size_t maxModules = 64;
+void* modules[maxModules];
+size_t moduleCount = 0;
 void* usedContext = nullptr;
 char message[256];
 
@@ -134,11 +137,19 @@ const char* openModule() {
   device.computeCapability = 10 * major + minor;
   device.sharedBytesPerBlock = static_cast<size_t>(sharedBytes);
   usedContext = context;
-  void* loaded = nullptr;
-  if (const Result result = driver.loadModule(&loaded, embeddedKernels())) {
-    return failed("load our kernels (was this device's architecture built?)", result);
+  for (const void* const* image = embeddedImages(); *image; image++) {
+    void* loaded = nullptr;
+    const Result result = driver.loadModule(&loaded, *image);
+    if (result == noImageForDevice) continue;
+    if (result) return failed("load our kernels", result);
+    if (moduleCount == maxModules) return "Cannot load our kernels: there are too many images";
+    modules[moduleCount++] = loaded;
   }
-  module = loaded;
+  if (moduleCount == 0) {
+    std::snprintf(message, sizeof(message), "Cannot use our kernels: none were built for compute capability %d.%d",
+                  major, minor);
+    return message;
+  }
   return nullptr;
 }
 
@@ -155,7 +166,7 @@ const char* useContext() {
 
 const char* openDevice(const Device** out) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (!module) {
+  if (moduleCount == 0) {
     if (const char* error = openModule()) return error;
   }
   *out = &device;
@@ -166,7 +177,15 @@ const char* findFunction(const char* name, size_t sharedBytes, const Function** 
   const Device* opened = nullptr;
   if (const char* error = openDevice(&opened)) return error;
   Function* function = nullptr;
-  if (const Result result = driver.getFunction(&function, module, name)) return failed(name, result);
+  for (size_t i = 0; i < moduleCount && !function; i++) {
+    const Result result = driver.getFunction(&function, modules[i], name);
+    if (result && result != notFound) return failed(name, result);
+    if (result) function = nullptr;
+  }
+  if (!function) {
+    std::snprintf(message, sizeof(message), "Cannot find kernel %s among those built for this device", name);
+    return message;
+  }
   if (const Result result = driver.setFunctionAttribute(function, maxDynamicShared, static_cast<int>(sharedBytes))) {
     return failed("set a kernel's shared memory", result);
   }

@@ -1,21 +1,29 @@
 #include "module.h"
 
-#ifndef ESPALIER_FATBIN
-#error "ESPALIER_FATBIN must be the path of the compiled kernels, in quotes"
+#ifndef ESPALIER_IMAGES
+#error "ESPALIER_IMAGES must be the path, in quotes, of a file of lines IMAGE(\"number\", \"path of an image\")"
 #endif
 
+// clang-format off
 asm(".section .rodata\n"
-    ".balign 64\n"
-    "espalier_fatbin:\n"
-    ".incbin \"" ESPALIER_FATBIN
-    "\"\n"
-    ".byte 0\n"
+#define IMAGE(number, path) ".balign 64\nespalier_image_" number ":\n.incbin \"" path "\"\n"
+#include ESPALIER_IMAGES
+#undef IMAGE
+    ".section .data.rel.ro, \"aw\"\n"
+    ".balign 8\n"
+    "espalier_images:\n"
+#define IMAGE(number, path) ".quad espalier_image_" number "\n"
+#include ESPALIER_IMAGES
+#undef IMAGE
+    ".quad 0\n"
+    ".previous\n"
     ".previous\n");
+// clang-format on
 
-extern "C" const char espalier_fatbin[] __attribute__((visibility("hidden")));
+extern "C" const void* const espalier_images[] __attribute__((visibility("hidden")));
 
 namespace espalier::cuda {
 
-const void* embeddedKernels() { return espalier_fatbin; }
+const void* const* embeddedImages() { return espalier_images; }
 
 }  // namespace espalier::cuda

@@ -1,8 +1,9 @@
-// The compiled kernels: a fat binary for all architectures they were built for.
+// The compiled kernels: an image for every source file and architecture.
 #pragma once
 
 namespace espalier::cuda {
 
-const void* embeddedKernels();
+// Ends with a null. Which of them are for the device in use, the driver finds out.
+const void* const* embeddedImages();
 
 }  // namespace espalier::cuda

@@ -87,7 +87,7 @@ struct PrefixMatMul {
     Stream* stream = nullptr;
     RETURN_IF_FAILED(streamOf(api, context, &stream));
     ProductLaunch launches[2];
-    const size_t count = productLaunches(plan, parameters.rows, productDevice(), launches);
+    const size_t count = productLaunches(parameters, parameters.rows, productDevice(), launches);
     for (size_t i = 0; i < count; i++) {
       const ProductLaunch& next = launches[i];
       RETURN_IF_DRIVER_FAILED(launch({functions[static_cast<size_t>(next.kernel)],

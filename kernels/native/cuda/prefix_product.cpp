@@ -7,7 +7,7 @@ namespace espalier::cuda {
 namespace {
 
 // Units of a row that one block keeps in shared memory; with more, too few blocks would share a multiprocessor.
-constexpr int mostOwnUnits = 160;
+constexpr int mostOwnUnits = 112;
 
 constexpr size_t partAlignment = 256;
 
@@ -243,12 +243,9 @@ constexpr Wide manyKernel(ProductKernel kernel) {
   constexpr size_t bytes = Shape::sharedBytes;
   // A fragment that is loaded or unpacked serves fewer products where a warp has fewer.
   constexpr int overhead = 2;
-  return {kernel,
-          Shape::tiles,
-          Shape::tokens,
-          4 * (4 * warpTiles * warpEights + overhead * (4 * warpTiles + warpEights)),
-          256,
-          {bytes, bytes, bytes}};
+  return {kernel,        Shape::tiles,
+          Shape::tokens, 4 * (4 * warpTiles * warpEights + overhead * (4 * warpTiles + warpEights)),
+          256,           {bytes, bytes, bytes}};
 }
 
 constexpr Wide wideKernels[] = {
@@ -301,10 +298,12 @@ size_t productLaunches(const ProductParameters& p, int rows, const ProductDevice
                                : columns == 8  ? ProductKernel::multiplyFew8
                                : columns == 16 ? ProductKernel::multiplyFew16
                                                : ProductKernel::multiplyFew32;
-  constexpr int blocksPerMultiprocessor = 4, warps = 8;
-  const size_t sums = 2 * warps * tileRows * static_cast<size_t>(columns) * sizeof(float);
-  const size_t row = prepares ? 0 : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
-  out[count++] = {kernel, asUnsigned(std::min(p.tiles, blocksPerMultiprocessor * device.multiprocessors)), 1, threads,
+  const size_t sums = 2 * static_cast<size_t>(fewRows.warps) * tileRows * static_cast<size_t>(columns) * sizeof(float);
+  // The row, 64 bytes of zeros, and the norm's weights.
+  const size_t row = prepares ? 0
+                              : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t) + 64 +
+                                    (p.normWeight ? static_cast<size_t>(p.inputs) * sizeof(float) : 0);
+  out[count++] = {kernel, asUnsigned(std::min(p.tiles, fewRows.blocks * device.multiprocessors)), 1, 32 * fewRows.warps,
                   sums + row};
   return count;
 }

@@ -5,7 +5,8 @@
 namespace espalier::cuda {
 namespace {
 
-constexpr int threads = 256, warps = threads / 32;
+// Of the kernels that do not take few rows.
+constexpr int threads = 256;
 
 // A lane's part of a unit of a tile.
 struct Part {
@@ -13,14 +14,16 @@ struct Part {
   uint32_t scales;
 };
 
-// Parts that a warp has on the way.
-constexpr int depth = 4;
+constexpr int depth = fewRows.depth;
+// Behind a block's own row: what lanes of other rows read.
+constexpr int zeroEights = 4;
 
 // At most 8 `columns8` rows of the batch: bound by reading the weights. A block takes tile after tile; its warps share
-// the units and then add up. With `own` there is one row, which every block prepares for itself.
-template <int columns8, bool own>
+// the units and then add up. With `own` there is one row, which every block prepares for itself. With `wholeUnits` a
+// unit is one block of weights, and its sum is scaled instead of its weights.
+template <int columns8, bool own, bool wholeUnits>
 __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
-  constexpr int columns = own ? 1 : 8 * columns8;
+  constexpr int warps = fewRows.warps, threads = 32 * warps, columns = own ? 1 : 8 * columns8;
   constexpr int turnFloats = warps * tileRows * columns;
   float* const sums = dynamicShared<float>();  // [2][warps][tileRows][columns]
   uint4* const ownRow = reinterpret_cast<uint4*>(sums + 2 * turnFloats);
@@ -29,60 +32,99 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
   const int stride = static_cast<int>(gridDim.x);
   int tile = static_cast<int>(blockIdx.x);
 
-  const uint8_t* const codes = p.codes + lane * 16;
-  const uint32_t* const scales = p.scales + (t >> (2 - p.unitBlocksShift)) * 8 + g;
-  const auto load = [&](int tileOfPart, int unit) {
-    const size_t at = static_cast<size_t>(tileOfPart) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
+  // Where the parts of a tile that are this lane's begin, and how far apart those of a warp's steps are.
+  struct Source {
+    const uint8_t* codes;
+    const uint32_t* scales;
+  };
+  constexpr int codeStep = warps * unitBytes;
+  const int scaleStep = (warps * 8) << p.unitBlocksShift;
+  const auto sourceOf = [&](int ofTile) -> Source {
+    const size_t at = static_cast<size_t>(ofTile) * static_cast<size_t>(p.units) + static_cast<size_t>(warp);
+    return {p.codes + at * unitBytes + lane * 16,
+            p.scales + (at << p.unitBlocksShift << 3) + (t >> (2 - p.unitBlocksShift)) * 8 + g};
+  };
+  const auto load = [&](const Source& source, int step) {
     Part part;
-    part.codes[0] = loadStreaming(codes + at * unitBytes);
-    part.codes[1] = loadStreaming(codes + at * unitBytes + unitBytes / 2);
-    part.scales = scales[at << p.unitBlocksShift << 3];
+    part.codes[0] = loadStreaming(source.codes + step * codeStep);
+    part.codes[1] = loadStreaming(source.codes + step * codeStep + unitBytes / 2);
+    part.scales = __ldg(source.scales + step * scaleStep);
     return part;
   };
+  Source source = sourceOf(tile), nextSource = source;
+  const int zeros = p.units * unitEights;
 
   // Weights are constants: those that are needed whatever the levels are asked for before the previous launch is done.
   Part parts[depth];
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
-    if (tile < p.certainTiles && unit < p.certainUnits) parts[i] = load(tile, unit);
+    if (tile < p.certainTiles && unit < p.certainUnits) parts[i] = load(source, i);
+  }
+  const float* normWeight = p.normWeight;
+  if (own && normWeight && p.inputStep == 8) {
+    float* const copy = reinterpret_cast<float*>(ownRow + p.units * unitEights + zeroEights);
+    for (int i = 4 * static_cast<int>(threadIdx.x); i < p.inputs; i += 4 * threads) cpAsync16(copy + i, normWeight + i);
+    cpAsyncCommit();
+    normWeight = copy;
   }
   waitForPrevious();
   letNextStart();
-  const Prefixes prefixes(p);
-  const int activeTiles = prefixes.tilesFrom(0), activeUnits = prefixes.unitsFrom(0);
+  const int activeTiles = tilesUsedFrom(p, 0), activeUnits = unitsUsedFrom(p, 0);
 #pragma unroll
   for (int i = 0; i < depth; i++) {
     const int unit = warp + warps * i;
     const bool certain = tile < p.certainTiles && unit < p.certainUnits;
-    if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = load(tile, unit);
+    if (!certain && tile < activeTiles && unit < activeUnits) parts[i] = load(source, i);
   }
   if (own) {
-    prepareRow<threads>(p, 0, activeUnits * unitEights, sums, [&](int eight, uint4 pairs) { ownRow[eight] = pairs; });
+    cpAsyncWait<0>();  // of the norm's weights; the norm has a barrier before it reads them
+    prepareRow<threads>(p, normWeight, 0, activeUnits, sums, [&](int eight, uint4 pairs) { ownRow[eight] = pairs; });
+    if (threadIdx.x < zeroEights) ownRow[zeros + static_cast<int>(threadIdx.x)] = make_uint4(0, 0, 0, 0);
     __syncthreads();
   }
   const int steps = (activeUnits - warp + warps - 1) / warps;
+  const bool gated = p.cut == static_cast<int>(Cut::gated);
+  const int slots = gated ? tileRows / 2 : tileRows;
 
-  for (int turn = 0; tile < activeTiles; tile += stride, turn ^= 1) {
-    float accumulated[columns8][4] = {};
+  for (int count = 0; tile < activeTiles; tile += stride, count++, source = nextSource) {
+    // One warp finishes a tile of one row, each in turn; what it needs for that is asked for now.
+    const bool finishes = own && warp == count % warps && lane < tileRows;
+    int output = -1;
+    float residual = 0;
+    if (finishes) {
+      output = p.outputOf[tile * tileRows + lane];
+      if (p.residual && output >= 0) residual = p.residual[output];
+    }
+    float accumulated[columns8][2][4] = {};
     const int nextTile = tile + stride;
+    nextSource = sourceOf(min(nextTile, p.tiles - 1));
     for (int base = 0; base < steps; base += depth) {
 #pragma unroll
       for (int i = 0; i < depth; i++) {
         const int step = base + i;
         if (step < steps) {
-          const Part part = parts[i];
-          if (step + depth < steps) {
-            parts[i] = load(tile, warp + warps * (step + depth));
-          }
+          const Part& part = parts[i];
           const int eight = (warp + warps * step) * unitEights + t * 4;
+          // There is one row: the lanes of the others read zeros.
+          const uint4* const ownX = ownRow + (g == 0 ? eight : zeros);
           const __half2 both = halvesOf(part.scales);
           const __half2 upperScale = __half2half2(__low2half(both)), lowerScale = __half2half2(__high2half(both));
+          float unitSums[columns8][2][4];
+          if (wholeUnits) {
+#pragma unroll
+            for (int j = 0; j < columns8 * 8; j++) unitSums[j / 8][j / 4 % 2][j % 4] = 0;
+          }
 #pragma unroll
           for (int word = 0; word < 4; word++) {
             uint32_t upper[4], lower[4];
-            unpack(wordOf(part.codes[0], word), upperScale, upper);
-            unpack(wordOf(part.codes[1], word), lowerScale, lower);
+            if (wholeUnits) {
+              unpack(wordOf(part.codes[0], word), upper);
+              unpack(wordOf(part.codes[1], word), lower);
+            } else {
+              unpack(wordOf(part.codes[0], word), upperScale, upper);
+              unpack(wordOf(part.codes[1], word), lowerScale, lower);
+            }
             const uint32_t first[4] = {upper[0], lower[0], upper[1], lower[1]};
             const uint32_t second[4] = {upper[2], lower[2], upper[3], lower[3]};
 #pragma unroll
@@ -96,51 +138,78 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
                                           static_cast<size_t>(eight + word)];
               }
               const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
-              mma16816(accumulated[n], first, firstX);
-              mma16816(accumulated[n], second, secondX);
+              mma16816(wholeUnits ? unitSums[n][0] : accumulated[n][0], first, firstX);
+              mma16816(wholeUnits ? unitSums[n][1] : accumulated[n][1], second, secondX);
+            }
+          }
+          if (wholeUnits) {
+            const float upperFactor = __low2float(both), lowerFactor = __high2float(both);
+#pragma unroll
+            for (int n = 0; n < columns8; n++) {
+#pragma unroll
+              for (int j = 0; j < 4; j++) {
+                if (own && j % 2 == 1) continue;  // there is no second column
+                accumulated[n][0][j] = fmaf(j < 2 ? upperFactor : lowerFactor, unitSums[n][0][j] + unitSums[n][1][j],
+                                            accumulated[n][0][j]);
+              }
             }
           }
         }
         // The last parts of a tile make room for the first of the next.
-        if (base + depth >= steps && i < steps && nextTile < activeTiles) {
-          parts[i] = load(nextTile, warp + warps * i);
+        if (step + depth < steps) {
+          parts[i] = load(source, step + depth);
+        } else if (base + depth >= steps && i < steps && nextTile < activeTiles) {
+          parts[i] = load(nextSource, i);
         }
       }
     }
-    float* const turnSums = sums + turn * turnFloats + warp * tileRows * columns;
+    float* const turnSums = sums + count % 2 * turnFloats + warp * tileRows * columns;
     if (own) {
       if (t == 0) {
-        turnSums[g] = accumulated[0][0];
-        turnSums[g + 8] = accumulated[0][2];
+        turnSums[g] = accumulated[0][0][0] + accumulated[0][1][0];
+        turnSums[g + 8] = accumulated[0][0][2] + accumulated[0][1][2];
       }
     } else {
 #pragma unroll
       for (int n = 0; n < columns8; n++) {
 #pragma unroll
-        for (int i = 0; i < 4; i++) turnSums[(g + 8 * (i / 2)) * columns + 8 * n + 2 * t + i % 2] = accumulated[n][i];
+        for (int j = 0; j < 4; j++) {
+          turnSums[(g + 8 * (j / 2)) * columns + 8 * n + 2 * t + j % 2] = accumulated[n][0][j] + accumulated[n][1][j];
+        }
       }
     }
     __syncthreads();
-    const bool gated = p.cut == static_cast<int>(Cut::gated);
-    const int slots = gated ? tileRows / 2 : tileRows;
-    const int keptRows = own ? 1 : prefixes.rowsOfTile(tile);
+    const float* const tileSums = sums + count % 2 * turnFloats;
+    if (own) {
+      if (warp != count % warps) continue;
+      float sum = 0;
+#pragma unroll
+      for (int w = 0; w < warps; w++) sum += lane < tileRows ? tileSums[w * tileRows + lane] : 0;
+      const float other = __shfl_down_sync(allLanes, sum, tileRows / 2);
+      if (lane >= slots || output < 0) continue;
+      const int place = tile * tileRows + lane;
+      const float result = finished(p, place, sum, other);
+      p.y[output] = p.residual ? result + residual : result;
+      continue;
+    }
+    const int keptRows = rowsOfTile(p, tile);
     for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += threads) {
-      const int slot = i % slots, token = i / slots;
+      const int slot = i % slots, token = i / slots, place = tile * tileRows + slot;
       float sum = 0, other = 0;
 #pragma unroll
       for (int w = 0; w < warps; w++) {
-        const float* const of = sums + turn * turnFloats + w * tileRows * columns;
+        const float* const of = tileSums + w * tileRows * columns;
         sum += of[slot * columns + token];
         if (gated) other += of[(slot + 8) * columns + token];
       }
-      store(p, tile * tileRows + slot, token, token < keptRows, sum, other);
+      store(p, place, p.outputOf[place], token, token < keptRows, sum, other);
     }
   }
   // Tiles that no row keeps.
   for (; tile < p.tiles; tile += stride) {
-    const int slots = p.cut == static_cast<int>(Cut::gated) ? tileRows / 2 : tileRows;
     for (int i = static_cast<int>(threadIdx.x); i < slots * p.rows; i += threads) {
-      store(p, tile * tileRows + i % slots, i / slots, false, 0, 0);
+      const int place = tile * tileRows + i % slots;
+      store(p, place, p.outputOf[place], i / slots, false, 0, 0);
     }
   }
 }
@@ -172,23 +241,24 @@ __device__ __forceinline__ void multiplyMany(const ProductParameters& p) {
 
   // What this thread copies of every unit: an eight of every 16th row, and pieces of codes.
   const int eight = thread % unitEights, copiedToken = thread / unitEights;
-  const size_t rowChunks = static_cast<size_t>(p.units) * unitEights;
-  const uint4* const xFrom =
-      prepared + static_cast<size_t>(firstToken + copiedToken) * rowChunks + static_cast<size_t>(eight);
+  const int rowEights = p.units * unitEights;
+  const uint4* const xFrom = prepared + static_cast<size_t>(firstToken + copiedToken) * static_cast<size_t>(rowEights) +
+                             static_cast<size_t>(eight);
   const auto fill = [&](int unit, int stage) {
     uint4* const to = shared + stage * stageChunks;
+    const uint4* x = xFrom + unit * unitEights;
+    const int step = afresh(rowsAtOnce * rowEights), rows = afresh(p.rows) - firstToken, units = afresh(p.units);
 #pragma unroll
     for (int i = 0; i < blockTokens / rowsAtOnce; i++) {
       const int token = copiedToken + i * rowsAtOnce;
-      const bool there = firstToken + token < p.rows;
-      cpAsync16(to + swizzled(token, eight / 4, eight % 4),
-                there ? xFrom + static_cast<size_t>(i * rowsAtOnce) * rowChunks + unit * unitEights : prepared,
-                there ? 16 : 0);
+      const bool there = token < rows;
+      cpAsync16(to + swizzled(token, eight / 4, eight % 4), there ? x : prepared, there ? 16 : 0);
+      x += step;
     }
 #pragma unroll
     for (int i = 0; i < blockTiles * unitChunks / threads; i++) {
       const int chunk = thread + threads * i, tile = min(firstTile + chunk / unitChunks, p.tiles - 1);
-      const size_t at = static_cast<size_t>(tile) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
+      const size_t at = static_cast<size_t>(tile) * static_cast<size_t>(units) + static_cast<size_t>(unit);
       cpAsync16(to + xChunks + chunk, p.codes + at * unitBytes + chunk % unitChunks * 16);
     }
   };
@@ -196,10 +266,11 @@ __device__ __forceinline__ void multiplyMany(const ProductParameters& p) {
   float sums[warpTiles][warpEights][4] = {};
   uint32_t nextScales[warpTiles];
   const auto loadScales = [&](int unit) {
+    const int units = afresh(p.units);
 #pragma unroll
     for (int m = 0; m < warpTiles; m++) {
       const int tile = min(firstTile + warpTile + m, p.tiles - 1);
-      const size_t at = static_cast<size_t>(tile) * static_cast<size_t>(p.units) + static_cast<size_t>(unit);
+      const size_t at = static_cast<size_t>(tile) * static_cast<size_t>(units) + static_cast<size_t>(unit);
       nextScales[m] = scales[at << p.unitBlocksShift << 3];
     }
   };
@@ -272,42 +343,48 @@ __device__ __forceinline__ void multiplyMany(const ProductParameters& p) {
 }  // namespace
 
 extern "C" __global__ void __launch_bounds__(threads) prepareRows(const __grid_constant__ ProductParameters p) {
-  __shared__ float sums[warps];
+  __shared__ float sums[threads / 32];
   waitForPrevious();
   letNextStart();
-  const int row = static_cast<int>(blockIdx.x), eights = p.units * unitEights;
-  uint4* const out = reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(eights);
-  prepareRow<threads>(p, row, eights, sums, [&](int eight, uint4 pairs) { out[eight] = pairs; });
+  const int row = static_cast<int>(blockIdx.x);
+  uint4* const out =
+      reinterpret_cast<uint4*>(p.prepared) + static_cast<size_t>(row) * static_cast<size_t>(p.units * unitEights);
+  prepareRow<threads>(p, p.normWeight, row, unitsUsedFrom(p, row), sums,
+                      [&](int eight, uint4 pairs) { out[eight] = pairs; });
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 3) multiplyOne(const __grid_constant__ ProductParameters p) {
-  multiplyFew<1, true>(p);
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps, fewRows.blocks)
+    multiplyOne(const __grid_constant__ ProductParameters p) {
+  p.unitBlocksShift == 0 ? multiplyFew<1, true, true>(p) : multiplyFew<1, true, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 3) multiplyFew8(const __grid_constant__ ProductParameters p) {
-  multiplyFew<1, false>(p);
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps, fewRows.blocks)
+    multiplyFew8(const __grid_constant__ ProductParameters p) {
+  p.unitBlocksShift == 0 ? multiplyFew<1, false, true>(p) : multiplyFew<1, false, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew16(const __grid_constant__ ProductParameters p) {
-  multiplyFew<2, false>(p);
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps)
+    multiplyFew16(const __grid_constant__ ProductParameters p) {
+  p.unitBlocksShift == 0 ? multiplyFew<2, false, true>(p) : multiplyFew<2, false, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 2) multiplyFew32(const __grid_constant__ ProductParameters p) {
-  multiplyFew<4, false>(p);
+extern "C" __global__ void __launch_bounds__(32 * fewRows.warps)
+    multiplyFew32(const __grid_constant__ ProductParameters p) {
+  p.unitBlocksShift == 0 ? multiplyFew<4, false, true>(p) : multiplyFew<4, false, false>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 1) multiplyMany256By128(
-    const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(threads, 1)
+    multiplyMany256By128(const __grid_constant__ ProductParameters p) {
   multiplyMany<4, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 1) multiplyMany128By128(
-    const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(threads, 1)
+    multiplyMany128By128(const __grid_constant__ ProductParameters p) {
   multiplyMany<2, 8>(p);
 }
 
-extern "C" __global__ void __launch_bounds__(threads, 1) multiplyMany128By64(
-    const __grid_constant__ ProductParameters p) {
+extern "C" __global__ void __launch_bounds__(threads, 1)
+    multiplyMany128By64(const __grid_constant__ ProductParameters p) {
   multiplyMany<2, 4>(p);
 }
 

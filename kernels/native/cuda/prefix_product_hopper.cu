@@ -281,7 +281,7 @@ extern "C" __global__ void __launch_bounds__(prepareThreads) prepareTiles(const 
   const int row = static_cast<int>(blockIdx.x), place = row % preparedTokens;
   auto* const out = reinterpret_cast<uint32_t*>(p.prepared);
   const size_t firstUnit = static_cast<size_t>(row / preparedTokens) * static_cast<size_t>(p.units);
-  prepareRow<prepareThreads>(p, row, p.units * unitEights, sums, [&](int eight, uint4 pairs) {
+  prepareRow<prepareThreads>(p, p.normWeight, row, unitsUsedFrom(p, row), sums, [&](int eight, uint4 pairs) {
     const int unit = eight / unitEights, t = eight % unitEights / 4, word = eight % 4;
     const size_t half = (firstUnit + static_cast<size_t>(unit)) * 2 + static_cast<size_t>(word / 2);
     uint32_t* const from = out + (half * preparedTokens + static_cast<size_t>(place)) * 32;  // of 128 bytes
