@@ -7,8 +7,11 @@ import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { answers, type Architecture, compile, eachAtOnce, FLAGS, parentOf } from "./build.ts";
 
-/** GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper, Thor. */
-const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90", "sm_110"];
+/**
+ * GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper (whose tensor cores of
+ * warpgroups are instructions of sm_90a, not of sm_90), Thor.
+ */
+const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90a", "sm_110"];
 
 const DEVICE_FLAGS: readonly string[] = ["-std=c++17", "-O3"];
 

@@ -68,7 +68,7 @@ describe("cudaSourceDigest()", () => {
 describe("gpuArchitectures()", () => {
   it("are those of ESPALIER_CUDA_ARCHITECTURES, once each, and else all", () => {
     const asked = (value: string) => withEnvironment("ESPALIER_CUDA_ARCHITECTURES", value, gpuArchitectures);
-    deepEqual(asked(""), ["sm_87", "sm_90", "sm_110"]);
+    deepEqual(asked(""), ["sm_87", "sm_90a", "sm_110"]);
     deepEqual(asked("sm_90a, sm_87,sm_87"), ["sm_90a", "sm_87"]);
     throws(() => asked("87"), { name: "SyntaxError", message: /"87"/ });
     throws(() => asked("sm_87;sm_90"), SyntaxError);

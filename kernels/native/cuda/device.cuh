@@ -60,6 +60,14 @@ __device__ __forceinline__ uint32_t maskOr(uint32_t bits, uint32_t mask, uint32_
 #endif
 }
 
+// The value, as if it were not known from before: what is made of it is made again, not kept in registers.
+__device__ __forceinline__ int afresh(int value) {
+#ifndef ESPALIER_EMULATION
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // Waits until the launch before this one on the stream is done and its writes can be seen (it may have let us start
 // early). Nothing that it writes may be read before.
 __device__ __forceinline__ void waitForPrevious() {
