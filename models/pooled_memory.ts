@@ -129,6 +129,10 @@ export class PooledMemory implements DecoderMemory {
     return this.#freeSlots.length;
   }
 
+  get narrows(): boolean {
+    return !this.recurrent;
+  }
+
   take(_level: number): SequenceCaches | null {
     const slot = this.#freeSlots.pop();
     if (slot === undefined) return null;

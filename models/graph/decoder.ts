@@ -5,8 +5,10 @@ import type { BlockContext } from "./block_context.ts";
 import { cachedAttention, type LaneInputs } from "./cached_attention.ts";
 import { cachedStateSpace } from "./cached_state_space.ts";
 import { deviceEmbedding, stepPlan } from "./device_step.ts";
+import { computedOnHost } from "./host_lanes.ts";
 import { chunkedLinear, type Norm } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
+import { halfWeights, toSingle } from "./half_weights.ts";
 import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
 import { pooledAttention } from "./pooled_attention.ts";
@@ -17,8 +19,11 @@ import { selectiveScan } from "./selective_scan.ts";
 import { stockMixer } from "./stock_mixer.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
 
-/** What a graph is built of: the runtime's operators, or our own for the CPU or for a CUDA device. */
-export type Operators = "stock" | "native" | "cuda";
+/**
+ * What a graph is built of: the runtime's operators, these in half precision as it has them for CUDA devices, or our own for
+ * the CPU or for a CUDA device.
+ */
+export type Operators = "stock" | "half" | "native" | "cuda";
 
 /**
  * The whole elastic model as one graph, for any mixture of levels and of prefill and decode in a step.
@@ -62,6 +67,8 @@ export function decoderGraph(
 
   const { context, embed, head } = operators === "cuda"
     ? deviceParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity })
+    : operators === "half"
+    ? halfParts(graph, plan, asInt4(weights), { laneInputs: computedOnHost(graph, laneInputs, tokens), positions })
     : laneParts(graph, plan, weights, { laneInputs, positions, native: operators === "native" });
   let hidden = embed(tokens);
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
@@ -110,6 +117,36 @@ function laneParts(
     },
     embed: (tokens) => ours.embed(graph, tokens, embeddingMatrix(config)),
     head: (hidden) => languageModelHead(graph, hidden, plan, ours),
+  };
+}
+
+/** As with stock operators on the CPU, activations and caches in half precision. */
+function halfParts(
+  graph: GraphBuilder,
+  plan: ModelPlan,
+  int4: Int4Weights,
+  { laneInputs, positions }: { laneInputs: LaneInputs; positions: Value },
+): Parts {
+  const { config, levels } = plan;
+  if (plan.layers.flat().some(({ kind }) => kind === "mamba")) {
+    throw new TypeError("Cannot run Mamba blocks on a CUDA device with stock operators: our own are needed there");
+  }
+  const weights = halfWeights(int4);
+  const gates = gatesOf(graph, countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels), levels);
+  const { float16 } = ElementType;
+  return {
+    context: {
+      config,
+      weights,
+      linear: chunkedLinear(weights, gates),
+      core: afterRotation(
+        rotaryOf(graph, config, positions, float16),
+        cachedAttention(graph, config, laneInputs, float16),
+      ),
+      stateSpace: stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs)),
+    },
+    embed: (tokens) => weights.embed(graph, tokens, embeddingMatrix(config)),
+    head: (hidden) => toSingle(graph, languageModelHead(graph, hidden, plan, weights)),
   };
 }
 
