@@ -299,37 +299,39 @@ __device__ __forceinline__ void multiplyMany(const ProductParameters& p) {
       factors[m][1] = __half2half2(__high2half(both));
     }
     if (unit + 1 < units) loadScales(unit + 1);
-#pragma unroll
-    for (int word = 0; word < 4; word++) {
-      if (word % 2 == 0) {
-#pragma unroll
-        for (int m = 0; m < warpTiles; m++) {
-          const uint4* const tile = from + xChunks + (warpTile + m) * unitChunks + lane;
-          codes[m][0] = reinterpret_cast<const uint2*>(tile)[word / 2];
-          codes[m][1] = reinterpret_cast<const uint2*>(tile + unitChunks / 2)[word / 2];
-        }
-      }
-      uint32_t first[warpTiles][4], second[warpTiles][4];
+      // One pair of words after the other: the compiler would unpack far ahead, and then not have the registers.
+#pragma unroll 1
+    for (int pair = 0; pair < 2; pair++) {
 #pragma unroll
       for (int m = 0; m < warpTiles; m++) {
-        uint32_t upper[4], lower[4];
-        unpack(word % 2 == 0 ? codes[m][0].x : codes[m][0].y, factors[m][0], upper);
-        unpack(word % 2 == 0 ? codes[m][1].x : codes[m][1].y, factors[m][1], lower);
-#pragma unroll
-        for (int i = 0; i < 2; i++) {
-          first[m][2 * i] = upper[i], first[m][2 * i + 1] = lower[i];
-          second[m][2 * i] = upper[2 + i], second[m][2 * i + 1] = lower[2 + i];
-        }
+        const uint4* const tile = from + xChunks + (warpTile + m) * unitChunks + lane;
+        codes[m][0] = reinterpret_cast<const uint2*>(tile)[pair];
+        codes[m][1] = reinterpret_cast<const uint2*>(tile + unitChunks / 2)[pair];
       }
-      // Products of the same sums have others between them.
 #pragma unroll
-      for (int n = 0; n < warpEights; n++) {
-        const uint4 x = from[swizzled(warpToken + 8 * n + g, t, word)];
-        const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
+      for (int odd = 0; odd < 2; odd++) {
+        uint32_t first[warpTiles][4], second[warpTiles][4];
 #pragma unroll
-        for (int m = 0; m < warpTiles; m++) mma16816(sums[m][n], first[m], firstX);
+        for (int m = 0; m < warpTiles; m++) {
+          uint32_t upper[4], lower[4];
+          unpack(odd == 0 ? codes[m][0].x : codes[m][0].y, factors[m][0], upper);
+          unpack(odd == 0 ? codes[m][1].x : codes[m][1].y, factors[m][1], lower);
 #pragma unroll
-        for (int m = 0; m < warpTiles; m++) mma16816(sums[m][n], second[m], secondX);
+          for (int i = 0; i < 2; i++) {
+            first[m][2 * i] = upper[i], first[m][2 * i + 1] = lower[i];
+            second[m][2 * i] = upper[2 + i], second[m][2 * i + 1] = lower[2 + i];
+          }
+        }
+        // Products of the same sums have others between them.
+#pragma unroll
+        for (int n = 0; n < warpEights; n++) {
+          const uint4 x = from[swizzled(warpToken + 8 * n + g, t, 2 * pair + odd)];
+          const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
+#pragma unroll
+          for (int m = 0; m < warpTiles; m++) mma16816(sums[m][n], first[m], firstX);
+#pragma unroll
+          for (int m = 0; m < warpTiles; m++) mma16816(sums[m][n], second[m], secondX);
+        }
       }
     }
   }
