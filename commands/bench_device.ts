@@ -169,15 +169,15 @@ async function answer(
     const start = performance.now();
     const next: number[] = [];
     for (const sequence of sequences) {
-      const [logits] = await decoder.step([{ sequence, tokens: prompt, logits: "last" }]);
-      next.push(likeliest(logits!));
+      await decoder.step([{ sequence, tokens: prompt, logits: "last" }]);
+      next.push(likeliest(decoder, 0));
     }
     const first = performance.now();
     for (let token = 1; token < outputTokens; token++) {
-      const logits = await decoder.step(
+      await decoder.step(
         sequences.map((sequence, index) => ({ sequence, tokens: [next[index]!], logits: "last" as const })),
       );
-      logits.forEach((own, index) => next[index] = likeliest(own));
+      sequences.forEach((_, index) => next[index] = likeliest(decoder, index));
     }
     return { firstMs: first - start, decodeMs: performance.now() - first };
   } finally {
@@ -185,13 +185,10 @@ async function answer(
   }
 }
 
-function likeliest(logits: Float32Array): number {
-  let [best, value] = [0, -Infinity];
-  for (let i = 0; i < logits.length; i++) {
-    const logit = logits[i]!;
-    if (logit > value) [best, value] = [i, logit];
-  }
-  return best;
+function likeliest(decoder: Decoder, entry: number): number {
+  const token = decoder.likeliest(entry);
+  if (token === null) throw new TypeError("Cannot go on: the device has not said which token is the likeliest");
+  return token;
 }
 
 function format(

@@ -86,6 +86,8 @@ export class Decoder {
   readonly #options: DecoderOptions;
   readonly #session: Session;
   readonly #memory: DecoderMemory;
+  /** Of the last step's entries: their first row among the logits. */
+  #firstLogits: readonly (number | undefined)[] = [];
 
   constructor(session: Session, memory: DecoderMemory, options: DecoderOptions) {
     this.#options = options;
@@ -184,7 +186,20 @@ export class Decoder {
       throw error;
     }
     for (const { sequence, tokens } of entries) (sequence as OpenSequence).length += tokens.length;
+    this.#firstLogits = results.map(({ from, to }) => from < to ? from : undefined);
     return results.map(({ from, to }) => computed.subarray(from * vocabSize, to * vocabSize));
+  }
+
+  /**
+   * The token of the greatest logit of an entry of the last step, the first of several: where the device has found it, so
+   * that nobody need look through the logits. Of an entry that wanted all logits, the first row's.
+   *
+   * @param entry Its place among the step's entries.
+   * @returns null where it is not known.
+   */
+  likeliest(entry: number): number | null {
+    const [tokens, row] = [this.#memory.likeliest, this.#firstLogits[entry]];
+    return tokens === null || row === undefined ? null : Number(tokens[row]!);
   }
 
   /** Ends profiling and returns the path of the timeline. */

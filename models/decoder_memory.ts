@@ -41,6 +41,8 @@ export interface DecoderMemory {
   take(level: number): SequenceCaches | null;
   /** Lets a lane work on a sequence's caches, or, with null, on nobody's. */
   seat(lane: number, caches: SequenceCaches | null): void;
+  /** After a run: the token of the greatest logit of every row, where the device looks for it; else null. */
+  readonly likeliest: BigInt64Array<ArrayBuffer> | null;
   /** Runs the step that `inputs` describes. @returns Logits `[size.logits, V]`; the next run overwrites them. */
   run(size: StepSize, signal?: AbortSignal): Promise<Float32Array>;
   /** Frees what the runtime holds of it. After the session. */

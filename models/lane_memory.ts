@@ -74,6 +74,9 @@ export class LaneMemory implements DecoderMemory {
     return this.#freeSlots.length;
   }
 
+  /** The processor looks through the logits itself. */
+  readonly likeliest = null;
+
   get recurrent(): boolean {
     return this.#caches.some(({ recurrent }) => recurrent);
   }

@@ -39,7 +39,7 @@ export type Operators = "stock" | "half" | "native" | "cuda";
  *
  * Output: `logits` float32 `[n, V]`, and the caches and states.
  *
- * On a CUDA device the caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64
+ * On a CUDA device there is also `likeliest` int64 `[n]`, the token of every row's greatest logit; the caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64
  * `[lanes]`, says where in them a lane's sequence has its own.
  */
 export function decoderGraph(
@@ -72,10 +72,13 @@ export function decoderGraph(
     : laneParts(graph, plan, weights, { laneInputs, positions, native: operators === "native" });
   let hidden = embed(tokens);
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
-  graph.output("logits", head(graph.op("Gather", [hidden, logitRows])), ElementType.float32, [
-    "logit_rows",
-    config.vocabSize,
-  ]);
+  const logits = head(graph.op("Gather", [hidden, logitRows]));
+  const output = (value: Value) => graph.output("logits", value, ElementType.float32, ["logit_rows", config.vocabSize]);
+  if (operators === "cuda") {
+    const [copy, likeliest] = graph.ops("Likeliest", [logits], 2, { domain: ESPALIER_CUDA });
+    output(copy!);
+    graph.output("likeliest", likeliest!, ElementType.int64, ["logit_rows"]);
+  } else output(logits);
   return graph.build(metadata);
 }
 

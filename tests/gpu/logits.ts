@@ -162,6 +162,10 @@ async function greedy(decoder: Decoder, level: number, prompt: readonly number[]
       const [logits] = await decoder.step([{ sequence, tokens: next, logits: "last" }]);
       let best = 0;
       for (let i = 1; i < logits!.length; i++) if (logits![i]! > logits![best]!) best = i;
+      // What the device says is the likeliest has to be it: the service does not look again.
+      if ((decoder.likeliest(0) ?? best) !== best) {
+        throw new Error(`The device says ${decoder.likeliest(0)}, not ${best}`);
+      }
       answer.push(best);
       next = [best];
     }
