@@ -6,7 +6,7 @@ import { cudaDevice, type Runtime } from "../onnx/mod.ts";
 
 /** The flag of everything that runs a model. */
 export const DeviceFlag = z.enum(["cpu", "cuda", "auto"]).default("auto")
-  .describe("Where steps run: cuda fails if something is missing, auto says what it took and why");
+  .describe("Where steps run: cuda fails without a device, and says so if stock operators serve; auto says what it took and why");
 export type DeviceFlag = z.output<typeof DeviceFlag>;
 
 /** Where a model runs, and with which operators. */
