@@ -6,7 +6,9 @@ import { cudaDevice, type Runtime } from "../onnx/mod.ts";
 
 /** The flag of everything that runs a model. */
 export const DeviceFlag = z.enum(["cpu", "cuda", "auto"]).default("auto")
-  .describe("Where steps run: cuda fails if something is missing, auto says what it took and why");
+  .describe(
+    "Where steps run: cuda fails without a device, and says so if stock operators serve; auto says what it took and why",
+  );
 export type DeviceFlag = z.output<typeof DeviceFlag>;
 
 /** Where a model runs, and with which operators. */
@@ -30,7 +32,7 @@ export interface ChosenDevice {
  * where it is asked for by name.
  *
  * @param onUnit Told while operators compile.
- * @throws {Error} If CUDA is asked for by name and anything is missing; the message says what.
+ * @throws {Error} If CUDA is asked for by name and cannot be used; the message says why.
  */
 export async function chooseDevice(
   asked: DeviceFlag,
