@@ -21,14 +21,20 @@ export interface Rotary {
  * there the value heads look.
  *
  * @param positions int64 `[rows]`: each row's place in its sequence.
+ * @param type Of the heads. Angles are float32 whatever it is: far positions need its digits.
  */
-export function rotaryOf(builder: GraphBuilder, config: ModelConfig, positions: Value): Rotary {
+export function rotaryOf(
+  builder: GraphBuilder,
+  config: ModelConfig,
+  positions: Value,
+  type: ElementType = ElementType.float32,
+): Rotary {
   const { numAttentionHeads, numKeyValueHeads } = config;
   const heads = numAttentionHeads + 2 * numKeyValueHeads;
   let tables: ReturnType<typeof angleTables> | undefined;
   return {
     rotate(graph, packed, order, width) {
-      const { cosines, sines, lines } = tables ??= angleTables(builder, config, positions);
+      const { cosines, sines, lines } = tables ??= angleTables(builder, config, positions, type);
       const table = (values: Value) =>
         graph.op("Reshape", [
           graph.op("Gather", [values, graph.op("Reshape", [order, graph.integers([-1])])], { attributes: { axis: 1 } }),
@@ -66,19 +72,50 @@ export function rotaryAngles(
   config: ModelConfig,
   positions: Value,
 ): { readonly cosines: Value; readonly sines: Value } {
-  const rotaryDim = rotaryDimOf(config);
-  const frequencies = [...ropeFrequencies(config.rope, rotaryDim), ...(rotaryDim < config.headDim ? [0] : [])];
+  const frequencies = frequenciesOf(config);
   const float = { attributes: { to: ElementType.float32 } };
   const column = graph.op("Unsqueeze", [graph.op("Cast", [positions], float), graph.integers([1])]);
   const angles = graph.op("Mul", [column, graph.floats(frequencies, [1, frequencies.length])]);
   return { cosines: graph.op("Cos", [angles]), sines: graph.op("Sin", [angles]) };
 }
 
+/**
+ * As `rotaryAngles`, looked up in tables of so many positions: on a device one small operator each in place of five.
+ *
+ * @param positions int64 `[rows]`
+ */
+export function tabledAngles(
+  graph: GraphBuilder,
+  config: ModelConfig,
+  positions: Value,
+  length: number,
+): { readonly cosines: Value; readonly sines: Value } {
+  const frequencies = frequenciesOf(config).map(Math.fround);
+  const table = (of: (angle: number) => number) => {
+    const values = new Float32Array(length * frequencies.length);
+    for (let position = 0, i = 0; position < length; position++) {
+      // Rounded as in `rotaryAngles`: far positions turn by this.
+      for (const frequency of frequencies) values[i++] = of(Math.fround(position * frequency));
+    }
+    return graph.floats(values, [length, frequencies.length]);
+  };
+  const rows = (values: Value) => graph.op("Gather", [values, positions]);
+  return { cosines: rows(table(Math.cos)), sines: rows(table(Math.sin)) };
+}
+
+/** Radians per position of every original pair, and 0 last if a model has components that are not turned. */
+function frequenciesOf(config: ModelConfig): number[] {
+  const rotaryDim = rotaryDimOf(config);
+  return [...ropeFrequencies(config.rope, rotaryDim), ...(rotaryDim < config.headDim ? [0] : [])];
+}
+
 /** Angles of position 0 and of every row, `[rows + 1, pairs]`, and the line of every head of every row. */
-function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value) {
+function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value, type: ElementType) {
   const { numAttentionHeads, numKeyValueHeads } = config;
   const withZero = graph.op("Concat", [graph.integers([0]), positions], { attributes: { axis: 0 } });
-  const { cosines, sines } = rotaryAngles(graph, config, withZero);
+  const angles = rotaryAngles(graph, config, withZero);
+  const typed = (value: Value) =>
+    type === ElementType.float32 ? value : graph.op("Cast", [value], { attributes: { to: type } });
 
   const groupSize = numAttentionHeads / numKeyValueHeads;
   const heads = numAttentionHeads + 2 * numKeyValueHeads;
@@ -98,5 +135,5 @@ function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value)
     graph.integers([-1, 1]),
   ]);
 
-  return { cosines, sines, lines };
+  return { cosines: typed(angles.cosines), sines: typed(angles.sines), lines };
 }
