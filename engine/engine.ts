@@ -204,7 +204,7 @@ export class Engine {
         );
       }
     }
-    const answer = this.#choose(request, "arrival", this.#place(this.#instant(request, false)));
+    const answer = this.#choose({ request, hopeless: false }, "arrival", this.#place(this.#instant(request, false)));
     if (answer.kind === "refuse") throw this.#refusal(request, answer);
   }
 
@@ -238,8 +238,13 @@ export class Engine {
   }
 
   /** @param place Among those who wait. */
-  #choose(request: GenerationRequest, stage: RateQuestion["stage"], place: number): RateAnswer {
-    return this.#selector.choose({ ...this.#now(), request, stage, place, work: this.#waitingWork(request) });
+  #choose(
+    { request, hopeless }: Pick<WaitingRequest, "request" | "hopeless">,
+    stage: RateQuestion["stage"],
+    place: number,
+  ): RateAnswer {
+    const work = this.#waitingWork({ request, hopeless });
+    return this.#selector.choose({ ...this.#now(), request, stage, place, work });
   }
 
   /** The requests that there are. */
@@ -249,11 +254,11 @@ export class Engine {
       nowMs,
       busyMs: this.#step === null ? 0 : Math.max(0, this.#step.endMs - nowMs),
       running: this.#running.flatMap((active) => this.#runningWork(active) ?? []),
-      waiting: this.#waiting.map(({ request }) => this.#waitingWork(request)),
+      waiting: this.#waiting.map((waiting) => this.#waitingWork(waiting)),
     };
   }
 
-  #waitingWork(request: GenerationRequest): WaitingWork {
+  #waitingWork({ request, hopeless }: Pick<WaitingRequest, "request" | "hopeless">): WaitingWork {
     const { now, targets } = this.#options;
     const newTokens = this.#expectedTokens(request);
     return {
@@ -263,6 +268,7 @@ export class Engine {
       waitedMs: now() - request.arrivedMs,
       widestLevel: request.pinnedLevel ?? 0,
       narrowestLevel: request.pinnedLevel ?? request.floorLevel,
+      instantMs: this.#instant(request, hopeless),
     };
   }
 
@@ -282,6 +288,7 @@ export class Engine {
       promptTokens,
       context: sequence.length + rows,
       newTokens,
+      instantMs: this.#instant(request, active.hopeless),
       limits: limitsOf(request, { targets, newTokens: expected, nowMs: now(), firstTokenMs }),
     };
   }
@@ -328,7 +335,7 @@ export class Engine {
     for (const waiting of [...this.#waiting]) {
       if (now < deadlineOf(waiting.request)) continue;
       this.#unqueue(waiting);
-      const { choice } = this.#choose(waiting.request, "start", 0);
+      const { choice } = this.#choose(waiting, "start", 0);
       waiting.events.push({ kind: "start", choice });
       const none = { startedMs: now, firstTokenMs: null, lastTokenMs: null, tokens: 0, tokensAtLevel: [] };
       this.#end(waiting, { choice, level: choice.level, ...none }, "budget");
@@ -340,16 +347,15 @@ export class Engine {
     const { metrics, now } = this.#options;
     while (this.#waiting.length > 0 && this.#runner.freeSlots > 0) {
       const waiting = this.#waiting[0]!;
-      const { request } = waiting;
       this.#unqueue(waiting);
       try {
-        const { choice, lost } = this.#choose(request, "start", 0) as Extract<RateAnswer, { kind: "run" }>;
+        const { choice, lost } = this.#choose(waiting, "start", 0) as Extract<RateAnswer, { kind: "run" }>;
         if (lost && !waiting.hopeless && this.#waiting.length > 0) {
           this.#enqueue({ ...waiting, hopeless: true });
           continue;
         }
         const sequence = this.#runner.openSequence(choice.level);
-        this.#running.push(new ActiveRequest(waiting, { choice, sequence, nowMs: now() }, this.#scratch));
+        this.#start(new ActiveRequest(waiting, { choice, sequence, nowMs: now() }, this.#scratch));
         metrics.rateSelected.inc({ rate: this.#rate(choice.level), reason: choice.reason });
         waiting.events.push({ kind: "start", choice });
         this.#gauge();
@@ -358,6 +364,13 @@ export class Engine {
         waiting.events.fail(error);
       }
     }
+  }
+
+  /** Gives a request its place among those who run, by urgency. */
+  #start(active: ActiveRequest): void {
+    const instantMs = this.#instant(active.request, active.hopeless);
+    const later = this.#running.findIndex(({ request, hopeless }) => this.#instant(request, hopeless) > instantMs);
+    this.#running = this.#running.toSpliced(later < 0 ? this.#running.length : later, 0, active);
   }
 
   /** Narrows what runs, if the policy wants it. */
