@@ -28,7 +28,7 @@ import { openKernels } from "./kernels/native_library.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
 import { chatTemplateOf } from "./models/chat_template.ts";
 import { openDecoder } from "./models/decoder.ts";
-import { Tokenizer } from "./models/tokenizer.ts";
+import { ThreadedTokenizer } from "./models/threaded_tokenizer.ts";
 import { openRuntime } from "./onnx/mod.ts";
 import {
   ApiKeys,
@@ -219,7 +219,7 @@ async function serve(settings: Settings): Promise<void> {
       digest: artefact.digest,
       levels: artefact.levels,
     },
-    tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
+    tokenizer: artefact.tokenizer === null ? null : new ThreadedTokenizer(artefact.tokenizer),
     chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
     limits: {
       maxBodyBytes: settings.maxBodyBytes,
