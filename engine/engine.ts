@@ -240,7 +240,7 @@ export class Engine {
 
   #expectations(): Expectations {
     const { now, targets } = this.#options;
-    return { targets, nowMs: now(), lengthRatio: this.#sensor.lengthRatio.high };
+    return { targets, nowMs: now(), narrows: this.#runner.narrows, lengthRatio: this.#sensor.lengthRatio.high };
   }
 
   async #run(): Promise<void> {

@@ -7,6 +7,8 @@ import type { RunningWork, WaitingWork } from "./predictor.ts";
 export interface Expectations {
   readonly targets: Targets;
   readonly nowMs: number;
+  /** Whether what runs can be narrowed. */
+  readonly narrows: boolean;
   /** Share of the tokens it may have that an answer is counted on to have. */
   readonly lengthRatio: number;
 }
@@ -37,7 +39,7 @@ export function waitingWork(
 export function runningWork(
   { request, sequence, firstTokenMs, promptLength, prefilled, tokens }: ActiveRequest,
   { rows, instantMs }: { rows: number; instantMs: number },
-  { targets, nowMs, lengthRatio }: Expectations,
+  { targets, nowMs, narrows, lengthRatio }: Expectations,
 ): RunningWork | null {
   const promptTokens = Math.max(0, promptLength - prefilled - rows);
   const expected = Math.max(expectedTokens(request, lengthRatio), tokens + 1);
@@ -45,7 +47,7 @@ export function runningWork(
   if (newTokens <= 0) return null;
   return {
     level: sequence.level,
-    narrowestLevel: request.pinnedLevel ?? request.floorLevel,
+    narrowestLevel: narrows ? request.pinnedLevel ?? request.floorLevel : sequence.level,
     promptTokens,
     context: sequence.length + rows,
     newTokens,

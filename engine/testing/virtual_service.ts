@@ -145,6 +145,8 @@ export interface VirtualOptions {
   readonly model?: VirtualModel;
   readonly shed?: boolean;
   readonly onMiss?: GenerationRequest["onMiss"];
+  /** Whether what runs can be narrowed; yes by default. */
+  readonly narrows?: boolean;
   /** How much slower steps are than the table, over time; 1 by default. */
   readonly slowness?: (nowMs: number) => number;
   /** Standard deviation of the logarithm of step times. */
@@ -162,6 +164,7 @@ export async function runTrace(
     onMiss = "degrade",
     slowness = () => 1,
     noise = 0.05,
+    narrows = true,
     engine: options,
   }: VirtualOptions,
 ): Promise<Outcome & { metrics: Metrics }> {
@@ -204,6 +207,7 @@ export async function runTrace(
     slots: SLOTS,
     maxTokens: 2048,
     maxRows: PREFILL_CHUNK + SLOTS,
+    narrows,
     onStep: (entries) => {
       const parts = entries.map(({ sequence, tokens }) => partOf(sequence, tokens));
       const noisy = Math.exp(noise * draws.normal());
