@@ -40,6 +40,7 @@ const Flags = z.strictObject({
   device: DeviceFlag,
   promptTokens: z.int().min(1).max(100_000).default(512).describe("Tokens of a prompt, on a CUDA device"),
   outputTokens: z.int().min(2).max(100_000).default(128).describe("Tokens of an answer, on a CUDA device"),
+  rate: z.array(z.string()).default([]).describe("A pruning rate to measure on a CUDA device; all if none is given"),
   bandwidth: z.number().min(1).optional().describe("GB/s of a CUDA device's memory by its data sheet, to compare with"),
   slots: z.int().min(8).max(64).default(8).describe("Slots of the session, as the service opens it"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),

@@ -8,6 +8,7 @@ import { cudaDevice, openRuntime } from "../onnx/mod.ts";
 import { type ChosenDevice, describeDevice } from "./device.ts";
 import { deviceKinds } from "./device_kinds.ts";
 import { progressBar } from "./progress_bar.ts";
+import { levelOf } from "./level_of.ts";
 import { formatProfile, profileSteps } from "./step_profile.ts";
 
 export interface DeviceBenchFlags {
@@ -15,12 +16,14 @@ export interface DeviceBenchFlags {
   readonly promptTokens: number;
   readonly outputTokens: number;
   readonly slots: number;
+  /** All if empty. */
+  readonly rate: readonly string[];
   readonly bandwidth?: number | undefined;
   readonly profile: boolean;
   readonly json: boolean;
 }
 
-/** Sequences of the batches beside one alone. */
+/** Sequences of the batches at the first rate. */
 const BATCHES = [1, 4, 8] as const;
 
 /** One answer: time to its first token, and of all the others together. */
@@ -31,12 +34,21 @@ interface Answer {
 
 /**
  * Measures time to first token and decoding at every rate, in turn round after round, greedy on the host; batches at the first
- * and the last rate; and the device's memory, which must not change when the rate does.
+ * rate; and the device's memory, which must not change when the rate does.
  *
+ * With stock operators it is one sequence alone, for there every lane would cost launches, and memory is taken as steps come.
+ *
+ * @throws {RangeError} If a rate is asked for that is none of the artefact's.
  * @throws {Error} If changing the rate took memory of the device.
  */
-export async function benchDevice(folder: string, chosen: ChosenDevice, flags: DeviceBenchFlags): Promise<void> {
+export async function benchDevice(folder: string, chosen: ChosenDevice, given: DeviceBenchFlags): Promise<void> {
   const artefact = await openArtefact(folder);
+  const stock = chosen.operators === null;
+  const flags = stock ? { ...given, slots: 1 } : given;
+  const measured = stock ? [] : BATCHES;
+  const levels = flags.rate.length === 0
+    ? artefact.levels.map((_, level) => level)
+    : flags.rate.map((rate) => levelOf(artefact.levels, Number(rate)));
   const device = cudaDevice();
   if (flags.profile) return await profileDevice(artefact, chosen, flags);
   const copyGBps = device.copyBandwidth() / 1e9;
@@ -46,25 +58,28 @@ export async function benchDevice(folder: string, chosen: ChosenDevice, flags: D
   const openSeconds = (performance.now() - openMs) / 1000;
   const opened = device.memory();
 
-  const levels = artefact.levels.map((_, level) => level);
-  const answers: Answer[][] = levels.map(() => []);
-  const batches = BATCHES.map((): number[] => []);
+  const answers: Answer[][] = artefact.levels.map(() => []);
+  const batches = measured.map((): number[] => []);
   using bar = progressBar("bench");
-  await answer(decoder, Array(1).fill(0), flags);
+  await answer(decoder, [levels[0]!], flags);
   for (let round = 0; round < flags.rounds; round++) {
     for (const level of levels) {
       answers[level]!.push(await answer(decoder, [level], flags));
-      bar.update((round + level / levels.length) / flags.rounds, `level ${level}`);
+      bar.update((round + level / artefact.levels.length) / flags.rounds, `level ${level}`);
     }
     if (round % 4 > 0) continue;
-    for (const [index, batch] of BATCHES.entries()) {
+    for (const [index, batch] of measured.entries()) {
       const { decodeMs } = await answer(decoder, Array(batch).fill(0), flags);
       batches[index]!.push(batch * (flags.outputTokens - 1) / (decodeMs / 1000));
     }
   }
   const after = device.memory();
   const best = flags.bandwidth ?? copyGBps;
-  const pools = poolBytes(artefact.plan, { sequences: flags.slots, maxTokens: maxTokensOf(flags) });
+  const pools = poolBytes(artefact.plan, {
+    // Our operators warm up in a slot of their own.
+    slots: flags.slots + (stock ? 0 : 1),
+    maxTokens: maxTokensOf(flags),
+  });
   const result = {
     model: artefact.name,
     device: describeDevice(chosen),
@@ -80,8 +95,9 @@ export async function benchDevice(folder: string, chosen: ChosenDevice, flags: D
     poolBytes: pools.kv_cache + pools.states,
     openedBytes: atFirst.free - opened.free,
     rateChangeBytes: opened.free - after.free,
-    batches: BATCHES.map((sequences, index) => ({ sequences, tokensPerSecond: median(batches[index]!) })),
-    levels: artefact.levels.map(({ pruningRate, bytesPerToken }, level) => {
+    batches: measured.map((sequences, index) => ({ sequences, tokensPerSecond: median(batches[index]!) })),
+    levels: levels.map((level) => {
+      const { pruningRate, bytesPerToken } = artefact.levels[level]!;
       const msPerToken = median(answers[level]!.map(({ decodeMs }) => decodeMs)) / (flags.outputTokens - 1);
       const gigabytesPerSecond = bytesPerToken / msPerToken / 1e6;
       return {
@@ -96,7 +112,7 @@ export async function benchDevice(folder: string, chosen: ChosenDevice, flags: D
     }),
   };
   console.log(flags.json ? JSON.stringify(result, null, 2) : format(result, flags));
-  if (result.rateChangeBytes !== 0) {
+  if (!stock && result.rateChangeBytes !== 0) {
     throw new Error(`answers at all rates took ${result.rateChangeBytes} bytes of the device's memory, wanted 0`);
   }
 }
@@ -104,13 +120,17 @@ export async function benchDevice(folder: string, chosen: ChosenDevice, flags: D
 /** Where the time of steps goes, run node by node, each waited for. */
 async function profileDevice(artefact: Artefact, chosen: ChosenDevice, flags: DeviceBenchFlags): Promise<void> {
   using decoder = await open(artefact, chosen, flags, await Deno.makeTempFile({ prefix: "profile-" }));
-  const { kindOf, bytesOf } = deviceKinds(artefact, { lanes: flags.slots, context: flags.promptTokens });
-  const sizes = { context: flags.promptTokens, prefillTokens: flags.promptTokens };
-  const { times, providers } = await profileSteps(decoder, sizes, { afterOthers: true, kindOf });
+  const ours = chosen.operators !== null;
+  const kinds = ours ? deviceKinds(artefact, { lanes: flags.slots, context: flags.promptTokens }) : null;
+  const sizes = { context: flags.promptTokens, prefillTokens: flags.promptTokens, batches: ours ? [1, 8] : [1] };
+  const { times, providers } = await profileSteps(decoder, sizes, {
+    afterOthers: true,
+    ...(kinds && { kindOf: kinds.kindOf }),
+  });
   console.log(describeDevice(chosen));
   console.log(`nodes by provider: ${[...providers].map(([name, count]) => `${name} ${count}`).join(", ")}`);
   if (flags.json) console.log(JSON.stringify(Object.fromEntries(times)));
-  else console.log(formatProfile(`${artefact.name}, rate 0, every launch waited for`, times, bytesOf));
+  else console.log(formatProfile(`${artefact.name}, rate 0, every launch waited for`, times, kinds?.bytesOf));
 }
 
 function maxTokensOf({ promptTokens, outputTokens }: DeviceBenchFlags): number {
@@ -150,14 +170,14 @@ async function answer(
     const next: number[] = [];
     for (const sequence of sequences) {
       const [logits] = await decoder.step([{ sequence, tokens: prompt, logits: "last" }]);
-      next.push(likeliest(logits!));
+      next.push(decoder.likeliest(0) ?? largest(logits!));
     }
     const first = performance.now();
     for (let token = 1; token < outputTokens; token++) {
       const logits = await decoder.step(
         sequences.map((sequence, index) => ({ sequence, tokens: [next[index]!], logits: "last" as const })),
       );
-      logits.forEach((own, index) => next[index] = likeliest(own));
+      logits.forEach((own, index) => next[index] = decoder.likeliest(index) ?? largest(own));
     }
     return { firstMs: first - start, decodeMs: performance.now() - first };
   } finally {
@@ -165,12 +185,10 @@ async function answer(
   }
 }
 
-function likeliest(logits: Float32Array): number {
-  let [best, value] = [0, -Infinity];
-  for (let i = 0; i < logits.length; i++) {
-    const logit = logits[i]!;
-    if (logit > value) [best, value] = [i, logit];
-  }
+/** Stock operators leave it to the host to look. */
+function largest(logits: Float32Array): number {
+  let best = 0;
+  for (let token = 1; token < logits.length; token++) if (logits[token]! > logits[best]!) best = token;
   return best;
 }
 

@@ -18,12 +18,16 @@ const BATCHES = [1, 8] as const;
  */
 export async function profileSteps(
   decoder: Decoder,
-  { context, prefillTokens }: { context: number; prefillTokens: number },
+  { context, prefillTokens, batches = BATCHES }: {
+    context: number;
+    prefillTokens: number;
+    batches?: readonly number[];
+  },
   options: TimelineOptions = {},
 ): Promise<{ times: Map<string, RunTimes>; providers: Map<string, number> }> {
   const labels: (string | null)[] = [];
   const chunk = (length: number) => new Int32Array(length).fill(1);
-  for (const batch of BATCHES) {
+  for (const batch of batches) {
     const sequences = Array.from({ length: batch }, () => decoder.openSequence(0));
     for (const sequence of sequences) {
       await decoder.step([{ sequence, tokens: chunk(context), logits: "none" }]);

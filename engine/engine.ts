@@ -354,7 +354,9 @@ export class Engine {
     metrics.stepSeconds.observe(labels, (endMs - startMs) / 1000);
     metrics.stepPredictedSeconds.inc(labels, baseMs / 1000);
     this.#sensor.readSteps();
-    scheduled.forEach((part, index) => this.#advance(part, entries[index]!, logits[index]!, endMs));
+    scheduled.forEach((part, index) => {
+      this.#advance(part, entries[index]!, { logits: logits[index]!, likeliest: this.#runner.likeliest(index) }, endMs);
+    });
   }
 
   /** Opens the runner again. @returns Whether it could; if not, all who wait have been told. */
@@ -386,7 +388,7 @@ export class Engine {
   #advance(
     { sequence: active, phase, rows }: ScheduledRows<ActiveRequest>,
     entry: StepEntry,
-    logits: Float32Array,
+    { logits, likeliest }: { logits: Float32Array; likeliest: number | null },
     nowMs: number,
   ): void {
     const { metrics } = this.#options;
@@ -398,7 +400,7 @@ export class Engine {
     if (entry.logits === "none" || this.#cancelled.has(active)) return;
     const { lastTokenMs } = active;
     try {
-      active.take(logits, nowMs, active.choice.predictedTpotMs);
+      active.take(logits, likeliest, nowMs, active.choice.predictedTpotMs);
     } catch (cause) {
       return this.#fail(active, cause);
     }

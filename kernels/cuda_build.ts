@@ -7,11 +7,13 @@ import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
 import { answers, type Architecture, compile, eachAtOnce, FLAGS, parentOf } from "./build.ts";
 
-/** GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper, Thor. */
-const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90", "sm_110"];
+/**
+ * GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper (whose tensor cores of
+ * warpgroups are instructions of sm_90a, not of sm_90), Thor.
+ */
+const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90a", "sm_110"];
 
-/** Without `-rdc` the kernels of several files could not be linked into one image, and a module is loaded from one. */
-const DEVICE_FLAGS: readonly string[] = ["-std=c++17", "-O3", "-rdc=true"];
+const DEVICE_FLAGS: readonly string[] = ["-std=c++17", "-O3"];
 
 /** What the operators need of the host's units. */
 const SHARED_UNITS: readonly string[] = ["operator", "layer_attributes", "memory"];
@@ -40,7 +42,7 @@ export interface CudaBuildOptions {
   readonly program?: readonly string[];
   /** The sources' folder, with a slash, with `cuda/` in it. */
   readonly sources?: string;
-  /** Told after every unit: a `.cu` file for one GPU architecture, or a `.cpp` file. */
+  /** Told after every unit. */
   readonly onUnit?: (done: number, total: number) => void;
 }
 
@@ -53,13 +55,13 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
   const { compiler, nvcc, gpuArchitectures, out, program, sources = SOURCES, onUnit } = options;
   const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: "objects-" });
   try {
-    const fatBinary = `${folder}/kernels.fatbin`;
-    const deviceUnits = (await filesOf(`${sources}cuda/`, /\.cu$/)).flatMap((file) =>
-      gpuArchitectures.map((gpu) => ({
-        object: `${folder}/${file}.${gpu}.fatbin`,
-        command: [nvcc, ...DEVICE_FLAGS, "-fatbin", ...targets([gpu]), `${sources}cuda/${file}`],
-      }))
-    );
+    // One behind the other: `module.h`.
+    const fatBinaries = `${folder}/kernels.fatbin`;
+    const targets = gpuArchitectures.map((gpu) => `-gencode=arch=${gpu.replace("sm_", "compute_")},code=${gpu}`);
+    const deviceUnits = (await filesOf(`${sources}cuda/`, /\.cu$/)).map((file) => ({
+      object: `${folder}/${file}.fatbin`,
+      command: [nvcc, ...DEVICE_FLAGS, ...targets, `--threads=${targets.length}`, "-fatbin", `${sources}cuda/${file}`],
+    }));
     const hostUnits = [
       ...SHARED_UNITS,
       ...(await filesOf(`${sources}cuda/`, /\.cpp$/)).map((file) => `cuda/${file.slice(0, -".cpp".length)}`),
@@ -67,7 +69,7 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
     ].filter((unit) => program === undefined || unit !== LIBRARY_UNIT).map((unit, index) => ({
       unit,
       object: `${folder}/${index}.o`,
-      command: [compiler, ...FLAGS, `-DESPALIER_FATBIN="${fatBinary}"`, "-c", `${sources}${unit}.cpp`],
+      command: [compiler, ...FLAGS, `-DESPALIER_FATBIN="${fatBinaries}"`, "-c", `${sources}${unit}.cpp`],
     }));
     const embeds = ({ unit }: { unit: string }) => unit === EMBEDDING_UNIT;
     const build = async ({ object, command }: { object: string; command: readonly string[] }) => {
@@ -76,11 +78,9 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
     const total = deviceUnits.length + hostUnits.length;
     const apart = [...hostUnits.filter((unit) => !embeds(unit)), ...deviceUnits];
     await eachAtOnce(apart, build, (done) => onUnit?.(done, total));
-    await compile(nvcc, [
-      ...["-dlink", "-fatbin", ...targets(gpuArchitectures)],
-      ...deviceUnits.map(({ object }) => object),
-      ...["-o", fatBinary],
-    ]);
+    for (const { object } of deviceUnits) {
+      await Deno.writeFile(fatBinaries, await Deno.readFile(object), { append: true });
+    }
     await eachAtOnce(hostUnits.filter(embeds), build, (done) => onUnit?.(apart.length + done, total));
     const linked = `${folder}/linked`;
     await compile(compiler, [
@@ -150,10 +150,6 @@ export async function cudaSourceDigest(
   ];
   for (const file of files) hash.update(file).update(await Deno.readFile(sources + file));
   return hash.digest("hex").slice(0, 16);
-}
-
-function targets(gpuArchitectures: readonly string[]): string[] {
-  return gpuArchitectures.map((gpu) => `-gencode=arch=${gpu.replace("sm_", "compute_")},code=${gpu}`);
 }
 
 async function filesOf(folder: string, pattern: RegExp): Promise<string[]> {

@@ -1,10 +1,12 @@
-import { type Binding, ElementType, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
+import { type Binding, type BoundTensor, ElementType, type Runtime, type Session } from "../onnx/mod.ts";
 import { type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
 import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
 import { CACHE_TOKENS } from "./graph/cached_attention.ts";
+import type { LanePlace, TensorMemory } from "./lane_place.ts";
 import type { ModelPlan } from "./plan.ts";
 
 export interface LaneMemoryOptions {
+  readonly place: LanePlace;
   readonly plan: ModelPlan;
   readonly lanes: number;
   readonly maxRows: number;
@@ -14,12 +16,12 @@ export interface LaneMemoryOptions {
   readonly sideBySide: boolean;
 }
 
-/** Cache memory of one sequence, used again and again: an array for every cache, as large as any level needs it. */
-interface Slot {
-  readonly arrays: readonly Float32Array<ArrayBuffer>[];
-}
+/** Cache memory of one sequence, used again and again: one for every cache, as large as any level needs it. */
+type Slot = readonly TensorMemory[];
 
-/** Memory of the CPU: every sequence has caches of the width of its level, which are bound to the lane that it sits in. */
+type SharedMemory = TensorMemory & { readonly buffer: ArrayBuffer };
+
+/** Every sequence has caches of the width of its level, which are bound to the lane that it sits in. */
 export class LaneMemory implements DecoderMemory {
   readonly inputs: StepInputs;
   readonly #runtime: Runtime;
@@ -28,36 +30,39 @@ export class LaneMemory implements DecoderMemory {
   readonly #caches: readonly Cache[];
   readonly #freeSlots: Slot[];
   /** The smallest caches, for lanes without a sequence. */
-  readonly #idleCaches: readonly (readonly Tensor[])[];
+  readonly #idleCaches: readonly (readonly BoundTensor[])[];
   readonly #occupants: (LaneCaches | null | undefined)[];
-  readonly #tensors = new Map<string, Tensor>();
-  #logits: Float32Array<ArrayBuffer>;
+  readonly #tensors = new Map<string, BoundTensor>();
+  readonly #memory: TensorMemory[] = [];
+  readonly #shared: Readonly<Record<"tokens" | "positions" | "logit_rows", SharedMemory>>;
+  #logits: { readonly rows: number; readonly memory: SharedMemory };
 
   constructor(runtime: Runtime, session: Session, options: LaneMemoryOptions) {
     this.#runtime = runtime;
     this.#options = options;
     this.#binding = session.bind();
-    const { plan, lanes, maxRows, capacity } = options;
+    const { place, plan, lanes, maxRows, capacity } = options;
+    const { int32, int64 } = ElementType;
     this.#caches = cachesOf(plan);
-    // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
-    this.#freeSlots = Array.from({ length: lanes }, () => ({
-      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, capacity)))),
-    }));
+    const cache = (shape: readonly number[]) => this.#keep(place.cache(elementsOf(shape)));
+    this.#freeSlots = Array.from({ length: lanes }, () => this.#caches.map(({ shape }) => cache(shape(0, capacity))));
     this.#idleCaches = Array.from(
       { length: lanes },
-      () => this.#caches.map(({ idle }) => this.#cacheTensor(idle, new Float32Array(elementsOf(idle)))),
+      () => this.#caches.map(({ idle }) => cache(idle).tensor(idle)),
     );
+    const shared = () => this.#keep(place.shared(int64, maxRows));
+    this.#shared = { tokens: shared(), positions: shared(), logit_rows: shared() };
     this.#occupants = Array.from({ length: lanes }, () => undefined);
     this.inputs = {
-      tokens: new BigInt64Array(maxRows),
-      positions: new BigInt64Array(maxRows),
-      logitRows: new BigInt64Array(maxRows),
+      tokens: new BigInt64Array(this.#shared.tokens.buffer),
+      positions: new BigInt64Array(this.#shared.positions.buffer),
+      logitRows: new BigInt64Array(this.#shared.logit_rows.buffer),
       laneRows: new BigInt64Array(lanes),
       laneLevels: new BigInt64Array(lanes),
       laneLengths: new Int32Array(lanes),
     };
-    this.#logits = new Float32Array(lanes * plan.config.vocabSize);
-    const { int32, int64 } = ElementType;
+    this.#logits = this.#makeLogits(lanes);
+    // On the CPU wherever steps run: sizes follow from them.
     const { laneRows, laneLevels, laneLengths } = this.inputs;
     this.#binding
       .input("lane_rows", this.#tensor("lane_rows", () => runtime.tensor(int64, [lanes], laneRows)))
@@ -69,8 +74,15 @@ export class LaneMemory implements DecoderMemory {
     return this.#freeSlots.length;
   }
 
+  /** The processor looks through the logits itself. */
+  readonly likeliest = null;
+
   get recurrent(): boolean {
     return this.#caches.some(({ recurrent }) => recurrent);
+  }
+
+  get narrows(): boolean {
+    return !this.recurrent && this.#options.place.reachable;
   }
 
   take(level: number): SequenceCaches | null {
@@ -78,9 +90,9 @@ export class LaneMemory implements DecoderMemory {
     if (slot === undefined) return null;
     const tensors = this.#caches.map(({ shape, recurrent }, index) => {
       const dimensions = shape(level, this.#options.capacity);
-      const array = slot.arrays[index]!.subarray(0, elementsOf(dimensions));
-      if (recurrent) array.fill(0);
-      return this.#cacheTensor(dimensions, array);
+      const memory = slot[index]!;
+      if (recurrent) this.#elements(memory).fill(0, 0, elementsOf(dimensions));
+      return memory.tensor(dimensions);
     });
     return new LaneCaches(slot, tensors, {
       narrow: (caches, from, to, tokens) => this.#narrow(caches, from, to, tokens),
@@ -100,25 +112,26 @@ export class LaneMemory implements DecoderMemory {
   }
 
   async run({ rows, logits }: StepSize, signal?: AbortSignal): Promise<Float32Array> {
-    const { vocabSize } = this.#options.plan.config;
-    if (this.#logits.length < logits * vocabSize) {
-      this.#logits = new Float32Array(logits * vocabSize);
+    const { plan: { config: { vocabSize } }, maxRows } = this.#options;
+    if (this.#logits.rows < logits) {
+      this.#logits = this.#makeLogits(Math.min(maxRows, Math.max(logits, 2 * this.#logits.rows)));
       for (const [key, tensor] of this.#tensors) {
         if (key.startsWith("logits ")) (tensor.close(), this.#tensors.delete(key));
       }
     }
-    const { inputs } = this;
+    const { memory } = this.#logits;
     await this.#binding
-      .input("tokens", this.#view("tokens", rows, inputs.tokens))
-      .input("positions", this.#view("positions", rows, inputs.positions))
-      .input("logit_rows", this.#view("logit_rows", logits, inputs.logitRows))
-      .output("logits", this.#logitsView(logits))
+      .input("tokens", this.#view("tokens", rows))
+      .input("positions", this.#view("positions", rows))
+      .input("logit_rows", this.#view("logit_rows", logits))
+      .output("logits", this.#tensor(`logits ${logits}`, () => memory.tensor([logits, vocabSize])))
       .run(signal);
-    return this.#logits;
+    return new Float32Array(memory.buffer);
   }
 
   close(): void {
     for (const tensor of [...this.#tensors.values(), ...this.#idleCaches.flat()]) tensor.close();
+    for (const memory of this.#memory) memory.free();
   }
 
   #narrow(caches: LaneCaches, from: number, to: number, tokens: number): void {
@@ -130,8 +143,8 @@ export class LaneMemory implements DecoderMemory {
       const toWidth = dimensions[3]!;
       if (toWidth === fromWidth) return caches.tensors[index]!;
       caches.tensors[index]!.close();
-      const array = caches.slot.arrays[index]!;
-      narrowCache(array, {
+      const memory = caches.slot[index]!;
+      narrowCache(this.#elements(memory), {
         heads,
         capacity,
         tokens,
@@ -139,7 +152,7 @@ export class LaneMemory implements DecoderMemory {
         from: fromWidth,
         to: toWidth,
       });
-      return this.#cacheTensor(dimensions, array.subarray(0, elementsOf(dimensions)));
+      return memory.tensor(dimensions);
     });
   }
 
@@ -155,26 +168,28 @@ export class LaneMemory implements DecoderMemory {
     this.#freeSlots.push(caches.slot);
   }
 
-  #cacheTensor(shape: readonly number[], data: Float32Array<ArrayBuffer>): Tensor {
-    return this.#runtime.tensor(ElementType.float32, shape, data);
+  /** The elements of a cache that the host reaches. */
+  #elements({ buffer }: TensorMemory): Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> {
+    if (buffer === null) throw new TypeError("Cannot reach a cache in a device's own memory");
+    return this.#options.place.cacheType === ElementType.float16 ? new Uint16Array(buffer) : new Float32Array(buffer);
   }
 
-  #view(name: string, length: number, array: BigInt64Array<ArrayBuffer>): Tensor {
-    return this.#tensor(
-      `${name} ${length}`,
-      () => this.#runtime.tensor(ElementType.int64, [length], array.subarray(0, length)),
-    );
+  #view(name: "tokens" | "positions" | "logit_rows", length: number): BoundTensor {
+    return this.#tensor(`${name} ${length}`, () => this.#shared[name].tensor([length]));
   }
 
-  #logitsView(rows: number): Tensor {
-    const { vocabSize } = this.#options.plan.config;
-    return this.#tensor(
-      `logits ${rows}`,
-      () => this.#runtime.tensor(ElementType.float32, [rows, vocabSize], this.#logits.subarray(0, rows * vocabSize)),
-    );
+  /** Earlier ones stay until the decoder is closed: somebody may be looking at them. */
+  #makeLogits(rows: number): { rows: number; memory: SharedMemory } {
+    const { place, plan } = this.#options;
+    return { rows, memory: this.#keep(place.shared(ElementType.float32, rows * plan.config.vocabSize)) };
   }
 
-  #tensor(key: string, make: () => Tensor): Tensor {
+  #keep<Memory extends TensorMemory>(memory: Memory): Memory {
+    this.#memory.push(memory);
+    return memory;
+  }
+
+  #tensor(key: string, make: () => BoundTensor): BoundTensor {
     let tensor = this.#tensors.get(key);
     if (tensor === undefined) this.#tensors.set(key, tensor = make());
     return tensor;
@@ -184,7 +199,7 @@ export class LaneMemory implements DecoderMemory {
 class LaneCaches implements SequenceCaches {
   constructor(
     readonly slot: Slot,
-    public tensors: readonly Tensor[],
+    public tensors: readonly BoundTensor[],
     readonly owner: {
       narrow(caches: LaneCaches, from: number, to: number, tokens: number): void;
       release(caches: LaneCaches): void;

@@ -55,6 +55,7 @@ export class PooledMemory implements DecoderMemory {
   readonly #laneLogits: Logits;
   /** For steps that want logits of more rows than there are lanes. */
   #manyLogits: Logits;
+  #latest: Logits;
 
   private constructor(runtime: Runtime, session: Session, options: PooledMemoryOptions) {
     this.#runtime = runtime;
@@ -87,7 +88,7 @@ export class PooledMemory implements DecoderMemory {
       laneLengths: new Int32Array(this.#pinned.lane_lengths.buffer),
     };
     this.#laneSlots = integers("lane_slots");
-    this.#laneLogits = this.#manyLogits = this.#makeLogits(lanes);
+    this.#laneLogits = this.#manyLogits = this.#latest = this.#makeLogits(lanes);
 
     for (const { past, type, shape } of pools) {
       const dimensions = shape(lanes + 1, capacity);
@@ -120,8 +121,16 @@ export class PooledMemory implements DecoderMemory {
     return memory;
   }
 
+  get likeliest(): BigInt64Array<ArrayBuffer> {
+    return this.#latest.likeliest;
+  }
+
   get freeSlots(): number {
     return this.#freeSlots.length;
+  }
+
+  get narrows(): boolean {
+    return !this.recurrent;
   }
 
   take(_level: number): SequenceCaches | null {
@@ -139,6 +148,7 @@ export class PooledMemory implements DecoderMemory {
     this.#checkTokens(rows);
     const captured = rows === lanes && logits === lanes ? this.#decodeBindings[rows] : undefined;
     if (captured !== undefined) {
+      this.#latest = this.#laneLogits;
       await captured.run(signal);
       return this.#laneLogits.data;
     }
@@ -156,6 +166,7 @@ export class PooledMemory implements DecoderMemory {
     const logits = Math.max(1, size.logits);
     if (logits > this.#manyLogits.rows) this.#manyLogits = this.#makeLogits(logits);
     const target = logits > this.#laneLogits.rows ? this.#manyLogits : this.#laneLogits;
+    this.#latest = target;
     await this.#bindRows(this.#binding, { ...size, logits }, target).run(signal);
     return target.data;
   }
@@ -209,7 +220,8 @@ export class PooledMemory implements DecoderMemory {
       .input("tokens", this.#view("tokens", rows))
       .input("positions", this.#view("positions", rows))
       .input("logit_rows", this.#view("logit_rows", logits))
-      .output("logits", target.tensor(logits));
+      .output("logits", target.tensor(logits))
+      .output("likeliest", target.likeliestTensor(logits));
   }
 
   /** The first so many numbers of an input. */
@@ -225,10 +237,17 @@ export class PooledMemory implements DecoderMemory {
     const { vocabSize } = this.#options.plan.config;
     // Earlier ones stay until the decoder is closed: somebody may be looking at them.
     const memory = this.#pin(rows * vocabSize * ELEMENT_BYTES[ElementType.float32]);
+    const likeliest = this.#pin(rows * ELEMENT_BYTES[ElementType.int64]);
     const generation = this.#memory.length;
     return {
       rows,
       data: new Float32Array(memory.buffer),
+      likeliest: new BigInt64Array(likeliest.buffer),
+      likeliestTensor: (count) =>
+        this.#tensor(
+          `likeliest ${generation} ${count}`,
+          () => this.#runtime.deviceTensor(ElementType.int64, [count], likeliest),
+        ),
       tensor: (count) =>
         this.#tensor(
           `logits ${generation} ${count}`,
@@ -263,8 +282,11 @@ type InputName =
 interface Logits {
   readonly rows: number;
   readonly data: Float32Array;
+  /** The token of every row's greatest logit. */
+  readonly likeliest: BigInt64Array<ArrayBuffer>;
   /** The first rows. */
   tensor(count: number): DeviceTensor;
+  likeliestTensor(count: number): DeviceTensor;
 }
 
 /** A narrower level finds its components first in every head, so that there is nothing to move. */

@@ -44,6 +44,10 @@ export class ToyRunner implements StepRunner {
     return sequence;
   }
 
+  likeliest(): null {
+    return null;
+  }
+
   async step(entries: readonly StepEntry[]): Promise<Float32Array[]> {
     this.steps.push(entries.map(({ sequence, tokens }) => `${sequence.level}:${tokens.length}`));
     await this.#onStep(entries);

@@ -42,7 +42,8 @@ for (const [name, model] of Object.entries(MODELS)) {
       equal(count("CachedAttention"), kinds("attention"));
       equal(count("SelectiveScan"), kinds("mamba"));
       equal(count("PrefixMatMul"), 2 * blocks.length + 1);
-      equal(count("Identity"), poolsOf(artefact.plan).length + 1);
+      equal(count("Identity"), poolsOf(artefact.plan).length + 2);
+      equal(count("Likeliest"), 1);
       equal(count("Gather"), artefact.plan.config.rope.rotaryDim === 0 || kinds("attention") === 0 ? 1 : 3);
     });
 

@@ -13,10 +13,12 @@ namespace {
 
 // The driver's types as its ABI has them; handles are addresses.
 using Result = int;
+constexpr Result notFound = 500;
 constexpr int maxDynamicShared = 8;                      // of function attributes
 constexpr int attributeMultiprocessors = 16;             // of device attributes
 constexpr int attributeMajor = 75, attributeMinor = 76;  // the same
 constexpr int attributeSharedBytesOptIn = 97;            // the same
+constexpr Result noKernelsForDevice = 209;
 constexpr unsigned programmaticStreamSerialization = 6;  // of launch attributes
 
 struct LaunchAttribute {
@@ -61,7 +63,8 @@ struct EntryPoints {
 std::mutex mutex;
 EntryPoints driver;
 Device device;
-void* module = nullptr;
+void* modules[16];
+size_t moduleCount = 0;
 void* usedContext = nullptr;
 char message[256];
 
@@ -134,11 +137,20 @@ const char* openModule() {
   device.computeCapability = 10 * major + minor;
   device.sharedBytesPerBlock = static_cast<size_t>(sharedBytes);
   usedContext = context;
-  void* loaded = nullptr;
-  if (const Result result = driver.loadModule(&loaded, embeddedKernels())) {
-    return failed("load our kernels (was this device's architecture built?)", result);
+  size_t loaded = 0;
+  for (const void* image = nextKernels(nullptr); image; image = nextKernels(image)) {
+    if (loaded == sizeof(modules) / sizeof(modules[0])) return "Cannot load our kernels: they are in too many files";
+    const Result result = driver.loadModule(&modules[loaded], image);
+    if (result == noKernelsForDevice) continue;  // a file may be for other devices alone
+    if (result) return failed("load our kernels", result);
+    loaded++;
   }
-  module = loaded;
+  if (loaded == 0) {
+    std::snprintf(message, sizeof(message), "Cannot use our kernels: none were built for compute capability %d.%d",
+                  major, minor);
+    return message;
+  }
+  moduleCount = loaded;
   return nullptr;
 }
 
@@ -155,7 +167,7 @@ const char* useContext() {
 
 const char* openDevice(const Device** out) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (!module) {
+  if (!moduleCount) {
     if (const char* error = openModule()) return error;
   }
   *out = &device;
@@ -166,7 +178,11 @@ const char* findFunction(const char* name, size_t sharedBytes, const Function** 
   const Device* opened = nullptr;
   if (const char* error = openDevice(&opened)) return error;
   Function* function = nullptr;
-  if (const Result result = driver.getFunction(&function, module, name)) return failed(name, result);
+  Result found = notFound;
+  for (size_t i = 0; i < moduleCount && found == notFound; i++) {
+    found = driver.getFunction(&function, modules[i], name);
+  }
+  if (found) return failed(name, found);
   if (const Result result = driver.setFunctionAttribute(function, maxDynamicShared, static_cast<int>(sharedBytes))) {
     return failed("set a kernel's shared memory", result);
   }

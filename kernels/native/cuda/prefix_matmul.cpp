@@ -58,10 +58,14 @@ struct PrefixMatMul {
     sizes = {static_cast<size_t>(plan.inputs), static_cast<size_t>(plan.outputs), levels, layer.heads};
     RETURN_IF_DRIVER_FAILED(openDevice(&device));
     for (size_t i = 0; i < kernelCount; i++) {
-      RETURN_IF_DRIVER_FAILED(findFunction(productKernels[i], mostSharedBytes, &functions[i]));
+      const auto kernel = static_cast<ProductKernel>(i);
+      if (!productDevice().wide && kernel >= ProductKernel::prepareTiles) continue;
+      RETURN_IF_DRIVER_FAILED(findFunction(productKernels[i], mostSharedBytes(kernel), &functions[i]));
     }
     return nullptr;
   }
+
+  ProductDevice productDevice() const { return {device->multiprocessors, device->computeCapability == 90}; }
 
   ort::Status* compute(ort::KernelContext* context) const {
     ProductRun run{};
@@ -75,7 +79,7 @@ struct PrefixMatMul {
     parameters.y = run.y;
     parameters.rows = static_cast<int>(run.rows);
     WorkMemory memory(api, allocator);
-    if (const size_t bytes = preparedBytes(plan, parameters.rows)) {
+    if (const size_t bytes = preparedBytes(plan, parameters.rows, productDevice())) {
       void* work = nullptr;
       RETURN_IF_FAILED(memory.allocate(bytes, &work));
       parameters.prepared = static_cast<uint16_t*>(work);
@@ -83,7 +87,7 @@ struct PrefixMatMul {
     Stream* stream = nullptr;
     RETURN_IF_FAILED(streamOf(api, context, &stream));
     ProductLaunch launches[2];
-    const size_t count = productLaunches(parameters, parameters.rows, device->multiprocessors, launches);
+    const size_t count = productLaunches(parameters, parameters.rows, productDevice(), launches);
     for (size_t i = 0; i < count; i++) {
       const ProductLaunch& next = launches[i];
       RETURN_IF_DRIVER_FAILED(launch({functions[static_cast<size_t>(next.kernel)],

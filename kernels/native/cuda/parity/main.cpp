@@ -7,6 +7,7 @@
 #include <cinttypes>
 
 #include "attention.h"
+#include "likeliest.h"
 #include "products.h"
 #include "scan.h"
 
@@ -55,6 +56,9 @@ int main(int count, char** arguments) {
   for (uint64_t round = 0; round < rounds; round++) {
     cuda::checkProducts(cuda::checkedDevice(), random, 12);
     checkAttentions(random);
+    for (const size_t vocabulary : {1, 7, 400, 4099, 50000}) {
+      cuda::checkLikeliest(cuda::checkedDevice(), random, vocabulary);
+    }
     checkScans(random);
   }
   std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);
