@@ -1,6 +1,7 @@
 import { cpus } from "node:os";
 import { Registry } from "prom-client";
 import { z } from "zod";
+import { chooseDevice, describeDevice, DeviceFlag } from "./commands/device.ts";
 import { parseFlags } from "./commands/flags.ts";
 import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
@@ -24,12 +25,12 @@ import {
   type StepTableKey,
   TableWatch,
 } from "./engine/mod.ts";
-import { openKernels } from "./kernels/native_library.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
 import { chatTemplateOf } from "./models/chat_template.ts";
-import { openDecoder } from "./models/decoder.ts";
+import { type Device, openDecoder } from "./models/decoder.ts";
+import { poolBytes } from "./models/pools.ts";
 import { Tokenizer } from "./models/tokenizer.ts";
-import { openRuntime } from "./onnx/mod.ts";
+import { cudaDevice, openRuntime } from "./onnx/mod.ts";
 import {
   ApiKeys,
   type Build,
@@ -47,6 +48,7 @@ const Settings = z.strictObject({
   host: z.string().min(1).default("127.0.0.1").describe("Address to listen on"),
   port: z.int().min(0).max(65535).default(8080).describe("Port to listen on; 0 takes a free one"),
   model: z.string().min(1).default("artifacts/demo").describe("Folder of the artefact"),
+  device: DeviceFlag,
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
   slots: z.int().min(1).max(64).default(4).describe("Requests that run at once"),
   maxContext: z.int().min(2).max(1 << 20).default(2048)
@@ -124,10 +126,11 @@ async function serve(settings: Settings): Promise<void> {
   const artefact = await openArtefact(settings.model);
   const { config } = artefact.plan;
   const maxTokens = Math.min(settings.maxContext, config.maxPositionEmbeddings);
-  const memory = memoryPlan(artefact, { maxTokens, slots: settings.slots });
-  checkMemory(memory, Deno.systemMemoryInfo().total);
-  const { kernels, reason } = await openKernels((done, total) => say(`Compiling kernels: ${done} of ${total}`));
   const runtime = openRuntime();
+  const compiling = (done: number, total: number) => say(`Compiling kernels: ${done} of ${total}`);
+  const chosen = await chooseDevice(settings.device, runtime, compiling);
+  const memory = memoryPlan(artefact, { maxTokens, slots: settings.slots, device: chosen.device });
+  checkMemory(memory, chosen.device === "cuda" ? cudaDevice().memory().free : Deno.systemMemoryInfo().total);
   const open = () =>
     openDecoder(runtime, {
       plan: artefact.plan,
@@ -137,13 +140,15 @@ async function serve(settings: Settings): Promise<void> {
       maxTokens,
       maxRows: settings.prefillChunk + settings.slots,
       threads: settings.threads,
-      operators: kernels?.path ?? null,
+      device: chosen.device,
+      operators: chosen.operators,
     });
   let decoder = await open();
   const build: Build = {
     version: project.version,
     engine: `ONNX Runtime ${runtime.version}`,
-    kernels: kernels?.instructionSet ?? `stock: ${reason}`,
+    kernels: chosen.kernels,
+    device: chosen,
     threads: settings.threads,
     memory,
     startedSeconds: Math.floor(Date.now() / 1000),
@@ -154,7 +159,7 @@ async function serve(settings: Settings): Promise<void> {
   const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
   const key: StepTableKey = {
     ...{ digest: artefact.digest, engine: build.engine, kernels: build.kernels, version: build.version },
-    ...{ machine: cpus()[0]?.model ?? "", cores: cpus().length, memory: Deno.systemMemoryInfo().total },
+    ...{ machine: chosen.name ?? cpus()[0]?.model ?? "", cores: cpus().length, memory: Deno.systemMemoryInfo().total },
     ...{ threads: settings.threads, slots: settings.slots, prefillChunk: settings.prefillChunk, maxTokens },
   };
   const table = await keptStepTable({
@@ -185,7 +190,7 @@ async function serve(settings: Settings): Promise<void> {
   // A label takes its values from a closed set; why stock operators serve is said elsewhere.
   metrics.buildInfo.set({
     ...{ version: build.version, engine: build.engine },
-    kernels: kernels?.instructionSet ?? "stock",
+    kernels: chosen.instructionSet,
   }, 1);
   for (const [kind, bytes] of Object.entries(build.memory)) metrics.modelBytes.set({ kind }, bytes);
 
@@ -301,20 +306,22 @@ async function securityOf(settings: Settings): Promise<Security> {
 
 type MemoryUse = "weights" | "kv_cache" | "states" | "logits";
 
-/** Bytes by use. Caches take theirs as their tokens come. */
+/** Bytes by use. Caches take theirs as their tokens come, but on a CUDA device all at once. */
 function memoryPlan(
   artefact: Artefact,
-  { maxTokens, slots }: { maxTokens: number; slots: number },
+  { maxTokens, slots, device }: { maxTokens: number; slots: number; device: Device },
 ): Record<MemoryUse, number> {
   return {
     weights: artefact.weightBytes,
-    kv_cache: slots * maxTokens * artefact.levels[0]!.cacheBytesPerToken,
-    states: slots * artefact.levels[0]!.stateBytesPerSequence,
+    ...(device === "cuda" ? poolBytes(artefact.plan, { sequences: slots, maxTokens }) : {
+      kv_cache: slots * maxTokens * artefact.levels[0]!.cacheBytesPerToken,
+      states: slots * artefact.levels[0]!.stateBytesPerSequence,
+    }),
     logits: slots * artefact.plan.config.vocabSize * Float32Array.BYTES_PER_ELEMENT,
   };
 }
 
-/** @throws {RangeError} If the machine has less memory than all slots can come to take. */
+/** @throws {RangeError} If the machine, or its CUDA device, has less memory than all slots can come to take. */
 function checkMemory(plan: Readonly<Record<MemoryUse, number>>, total: number): void {
   const needed = plan.weights + plan.kv_cache + plan.states + plan.logits;
   if (needed <= total) return;
@@ -336,8 +343,10 @@ function describe(artefact: Artefact, build: Build, { maxTokens, slots }: { maxT
   say(`model ${artefact.name}: ${config.family}, ${config.numHiddenLayers} layers, vocabulary ${config.vocabSize}`);
   say(`pruning rates (parameters): ${levels.join(", ")}`);
   say(`${build.engine}, kernels ${build.kernels}, ${build.threads} threads`);
+  say(describeDevice(build.device));
+  const [kept, most] = build.device.device === "cuda" ? ["copied there", ""] : ["mapped", "up to "];
   say(
-    `memory: weights ${mebibytes(weights)} mapped, caches up to ${mebibytes(cache)} (${slots} x ${maxTokens} tokens)`,
+    `memory: weights ${mebibytes(weights)} ${kept}, caches ${most}${mebibytes(cache)} (${slots} x ${maxTokens} tokens)`,
   );
 }
 

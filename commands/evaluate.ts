@@ -14,11 +14,11 @@ import {
 import { Tokenizer } from "../models/tokenizer.ts";
 import type { TokenizerFiles } from "../models/tokenizer_files.ts";
 import { openRuntime } from "../onnx/mod.ts";
+import { chooseDevice, DeviceFlag, sayDevice } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { levelOf } from "./level_of.ts";
 import { progressBar } from "./progress_bar.ts";
-import { operatorsPath } from "./operators_path.ts";
 import { runCommand } from "./run_command.ts";
 
 const Flags = z.strictObject({
@@ -31,6 +31,7 @@ const Flags = z.strictObject({
   sequenceLength: z.int().min(2).max(32_768).default(512).describe("Tokens of a window; the first is context only"),
   maxTokens: z.int().min(2).optional().describe("Take at most so many tokens of the text"),
   json: z.boolean().default(false).describe("Prints JSON"),
+  device: DeviceFlag,
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
 });
 
@@ -87,7 +88,10 @@ await runCommand(async () => {
     }}
 
   async function evaluateArtefact(artefact: Artefact, levels: readonly number[], cut: readonly Int32Array[]) {
-    using decoder = await openDecoder(openRuntime(), {
+    const runtime = openRuntime();
+    const chosen = await chooseDevice(flags.device, runtime);
+    sayDevice(chosen);
+    using decoder = await openDecoder(runtime, {
       plan: artefact.plan,
       weights: artefact.weights(),
       folder: artefact.folder,
@@ -95,7 +99,8 @@ await runCommand(async () => {
       maxTokens: flags.sequenceLength,
       maxRows: Math.min(flags.sequenceLength, ROWS),
       threads: flags.threads,
-      operators: await operatorsPath(),
+      device: chosen.device,
+      operators: chosen.operators,
     });
     const found: Result[] = [];
     if (flags.narrowTo !== undefined) {

@@ -6,10 +6,10 @@ import { openArtefact } from "../models/artefact.ts";
 import { openDecoder } from "../models/decoder.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
 import { openRuntime } from "../onnx/mod.ts";
+import { chooseDevice, DeviceFlag, sayDevice } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { levelOf } from "./level_of.ts";
 import { physicalCores } from "./physical_cores.ts";
-import { operatorsPath } from "./operators_path.ts";
 import { runCommand } from "./run_command.ts";
 
 const Flags = z.strictObject({
@@ -19,6 +19,7 @@ const Flags = z.strictObject({
   maxNewTokens: z.int().min(1).max(100_000).default(128).describe("Ends the answer after so many tokens"),
   temperature: z.number().min(0).max(10).default(0).describe("0 takes the likeliest token"),
   seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("Of the random choices"),
+  device: DeviceFlag,
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
 });
 
@@ -42,7 +43,10 @@ await runCommand(async () => {
       `Cannot generate ${maxTokens} tokens, prompt included: the model holds ${maxPositionEmbeddings}`,
     );
   }
-  using decoder = await openDecoder(openRuntime(), {
+  const runtime = openRuntime();
+  const chosen = await chooseDevice(flags.device, runtime);
+  sayDevice(chosen);
+  using decoder = await openDecoder(runtime, {
     plan: artefact.plan,
     weights: artefact.weights(),
     folder: artefact.folder,
@@ -50,7 +54,8 @@ await runCommand(async () => {
     maxTokens,
     maxRows: CHUNK,
     threads: flags.threads,
-    operators: await operatorsPath(),
+    device: chosen.device,
+    operators: chosen.operators,
   });
   const sampler = new Sampler(
     { ...PLAIN_SAMPLING, temperature: flags.temperature, seed: flags.seed },

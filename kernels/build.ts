@@ -21,6 +21,7 @@ const COMMON_UNITS: readonly string[] = [
 /** What makes operators of it, and the library's symbols. A test program brings its own `main` instead. */
 const LIBRARY_UNITS: readonly string[] = [
   "operator",
+  "layer_attributes",
   "prefix_matmul",
   "cached_attention",
   "selective_scan",

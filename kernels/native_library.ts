@@ -41,6 +41,21 @@ export async function openKernels(onUnit?: (done: number, total: number) => void
   return { kernels: load(path), reason: null };
 }
 
+/**
+ * The library of our operators for CUDA devices, made elsewhere: `ESPALIER_CUDA_KERNELS` is its path, or `off`.
+ *
+ * @throws {Error} If the library that was named is not there.
+ */
+export async function openCudaKernels(
+  _onUnit?: (done: number, total: number) => void,
+): Promise<{ kernels: { path: string }; reason: null } | { kernels: null; reason: string }> {
+  const setting = Deno.env.get("ESPALIER_CUDA_KERNELS");
+  if (setting === "off") return { kernels: null, reason: "switched off (ESPALIER_CUDA_KERNELS=off)" };
+  if (!setting) return { kernels: null, reason: "none named (ESPALIER_CUDA_KERNELS)" };
+  if (!await exists(setting)) throw new Error(`Cannot use ${setting}: there is no such file`);
+  return { kernels: { path: setting }, reason: null };
+}
+
 /** Where the library for the present sources is or will be. */
 export async function libraryPath(architecture: Architecture): Promise<string> {
   return `${FOLDER}espalier-${architecture}-${await sourceDigest(architecture)}.so`;

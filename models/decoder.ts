@@ -1,9 +1,11 @@
-import { type Binding, ElementType, type Model, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
-import { type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
-import { CACHE_TOKENS } from "./graph/cached_attention.ts";
+import type { CudaOptions, Runtime, Session } from "../onnx/mod.ts";
+import type { DecoderMemory, SequenceCaches } from "./decoder_memory.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
+import { LaneMemory } from "./lane_memory.ts";
 import type { ModelPlan } from "./plan.ts";
+import { PooledMemory } from "./pooled_memory.ts";
+import { cacheCapacity } from "./pools.ts";
 
 export interface DecoderOptions {
   readonly plan: ModelPlan;
@@ -17,11 +19,15 @@ export interface DecoderOptions {
   /** Rows that a step can hold, over all lanes. */
   readonly maxRows: number;
   readonly threads: number;
-  /** Path of the library of our own operators, which take int4 weights; null serves with stock ones. */
+  /** Where steps run; on a CUDA device only with our own operators for it. On the CPU if not given. */
+  readonly device?: Device;
+  /** Path of the library of our own operators for the device, which take int4 weights; null serves with stock ones. */
   readonly operators?: string | null;
   /** See `SessionOptions`. */
   readonly profilePrefix?: string;
 }
+
+export type Device = "cpu" | "cuda";
 
 /** What one sequence does in a step. */
 export interface StepEntry {
@@ -48,11 +54,6 @@ export interface Sequence {
   close(): void;
 }
 
-/** Cache memory of one sequence, used again and again: an array for every cache, as large as any level needs it. */
-interface Slot {
-  readonly arrays: readonly Float32Array<ArrayBuffer>[];
-}
-
 class OpenSequence implements Sequence {
   length = 0;
   closed = false;
@@ -60,8 +61,7 @@ class OpenSequence implements Sequence {
   spoiled = false;
   constructor(
     public level: number,
-    readonly slot: Slot,
-    public caches: readonly Tensor[],
+    readonly caches: SequenceCaches,
     readonly owner: { narrow(sequence: OpenSequence, level: number): void; release(sequence: OpenSequence): void },
   ) {}
   narrow(level: number): void {
@@ -74,61 +74,16 @@ class OpenSequence implements Sequence {
   }
 }
 
-/** A session over the elastic graph, and the memory that its steps work in. */
+/** Sequences, and the steps that they take together, over a session of the elastic graph. */
 export class Decoder {
-  readonly #runtime: Runtime;
   readonly #options: DecoderOptions;
   readonly #session: Session;
-  readonly #binding: Binding;
-  readonly #caches: readonly Cache[];
-  /** Tokens of a cache. */
-  readonly #capacity: number;
-  readonly #freeSlots: Slot[];
-  /** The smallest caches, for lanes without a sequence. */
-  readonly #idleCaches: readonly (readonly Tensor[])[];
-  readonly #occupants: (OpenSequence | null | undefined)[];
-  readonly #tokens: BigInt64Array<ArrayBuffer>;
-  readonly #positions: BigInt64Array<ArrayBuffer>;
-  readonly #logitRows: BigInt64Array<ArrayBuffer>;
-  readonly #lanes: {
-    rows: Tensor<BigInt64Array<ArrayBuffer>>;
-    levels: Tensor<BigInt64Array<ArrayBuffer>>;
-    lengths: Tensor<Int32Array<ArrayBuffer>>;
-  };
-  readonly #tensors = new Map<string, Tensor>();
-  #logits: Float32Array<ArrayBuffer>;
+  readonly #memory: DecoderMemory;
 
-  constructor(runtime: Runtime, session: Session, options: DecoderOptions) {
-    this.#runtime = runtime;
+  constructor(session: Session, memory: DecoderMemory, options: DecoderOptions) {
     this.#options = options;
     this.#session = session;
-    this.#binding = session.bind();
-    const { plan, lanes, maxRows, maxTokens } = options;
-    this.#capacity = Math.ceil(maxTokens / CACHE_TOKENS) * CACHE_TOKENS;
-    const { vocabSize } = plan.config;
-    this.#caches = cachesOf(plan);
-    // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
-    this.#freeSlots = Array.from({ length: lanes }, () => ({
-      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, this.#capacity)))),
-    }));
-    this.#idleCaches = Array.from(
-      { length: lanes },
-      () => this.#caches.map(({ idle }) => this.#cacheTensor(idle, new Float32Array(elementsOf(idle)))),
-    );
-    this.#occupants = Array.from({ length: lanes }, () => undefined);
-    this.#tokens = new BigInt64Array(maxRows);
-    this.#positions = new BigInt64Array(maxRows);
-    this.#logitRows = new BigInt64Array(maxRows);
-    this.#logits = new Float32Array(lanes * vocabSize);
-    this.#lanes = {
-      rows: runtime.tensor(ElementType.int64, [lanes], new BigInt64Array(lanes)),
-      levels: runtime.tensor(ElementType.int64, [lanes], new BigInt64Array(lanes)),
-      lengths: runtime.tensor(ElementType.int32, [lanes], new Int32Array(lanes)),
-    };
-    this.#binding
-      .input("lane_rows", this.#lanes.rows)
-      .input("lane_levels", this.#lanes.levels)
-      .input("lane_lengths", this.#lanes.lengths);
+    this.#memory = memory;
   }
 
   get plan(): ModelPlan {
@@ -145,12 +100,12 @@ export class Decoder {
 
   /** Sequences that can still be opened. */
   get freeSlots(): number {
-    return this.#freeSlots.length;
+    return this.#memory.freeSlots;
   }
 
   /** Whether its sequences can be narrowed. Not with Mamba blocks: the channels of their states stand level by level. */
   get narrows(): boolean {
-    return this.#caches.every(({ recurrent }) => !recurrent);
+    return !this.#memory.recurrent;
   }
 
   /**
@@ -163,17 +118,11 @@ export class Decoder {
     if (!Number.isInteger(level) || level < 0 || level >= plan.levels) {
       throw new RangeError(`Cannot open a sequence at level ${level}: there are levels 0 to ${plan.levels - 1}`);
     }
-    const slot = this.#freeSlots.pop();
-    if (slot === undefined) throw new RangeError(`Cannot open a sequence: all ${lanes} slots are taken`);
-    const caches = this.#caches.map(({ shape, recurrent }, index) => {
-      const dimensions = shape(level, this.#capacity);
-      const array = slot.arrays[index]!.subarray(0, elementsOf(dimensions));
-      if (recurrent) array.fill(0);
-      return this.#cacheTensor(dimensions, array);
-    });
-    return new OpenSequence(level, slot, caches, {
+    const caches = this.#memory.take(level);
+    if (caches === null) throw new RangeError(`Cannot open a sequence: all ${lanes} slots are taken`);
+    return new OpenSequence(level, caches, {
       narrow: (sequence, level) => this.#narrow(sequence, level),
-      release: (sequence) => this.#release(sequence),
+      release: ({ caches }) => caches.release(),
     });
   }
 
@@ -184,58 +133,48 @@ export class Decoder {
    * were. It can be repeated, except with Mamba blocks once it has begun: it may have overwritten states, so that its
    * sequences can only be closed.
    *
-   * @returns Per entry, in the given order, logits `[n, V]`; a view that the next step overwrites.
+   * @returns Per entry, in the given order, logits `[n, V]`; a view that the next step overwrites, and that ends with the decoder.
    * @throws {RangeError} If a sequence is closed, given twice or too long, or the step has too many rows.
    */
   async step(entries: readonly StepEntry[], signal?: AbortSignal): Promise<Float32Array[]> {
     this.#check(entries);
     const { plan, lanes } = this.#options;
     const { vocabSize } = plan.config;
+    const { tokens, positions, laneRows, laneLevels, laneLengths } = this.#memory.inputs;
     const order = entries.map((_, index) => index).sort((a, b) =>
       entries[a]!.sequence.level - entries[b]!.sequence.level || a - b
     );
     const results: { from: number; to: number }[] = [];
-    let [rows, logitRows] = [0, 0];
+    let [rows, logits] = [0, 0];
     for (let lane = 0; lane < lanes; lane++) {
       const entry = lane < order.length ? entries[order[lane]!]! : undefined;
       const sequence = (entry?.sequence ?? null) as OpenSequence | null;
-      this.#seat(lane, sequence);
+      this.#memory.seat(lane, sequence?.caches ?? null);
       const count = entry?.tokens.length ?? 0;
-      this.#lanes.rows.data[lane] = BigInt(count);
-      this.#lanes.levels.data[lane] = BigInt(sequence?.level ?? plan.levels - 1);
-      this.#lanes.lengths.data[lane] = sequence === null ? 1 : sequence.length + count;
+      laneRows[lane] = BigInt(count);
+      laneLevels[lane] = BigInt(sequence?.level ?? plan.levels - 1);
+      laneLengths[lane] = sequence === null ? 1 : sequence.length + count;
       if (entry === undefined || sequence === null) continue;
-      const firstLogit = logitRows;
+      const firstLogit = logits;
       for (let i = 0; i < count; i++, rows++) {
-        this.#tokens[rows] = BigInt(entry.tokens[i]!);
-        this.#positions[rows] = BigInt(sequence.length + i);
+        tokens[rows] = BigInt(entry.tokens[i]!);
+        positions[rows] = BigInt(sequence.length + i);
         if (entry.logits === "all" || (entry.logits === "last" && i === count - 1)) {
-          this.#logitRows[logitRows++] = BigInt(rows);
+          this.#memory.inputs.logitRows[logits++] = BigInt(rows);
         }
       }
-      results[order[lane]!] = { from: firstLogit, to: logitRows };
+      results[order[lane]!] = { from: firstLogit, to: logits };
     }
-    if (this.#logits.length < logitRows * vocabSize) {
-      this.#logits = new Float32Array(logitRows * vocabSize);
-      for (const [key, tensor] of this.#tensors) {
-        if (key.startsWith("logits ")) (tensor.close(), this.#tensors.delete(key));
-      }
-    }
-    this.#binding
-      .input("tokens", this.#view("tokens", rows, this.#tokens))
-      .input("positions", this.#view("positions", rows, this.#positions))
-      .input("logit_rows", this.#view("logit_rows", logitRows, this.#logitRows))
-      .output("logits", this.#logitsView(logitRows));
     signal?.throwIfAborted();
+    let computed: Float32Array;
     try {
-      await this.#binding.run(signal);
+      computed = await this.#memory.run({ lanes: entries.length, rows, logits }, signal);
     } catch (error) {
-      const spoiled = this.#caches.some(({ recurrent }) => recurrent);
-      for (const { sequence } of entries) (sequence as OpenSequence).spoiled = spoiled;
+      for (const { sequence } of entries) (sequence as OpenSequence).spoiled = this.#memory.recurrent;
       throw error;
     }
     for (const { sequence, tokens } of entries) (sequence as OpenSequence).length += tokens.length;
-    return results.map(({ from, to }) => this.#logits.subarray(from * vocabSize, to * vocabSize));
+    return results.map(({ from, to }) => computed.subarray(from * vocabSize, to * vocabSize));
   }
 
   /** Ends profiling and returns the path of the timeline. */
@@ -246,9 +185,7 @@ export class Decoder {
   /** Frees the session. @throws {TypeError} If a step is under way. */
   close(): void {
     this.#session.close();
-    for (const tensor of [...this.#tensors.values(), ...this.#idleCaches.flat(), ...Object.values(this.#lanes)]) {
-      tensor.close();
-    }
+    this.#memory.close();
   }
 
   [Symbol.dispose](): void {
@@ -279,19 +216,8 @@ export class Decoder {
     }
   }
 
-  /** Binds a lane to a sequence's caches, or to none. */
-  #seat(lane: number, sequence: OpenSequence | null): void {
-    if (this.#occupants[lane] === sequence) return;
-    const caches = sequence?.caches ?? this.#idleCaches[lane]!;
-    this.#caches.forEach((cache, index) => {
-      const { past, present } = cache.names(lane);
-      this.#binding.input(past, caches[index]!).output(present, caches[index]!);
-    });
-    this.#occupants[lane] = sequence;
-  }
-
   #narrow(sequence: OpenSequence, level: number): void {
-    const { plan, operators = null } = this.#options;
+    const { plan } = this.#options;
     if (sequence.closed) throw new RangeError("Cannot narrow a sequence after it was closed");
     if (!Number.isInteger(level) || level <= sequence.level || level >= plan.levels) {
       throw new RangeError(
@@ -299,73 +225,41 @@ export class Decoder {
       );
     }
     if (!this.narrows) throw new RangeError("Cannot narrow a sequence with states of Mamba blocks");
-    this.#unseat(sequence);
-    const tokens = sequence.length;
-    sequence.caches = this.#caches.map(({ shape, keys }, index) => {
-      const [, heads, capacity, from] = shape(sequence.level, this.#capacity) as [number, number, number, number];
-      const dimensions = shape(level, this.#capacity);
-      const to = dimensions[3]!;
-      if (to === from) return sequence.caches[index]!;
-      sequence.caches[index]!.close();
-      const array = sequence.slot.arrays[index]!;
-      const sideBySide = keys && operators !== null ? CACHE_TOKENS : 1;
-      narrowCache(array, { heads, capacity, tokens, sideBySide, from, to });
-      return this.#cacheTensor(dimensions, array.subarray(0, elementsOf(dimensions)));
-    });
+    sequence.caches.narrow(sequence.level, level, sequence.length);
     sequence.level = level;
-  }
-
-  #unseat(sequence: OpenSequence): void {
-    this.#occupants.forEach((occupant, lane) => {
-      if (occupant === sequence) this.#seat(lane, null);
-    });
-  }
-
-  #release(sequence: OpenSequence): void {
-    this.#unseat(sequence);
-    for (const cache of sequence.caches) cache.close();
-    this.#freeSlots.push(sequence.slot);
-  }
-
-  #cacheTensor(shape: readonly number[], data: Float32Array<ArrayBuffer>): Tensor {
-    return this.#runtime.tensor(ElementType.float32, shape, data);
-  }
-
-  #view(name: string, length: number, array: BigInt64Array<ArrayBuffer>): Tensor {
-    return this.#tensor(
-      `${name} ${length}`,
-      () => this.#runtime.tensor(ElementType.int64, [length], array.subarray(0, length)),
-    );
-  }
-
-  #logitsView(rows: number): Tensor {
-    const { vocabSize } = this.#options.plan.config;
-    return this.#tensor(
-      `logits ${rows}`,
-      () => this.#runtime.tensor(ElementType.float32, [rows, vocabSize], this.#logits.subarray(0, rows * vocabSize)),
-    );
-  }
-
-  #tensor(key: string, make: () => Tensor): Tensor {
-    let tensor = this.#tensors.get(key);
-    if (tensor === undefined) this.#tensors.set(key, tensor = make());
-    return tensor;
   }
 }
 
-/** Builds the elastic graph and opens it. */
+/**
+ * Builds the elastic graph and opens it. On a CUDA device it also runs what later steps will, so that these find their memory
+ * taken and their graphs captured.
+ */
 export async function openDecoder(runtime: Runtime, options: DecoderOptions): Promise<Decoder> {
-  const { operators = null } = options;
-  const model: Model = decoderGraph(options.plan, options.weights, {
-    lanes: options.lanes,
-    native: operators !== null,
-  });
+  const { plan, weights, lanes, maxTokens, device = "cpu", operators = null } = options;
+  if (device === "cuda" && operators === null) {
+    throw new TypeError("Cannot decode on a CUDA device without our operators for it");
+  }
+  const capacity = cacheCapacity(maxTokens);
+  const cuda: CudaOptions = { capture: options.profilePrefix === undefined, everyNode: true };
   const session = await runtime.openSession({
-    model,
-    threads: options.threads,
+    model: decoderGraph(plan, weights, {
+      lanes,
+      operators: operators === null ? "stock" : device === "cuda" ? "cuda" : "native",
+      capacity,
+    }),
+    threads: device === "cuda" ? 1 : options.threads,
     folder: options.folder,
     ...(operators !== null && { operators }),
     ...(options.profilePrefix !== undefined && { profilePrefix: options.profilePrefix }),
+    ...(device === "cuda" && { cuda }),
   });
-  return new Decoder(runtime, session, options);
+  try {
+    const memory = device === "cuda"
+      ? await PooledMemory.open(runtime, session, { ...options, capacity, capture: cuda.capture })
+      : new LaneMemory(runtime, session, { ...options, capacity, sideBySide: operators !== null });
+    return new Decoder(session, memory, options);
+  } catch (error) {
+    session.close();
+    throw error;
+  }
 }

@@ -36,6 +36,7 @@ const FUNCTIONS = {
     parameters: ["pointer", "pointer", "usize", "buffer", "usize", "i32", "buffer"],
     result: "pointer",
   },
+  CreateMemoryInfo: { index: 68, parameters: ["buffer", "i32", "i32", "i32", "buffer"], result: "pointer" },
   CreateCpuMemoryInfo: { index: 69, parameters: ["i32", "i32", "buffer"], result: "pointer" },
   AllocatorFree: { index: 76, parameters: ["pointer", "pointer"], result: "pointer" },
   GetAllocatorWithDefaultOptions: { index: 78, parameters: ["buffer"], result: "pointer" },
@@ -50,8 +51,15 @@ const FUNCTIONS = {
   ReleaseIoBinding: { index: 135, parameters: ["pointer"], result: "void" },
   BindInput: { index: 136, parameters: ["pointer", "buffer", "pointer"], result: "pointer" },
   BindOutput: { index: 137, parameters: ["pointer", "buffer", "pointer"], result: "pointer" },
+  AddRunConfigEntry: { index: 165, parameters: ["pointer", "buffer", "buffer"], result: "pointer" },
+  AppendCudaProvider: { index: 204, parameters: ["pointer", "pointer"], result: "pointer" },
+  CreateCudaProviderOptions: { index: 205, parameters: ["buffer"], result: "pointer" },
+  UpdateCudaProviderOptions: { index: 206, parameters: ["pointer", "buffer", "buffer", "usize"], result: "pointer" },
+  ReleaseCudaProviderOptions: { index: 208, parameters: ["pointer"], result: "void" },
   RegisterCustomOpsLibrary: { index: 228, parameters: ["pointer", "buffer"], result: "pointer" },
   AddInitializer: { index: 150, parameters: ["pointer", "buffer", "pointer"], result: "pointer" },
+  /** `RunWithBinding` on the calling thread: what a device has to do is only handed to it. */
+  LaunchWithBinding: { index: 133, parameters: ["pointer", "pointer", "pointer"], result: "pointer" },
 } as const satisfies Record<string, { index: number } & Deno.ForeignFunction>;
 
 /** Calls that may take long; they run on a thread of their own, so the event loop stays free. */
@@ -63,6 +71,7 @@ const SLOW_FUNCTIONS = {
     result: "pointer",
   },
   RunWithBinding: { index: 133, parameters: ["pointer", "pointer", "pointer"], result: "pointer" },
+  SynchronizeBoundOutputs: { index: 203, parameters: ["pointer"], result: "pointer" },
 } as const satisfies Record<string, { index: number } & Deno.ForeignFunction>;
 
 type Functions = { readonly [Name in keyof typeof FUNCTIONS]: Deno.FromForeignFunction<typeof FUNCTIONS[Name]> };
@@ -159,6 +168,21 @@ export class CApi {
 /** The bytes of a C string, terminator included. */
 export function cString(text: string): Uint8Array<ArrayBuffer> {
   return new TextEncoder().encode(`${text}\0`);
+}
+
+/** An array of C strings: their addresses, and behind these in the same memory, so that it lives as long, the strings. */
+export function cStrings(texts: readonly string[]): Uint8Array<ArrayBuffer> {
+  const strings = texts.map(cString);
+  const table = new Uint8Array(strings.reduce((sum, { length }) => sum + length, 8 * texts.length));
+  const base = Deno.UnsafePointer.value(Deno.UnsafePointer.of(table));
+  const view = new DataView(table.buffer);
+  let offset = 8 * texts.length;
+  for (const [index, string] of strings.entries()) {
+    view.setBigUint64(8 * index, BigInt(base) + BigInt(offset), true);
+    table.set(string, offset);
+    offset += string.length;
+  }
+  return table;
 }
 
 function open(libraryPath: string) {

@@ -1,8 +1,11 @@
 /** ONNX Runtime: graphs as values, sessions over its C API. */
 export { OrtError } from "./c_api.ts";
+export { type CudaDevice, cudaDevice, type DeviceMemory, type PinnedMemory } from "./cuda_device.ts";
+export type { CudaOptions } from "./cuda_provider.ts";
+export { type BoundTensor, DeviceTensor } from "./device_tensor.ts";
 export { ABSENT, GraphBuilder, MICROSOFT, type OpOptions, type Value } from "./graph_builder.ts";
 export * from "./model.ts";
 export { encodeModel } from "./protobuf.ts";
 export { openRuntime, Runtime } from "./runtime.ts";
-export { Binding, Session, type SessionOptions } from "./session.ts";
+export { Binding, type BindingOptions, Session, type SessionOptions } from "./session.ts";
 export { Tensor, type TensorData } from "./tensor.ts";

@@ -1,4 +1,7 @@
+import { setImmediate } from "node:timers/promises";
 import { cString, type Handle } from "./c_api.ts";
+import { appendCudaProvider, type CudaOptions } from "./cuda_provider.ts";
+import type { BoundTensor } from "./device_tensor.ts";
 import { encodeModel } from "./protobuf.ts";
 import type { Model } from "./model.ts";
 import type { Runtime } from "./runtime.ts";
@@ -18,6 +21,16 @@ export interface SessionOptions {
   readonly optimization?: 0 | 1 | 2 | 3 | 99;
   /** Writes a timeline of every node to a file that starts with this prefix; `endProfiling` returns its path. */
   readonly profilePrefix?: string;
+  /** Runs the graph on a CUDA device; what is bound has to lie there. Without it on the CPU. */
+  readonly cuda?: CudaOptions;
+}
+
+export interface BindingOptions {
+  /**
+   * Captures the first run as a CUDA graph of this number, 0 or larger and unique in the session, and replays it from then on.
+   * The first run computes several times. Nothing may be bound anew afterwards; what tensors hold may change.
+   */
+  readonly capturedGraph?: number;
 }
 
 /** A graph that is ready to run. */
@@ -25,15 +38,21 @@ export class Session {
   readonly inputNames: readonly string[];
   readonly outputNames: readonly string[];
   readonly #runtime: Runtime;
+  readonly #cuda: CudaOptions | null;
   /** What the runtime refers to by address for as long as the session lives. */
   readonly #pinned: unknown;
   #handle: Handle | null;
   readonly #bindings = new Set<Binding>();
 
-  constructor(runtime: Runtime, handle: Handle, pinned: unknown) {
+  constructor(
+    runtime: Runtime,
+    handle: Handle,
+    { pinned, cuda }: { readonly pinned: unknown; readonly cuda: CudaOptions | null },
+  ) {
     this.#runtime = runtime;
     this.#handle = handle;
     this.#pinned = pinned;
+    this.#cuda = cuda;
     const { api } = runtime;
     const { fn } = api;
     const names = (
@@ -54,8 +73,14 @@ export class Session {
   }
 
   /** A set of tensors for this session's inputs and outputs. */
-  bind(): Binding {
-    const binding = new Binding(this.#runtime, this, () => this.#bindings.delete(binding));
+  bind({ capturedGraph }: BindingOptions = {}): Binding {
+    if (capturedGraph !== undefined && this.#cuda?.capture !== true) {
+      throw new TypeError("Cannot capture the runs of a session that was not opened to");
+    }
+    const binding = new Binding(this.#runtime, this, {
+      place: this.#cuda === null ? "cpu" : capturedGraph ?? "device",
+      onClose: () => this.#bindings.delete(binding),
+    });
     this.#bindings.add(binding);
     return binding;
   }
@@ -86,6 +111,9 @@ export class Session {
   }
 }
 
+/** Where a binding's runs happen: on the CPU, on the device node by node, or there as a captured graph of this number. */
+type RunPlace = "cpu" | "device" | number;
+
 /**
  * Tensors bound to a session's names. A run reads and writes them in place; the same tensor may be an input and an
  * output where an operator supports that (attention caches).
@@ -93,21 +121,34 @@ export class Session {
 export class Binding {
   readonly #runtime: Runtime;
   readonly #session: Session;
+  readonly #place: RunPlace;
   readonly #onClose: () => void;
-  readonly #inputs = new Map<string, Tensor>();
-  readonly #outputs = new Map<string, Tensor>();
+  readonly #inputs = new Map<string, BoundTensor>();
+  readonly #outputs = new Map<string, BoundTensor>();
   readonly #encodedNames = new Map<string, Uint8Array<ArrayBuffer>>();
   readonly #runOptions: Handle;
   #handle: Handle | null;
   #running = false;
 
-  constructor(runtime: Runtime, session: Session, onClose: () => void) {
+  constructor(
+    runtime: Runtime,
+    session: Session,
+    { place, onClose }: { readonly place: RunPlace; readonly onClose: () => void },
+  ) {
     this.#runtime = runtime;
     this.#session = session;
+    this.#place = place;
     this.#onClose = onClose;
     const { api } = runtime;
     this.#handle = api.create((out) => api.fn.CreateIoBinding(session.handle, out));
     this.#runOptions = api.create((out) => api.fn.CreateRunOptions(out));
+    if (place === "cpu") return;
+    const config = (key: string, value: string) =>
+      api.check(api.fn.AddRunConfigEntry(this.#runOptions, cString(key), cString(value)));
+    const eagerly = "-1";
+    config("gpu_graph_id", place === "device" ? eagerly : String(place));
+    // The device is waited for by a call of its own, off the event loop.
+    if (place === "device") config("disable_synchronize_execution_providers", "1");
   }
 
   get running(): boolean {
@@ -115,7 +156,7 @@ export class Binding {
   }
 
   /** Binds an input. The tensor is kept until another takes its place. */
-  input(name: string, tensor: Tensor): this {
+  input(name: string, tensor: BoundTensor): this {
     if (this.#inputs.get(name) === tensor) return this;
     this.#checkName(name, this.#session.inputNames, "input");
     this.#runtime.api.check(this.#runtime.api.fn.BindInput(this.#idle, this.#encoded(name), tensor.value));
@@ -124,7 +165,7 @@ export class Binding {
   }
 
   /** Binds an output. Its shape must be the one that the run will make. */
-  output(name: string, tensor: Tensor): this {
+  output(name: string, tensor: BoundTensor): this {
     if (this.#outputs.get(name) === tensor) return this;
     this.#checkName(name, this.#session.outputNames, "output");
     this.#runtime.api.check(this.#runtime.api.fn.BindOutput(this.#idle, this.#encoded(name), tensor.value));
@@ -133,14 +174,17 @@ export class Binding {
   }
 
   /**
-   * Runs the graph on threads of the runtime; the event loop stays free.
+   * Runs the graph. On the CPU this happens on threads of the runtime, and the event loop stays free. On a device the
+   * calling thread hands it the work, always the same one, since captured graphs belong to their thread; then it waits off the
+   * event loop. A replayed graph is waited for in place, and the event loop has its turn after it.
    *
-   * @param signal Stops the run between two nodes.
+   * @param signal Stops a run on the CPU between two nodes; on a device, one that has not begun.
    * @throws {DOMException} The signal's reason, if it stopped the run. Outputs are undefined then.
    * @throws {OrtError} If the run failed; the session stays usable.
    */
   async run(signal?: AbortSignal): Promise<void> {
     signal?.throwIfAborted();
+    if (this.#place !== "cpu") return await this.#runOnDevice(this.#place);
     const { api } = this.#runtime;
     const handle = this.#idle;
     const terminate = () => api.check(api.fn.RunOptionsSetTerminate(this.#runOptions));
@@ -157,6 +201,19 @@ export class Binding {
       this.#running = false;
       signal?.removeEventListener("abort", terminate);
       if (signal?.aborted) api.check(api.fn.RunOptionsUnsetTerminate(this.#runOptions));
+    }
+  }
+
+  async #runOnDevice(place: Exclude<RunPlace, "cpu">): Promise<void> {
+    const { api } = this.#runtime;
+    const handle = this.#idle;
+    this.#running = true;
+    try {
+      api.check(api.fn.LaunchWithBinding(this.#session.handle, this.#runOptions, handle));
+      if (place === "device") api.check(await api.slow.SynchronizeBoundOutputs(handle));
+      else await setImmediate();
+    } finally {
+      this.#running = false;
     }
   }
 
@@ -206,7 +263,9 @@ export async function openSession(runtime: Runtime, options: SessionOptions): Pr
     api.check(fn.SetInterOpNumThreads(settings, 1));
     api.check(fn.SetSessionGraphOptimizationLevel(settings, options.optimization ?? 99));
     api.check(fn.SetSessionLogSeverityLevel(settings, 4));
-    api.check(fn.DisableMemPattern(settings)); // patterns pay only where shapes repeat
+    // Patterns pay only where shapes repeat. On a device they put all constants into one allocation: thousands of their own
+    // would each be rounded up to the device's pages.
+    if (options.cuda === undefined) api.check(fn.DisableMemPattern(settings));
     const config = (key: string, value: string) =>
       api.check(fn.AddSessionConfigEntry(settings, cString(key), cString(value)));
     // Spinning between nodes is what makes small nodes fast; between runs it would burn a core for nothing.
@@ -215,6 +274,10 @@ export async function openSession(runtime: Runtime, options: SessionOptions): Pr
       config("session.model_external_initializers_file_folder_path", options.folder);
     }
     if (options.profilePrefix !== undefined) api.check(fn.EnableProfiling(settings, cString(options.profilePrefix)));
+    if (options.cuda !== undefined) {
+      appendCudaProvider(api, settings, options.cuda);
+      if (options.cuda.everyNode) config("session.disable_cpu_ep_fallback", "1");
+    }
     if (options.operators !== undefined) api.check(fn.RegisterCustomOpsLibrary(settings, cString(options.operators)));
     for (const [name, tensor] of options.initializers ?? []) {
       api.check(fn.AddInitializer(settings, cString(name), tensor.value));
@@ -223,7 +286,7 @@ export async function openSession(runtime: Runtime, options: SessionOptions): Pr
     const handle = await api.createSlowly((out) =>
       api.slow.CreateSessionFromArray(runtime.environment, bytes, BigInt(bytes.byteLength), settings, out)
     );
-    return new Session(runtime, handle, options.initializers);
+    return new Session(runtime, handle, { pinned: options.initializers, cuda: options.cuda ?? null });
   } finally {
     fn.ReleaseSessionOptions(settings);
   }

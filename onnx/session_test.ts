@@ -1,6 +1,6 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, rejects, throws } from "node:assert/strict";
-import { ElementType, GraphBuilder, openRuntime, OrtError, type Session, type Value } from "./mod.ts";
+import { cudaDevice, ElementType, GraphBuilder, openRuntime, OrtError, type Session, type Value } from "./mod.ts";
 
 const runtime = openRuntime();
 const { float32, int64, uint8 } = ElementType;
@@ -110,6 +110,46 @@ describe("Binding.run()", () => {
 
     await binding.run(); // the flag is gone
     await rejects(binding.run(AbortSignal.abort(new Error("never started"))), /never started/);
+  });
+});
+
+describe("A session on a CUDA device", () => {
+  const problem = runtime.cudaProblem();
+
+  it("is refused by name where the runtime cannot make one", async () => {
+    if (problem === null) return;
+    ok(/cuda|shared|provider/i.test(problem), problem);
+    await rejects(
+      runtime.openSession({ model: swapAndDouble(), threads: 1, cuda: { capture: false, everyNode: true } }),
+      (error: Error) => error.message === problem,
+    );
+  });
+
+  it("alone captures runs", async () => {
+    using session = await runtime.openSession({ model: swapAndDouble(), threads: 1 });
+    throws(() => session.bind({ capturedGraph: 1 }), /Cannot capture the runs of a session that was not opened to/);
+  });
+
+  it("is told apart from the CPU by what is bound", () => {
+    const memory = { address: Deno.UnsafePointer.of(new Float32Array(4))!, bytes: 16 };
+    throws(() => runtime.deviceTensor(float32, [5], memory), /it needs 20 bytes, the memory has 16/);
+    const tensor = runtime.deviceTensor(float32, [2, 2], memory);
+    tensor.close();
+    tensor.close();
+    throws(() => tensor.value, /after it was closed/);
+  });
+});
+
+describe("cudaDevice()", () => {
+  it("names the device, or says what is missing", () => {
+    try {
+      const { name, computeCapability } = cudaDevice();
+      ok(name.length > 0 && /^\d+\.\d$/.test(computeCapability));
+    } catch (error) {
+      ok(
+        /Cannot (load NVIDIA's driver|start CUDA's driver|use CUDA|count CUDA devices)/.test((error as Error).message),
+      );
+    }
   });
 });
 

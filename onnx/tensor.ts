@@ -1,4 +1,5 @@
 import type { Handle } from "./c_api.ts";
+import type { BoundTensor } from "./device_tensor.ts";
 import { ELEMENT_BYTES, type ElementType } from "./model.ts";
 import type { Runtime } from "./runtime.ts";
 
@@ -15,7 +16,7 @@ export type TensorData =
  * The runtime keeps the bare address, so the tensor carries its array, and a binding carries its tensors. The array's
  * buffer must not be transferred or resized meanwhile.
  */
-export class Tensor<Data extends TensorData = TensorData> {
+export class Tensor<Data extends TensorData = TensorData> implements BoundTensor {
   readonly #runtime: Runtime;
   #value: Handle | null;
 

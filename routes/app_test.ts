@@ -14,7 +14,10 @@ describe("createApp()", () => {
   it("is ready until it stops, and says what runs", async () => {
     const { app, engine } = toyApp();
     const ready = await app.request("/readyz");
-    deepEqual([ready.status, await ready.json()], [200, { status: "ready", engine: "toy 1.0", kernels: "stock" }]);
+    deepEqual([ready.status, await ready.json()], [
+      200,
+      { status: "ready", engine: "toy 1.0", kernels: "stock", device: "cpu" },
+    ]);
     await engine.stop();
     const draining = await app.request("/readyz");
     deepEqual([draining.status, (await draining.json()).status], [503, "draining"]);
@@ -55,6 +58,7 @@ describe("createApp()", () => {
       predicted_ms_per_prefill_chunk: [{ rows: 8, ms: 16.1 }],
     });
     deepEqual([info.model.context_tokens, info.slots, info.kernels], [64, 2, "stock"]);
+    deepEqual(info.device, { kind: "cpu", name: null, reason: "asked for" });
   });
 
   it("gives metrics in Prometheus' format, or in OpenMetrics when asked, again and again", async () => {

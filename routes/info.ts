@@ -30,6 +30,7 @@ export function info({ engine, model, tokenizer, build }: Services): Handler {
       version: build.version,
       engine: build.engine,
       kernels: build.kernels,
+      device: { kind: build.device.device, name: build.device.name, reason: build.device.reason },
       threads: build.threads,
       slots: engine.slots,
       memory_bytes: build.memory,

@@ -31,6 +31,14 @@ export interface Build {
   /** The instruction set of our own operators, or "stock" and why. */
   readonly kernels: string;
   readonly threads: number;
+  /** Where steps run. */
+  readonly device: {
+    readonly device: "cpu" | "cuda";
+    /** Such as "NVIDIA H100 80GB HBM3"; null for the CPU. */
+    readonly name: string | null;
+    /** Why this one, and how it is known to work. */
+    readonly reason: string;
+  };
   /** Bytes by use. */
   readonly memory: Readonly<Record<string, number>>;
   /** When the process started, in seconds since 1970. */

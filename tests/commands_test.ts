@@ -13,7 +13,7 @@ type Task = "start" | "compress" | "evaluate" | "generate" | "export" | "bench";
 
 const FLAGS: Readonly<Record<Task, readonly string[]>> = {
   start: [
-    ...["host", "port", "model", "threads", "slots", "max-context", "prefill-chunk", "max-waiting"],
+    ...["host", "port", "model", "device", "threads", "slots", "max-context", "prefill-chunk", "max-waiting"],
     ...["max-waiting-tokens", "policy", "shed", "step-times", "target-ttft-ms", "target-tpot-ms"],
     ...["max-body-bytes", "max-prompt-length", "max-json-depth"],
     ...["api-keys", "api-keys-file", "allow-without-keys", "metrics-without-key", "cors-origins", "allowed-hosts"],
@@ -23,8 +23,19 @@ const FLAGS: Readonly<Record<Task, readonly string[]>> = {
   compress: [
     ...["model", "out", "calibration", "samples", "sequence-length", "block-size", "recipe", "seed", "name", "threads"],
   ],
-  evaluate: ["model", "text", "rate", "narrow-to", "all-rates", "sequence-length", "max-tokens", "json", "threads"],
-  generate: ["model", "prompt", "rate", "max-new-tokens", "temperature", "seed", "threads"],
+  evaluate: [
+    "model",
+    "text",
+    "rate",
+    "narrow-to",
+    "all-rates",
+    "sequence-length",
+    "max-tokens",
+    "json",
+    "device",
+    "threads",
+  ],
+  generate: ["model", "prompt", "rate", "max-new-tokens", "temperature", "seed", "device", "threads"],
   export: ["model", "out", "rate"],
   bench: [
     "model",

@@ -55,6 +55,7 @@ using ReleaseStatus = Slot<93, void(Status*)>;
 using ReleaseTensorInfo = Slot<99, void(TensorInfo*)>;
 using ReleaseAllocator = Slot<132, void(Allocator*)>;
 using GetIntsAttribute = Slot<163, Status*(const KernelInfo*, const char* name, int64_t* out, size_t* count)>;
+using GetStream = Slot<193, Status*(const KernelContext*, void** out)>;
 using GetInputCount = Slot<230, Status*(const KernelInfo*, size_t* out)>;
 using GetConstantInput = Slot<249, Status*(const KernelInfo*, size_t index, int* isConstant, const Value** out)>;
 using ParallelFor = Slot<274, Status*(const KernelContext*, void (*body)(void* user, size_t index), size_t total,
@@ -64,7 +65,7 @@ using GetAllocator = Slot<278, Status*(const KernelInfo*, int memoryType, Alloca
 constexpr int failed = 1;
 constexpr int invalidArgument = 2;
 
-enum ElementType : int { anyType = 0, float32 = 1, uint8 = 2, int32 = 6, int64 = 7 };
+enum ElementType : int { anyType = 0, float32 = 1, uint8 = 2, int32 = 6, int64 = 7, float16 = 10 };
 
 enum MemoryType : int { cpuMemory = -2, ownMemory = 0 };
 

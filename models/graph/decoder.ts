@@ -1,18 +1,24 @@
 import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mod.ts";
-import { embeddingMatrix, headMatrix, headRotationMatrix, type ModelPlan } from "../plan.ts";
+import { embeddingMatrix, headMatrix, headRotationMatrix, type Matrix, type ModelPlan } from "../plan.ts";
 import { residualBlock } from "./block.ts";
 import type { BlockContext } from "./block_context.ts";
-import { cachedAttention } from "./cached_attention.ts";
+import { cachedAttention, type LaneInputs } from "./cached_attention.ts";
 import { cachedStateSpace } from "./cached_state_space.ts";
-import { chunkedLinear } from "./elastic_linear.ts";
+import { deviceEmbedding, stepPlan } from "./device_step.ts";
+import { chunkedLinear, type Norm } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
 import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
-import { prefixLinear, prefixWeights } from "./prefix_linear.ts";
+import { pooledAttention } from "./pooled_attention.ts";
+import { pooledScan } from "./pooled_scan.ts";
+import { ESPALIER_CUDA, prefixLinear, prefixWeights, wholeProduct } from "./prefix_linear.ts";
 import { afterRotation, rotaryOf } from "./rotary.ts";
 import { selectiveScan } from "./selective_scan.ts";
 import { stockMixer } from "./stock_mixer.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
+
+/** What a graph is built of: the runtime's operators, or our own for the CPU or for a CUDA device. */
+export type Operators = "stock" | "native" | "cuda";
 
 /**
  * The whole elastic model as one graph, for any mixture of levels and of prefill and decode in a step.
@@ -27,18 +33,22 @@ import type { Int4Weights, Weights } from "./weights.ts";
  * | `logit_rows` | int64 `[n]` | the rows whose logits are wanted |
  *
  * Output: `logits` float32 `[n, V]`, and the caches and states.
+ *
+ * On a CUDA device the caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64
+ * `[lanes]`, says where in them a lane's sequence has its own.
  */
 export function decoderGraph(
   plan: ModelPlan,
   weights: Weights,
-  { lanes, native = false, metadata = {} }: {
+  { lanes, operators = "stock", capacity = 0, metadata = {} }: {
     lanes: number;
-    /** Our own operators instead of stock ones. */
-    native?: boolean;
+    operators?: Operators;
+    /** Tokens that a sequence can hold; what CUDA's operators need to be told. */
+    capacity?: number;
     metadata?: Readonly<Record<string, string>>;
   },
 ): Model {
-  const { config, levels } = plan;
+  const { config } = plan;
   const graph = new GraphBuilder();
   const tokens = graph.input("tokens", ElementType.int64, ["rows"]);
   const positions = graph.input("positions", ElementType.int64, ["rows"]);
@@ -50,30 +60,83 @@ export function decoderGraph(
   };
   const logitRows = graph.input("logit_rows", ElementType.int64, ["logit_rows"]);
 
+  const { context, embed, head } = operators === "cuda"
+    ? deviceParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity })
+    : laneParts(graph, plan, weights, { laneInputs, positions, native: operators === "native" });
+  let hidden = embed(tokens);
+  for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
+  graph.output("logits", head(graph.op("Gather", [hidden, logitRows])), ElementType.float32, [
+    "logit_rows",
+    config.vocabSize,
+  ]);
+  return graph.build(metadata);
+}
+
+/** What differs between the ways to run a model: its blocks' parts, and its two ends. */
+interface Parts {
+  readonly context: BlockContext;
+  /** int64 `[rows]` → `[rows, D]` */
+  embed(tokens: Value): Value;
+  /** `[n, D]` → `[n, V]` */
+  head(hidden: Value): Value;
+}
+
+/** Every lane has caches of its own: on the CPU. */
+function laneParts(
+  graph: GraphBuilder,
+  plan: ModelPlan,
+  weights: Weights,
+  { laneInputs, positions, native }: { laneInputs: LaneInputs; positions: Value; native: boolean },
+): Parts {
+  const { config, levels } = plan;
   const rowsUpTo = countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels);
   const gates = gatesOf(graph, rowsUpTo, levels);
   const int4 = native ? asInt4(weights) : null;
   const ours = int4 === null ? weights : prefixWeights(int4);
-  const context: BlockContext = {
-    config,
-    weights: ours,
-    linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
-    core: int4 === null
-      ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs))
-      : laneAttention(graph, config, laneInputs, positions),
-    stateSpace: int4 === null
-      ? stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs))
-      : selectiveScan(config, weights, laneInputs),
+  return {
+    context: {
+      config,
+      weights: ours,
+      linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
+      core: int4 === null
+        ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs))
+        : laneAttention(graph, config, laneInputs, positions),
+      stateSpace: int4 === null
+        ? stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs))
+        : selectiveScan(config, weights, laneInputs),
+    },
+    embed: (tokens) => ours.embed(graph, tokens, embeddingMatrix(config)),
+    head: (hidden) => languageModelHead(graph, hidden, plan, ours),
   };
-  let hidden = ours.embed(graph, tokens, embeddingMatrix(config));
-  for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
-  graph.output(
-    "logits",
-    languageModelHead(graph, graph.op("Gather", [hidden, logitRows]), plan, ours),
-    ElementType.float32,
-    ["logit_rows", config.vocabSize],
-  );
-  return graph.build(metadata);
+}
+
+/** The caches of all lanes are pools, and the rows of a step a plan that every operator reads: on a CUDA device. */
+function deviceParts(
+  graph: GraphBuilder,
+  plan: ModelPlan,
+  weights: Int4Weights,
+  { laneInputs, positions, capacity }: { laneInputs: LaneInputs; positions: Value; capacity: number },
+): Parts {
+  const { config, levels } = plan;
+  const { lanes, rowsUpTo } = stepPlan(graph, laneInputs, levels);
+  return {
+    context: {
+      config,
+      weights,
+      linear: prefixLinear(weights, levels === 1 ? null : rowsUpTo, ESPALIER_CUDA),
+      core: pooledAttention(graph, config, { lanes, positions, capacity }),
+      stateSpace: pooledScan(config, weights, lanes),
+    },
+    embed: (tokens) => deviceEmbedding(graph, weights, tokens, embeddingMatrix(config)),
+    head(hidden) {
+      const norm = { weight: weights.vector(graph, "final_norm", config.hiddenSize), epsilon: config.rmsNormEps };
+      const product = (x: Value, matrix: Matrix, norm?: Norm) =>
+        wholeProduct(graph, { weights, x, matrix, domain: ESPALIER_CUDA, ...(norm && { norm }) });
+      return plan.headRotation
+        ? product(product(hidden, headRotationMatrix(config), norm), headMatrix(config))
+        : product(hidden, headMatrix(config), norm);
+    },
+  };
 }
 
 function asInt4(weights: Weights): Int4Weights {

@@ -1,10 +1,19 @@
 import { ABSENT, type GraphBuilder, type Value } from "../../onnx/mod.ts";
+import type { Matrix } from "../plan.ts";
 import { type Chunk, chunkWidth } from "../widths.ts";
 import type { CutMatrix, ElasticLinear, Norm, OutputAxis } from "./elastic_linear.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
 
 /** The domain of the operators in `kernels/native/`. */
 export const ESPALIER = "espalier";
+
+/** The domain of those in `kernels/native/cuda/`, which run on a CUDA device. */
+export const ESPALIER_CUDA = "espalier.cuda";
+
+/** All that a product needs of int4 weights. */
+type StoredWeights = Pick<Int4Weights, "blockSize" | "stored">;
+
+type Domain = typeof ESPALIER | typeof ESPALIER_CUDA;
 
 /** Which axis of a `PrefixMatMul` is cut; see `kernels/native/prefix_matmul.h`. */
 const CUT = { outputs: 0, gated: 1, inputs: 2 } as const;
@@ -14,18 +23,25 @@ const ACTIVATION = { none: 0, squaredRelu: 1 } as const;
  * Our own operator: one node per linear layer, which takes the row counts of the levels as an input, normalizes, joins
  * or gates, and adds the residual.
  *
- * @param rowsUpTo int64 `[levels]`: how many rows have a level of at most this one; null if there is one level.
+ * @param rowsUpTo int64 `[levels]`: how many rows have a level of at most this one; null if there
+ * is one level.
  */
-export function prefixLinear(weights: Int4Weights, rowsUpTo: Value | null): ElasticLinear {
+export function prefixLinear(
+  weights: Int4Weights,
+  rowsUpTo: Value | null,
+  domain: Domain = ESPALIER,
+): ElasticLinear {
+  const add = (graph: GraphBuilder, layer: Omit<Product, "domain" | "weights" | "rowsUpTo">) =>
+    product(graph, { ...layer, domain, weights, rowsUpTo });
   return {
-    toHeads: (graph, layer) => product(graph, weights, rowsUpTo, { ...layer, cut: "outputs", axes: [oneAxis(layer)] }),
-    toAxes: (graph, layer) => ({ whole: product(graph, weights, rowsUpTo, { ...layer, cut: "outputs" }) }),
-    fromHeads: (graph, layer) => product(graph, weights, rowsUpTo, { ...layer, cut: "inputs", axes: [oneAxis(layer)] }),
+    toHeads: (graph, layer) => add(graph, { ...layer, cut: "outputs", axes: [oneAxis(layer)] }),
+    toAxes: (graph, layer) => ({ whole: add(graph, { ...layer, cut: "outputs" }) }),
+    fromHeads: (graph, layer) => add(graph, { ...layer, cut: "inputs", axes: [oneAxis(layer)] }),
     toGatedChannels: (graph, layer) => ({
-      whole: product(graph, weights, rowsUpTo, { ...layer, cut: "gated", axes: [oneAxis({ ...layer, groups: 2 })] }),
+      whole: add(graph, { ...layer, cut: "gated", axes: [oneAxis({ ...layer, groups: 2 })] }),
     }),
     toRectifiedChannels: (graph, layer) => ({
-      whole: product(graph, weights, rowsUpTo, {
+      whole: add(graph, {
         ...layer,
         cut: "outputs",
         activation: "squaredRelu",
@@ -34,29 +50,38 @@ export function prefixLinear(weights: Int4Weights, rowsUpTo: Value | null): Elas
     }),
     fromChannels(graph, { channels, ...layer }) {
       if (!("whole" in channels)) throw new TypeError("Cannot take channels in chunks into one product");
-      return product(graph, weights, rowsUpTo, {
-        ...layer,
-        x: channels.whole,
-        cut: "inputs",
-        axes: [oneAxis({ ...layer, groups: 1 })],
-      });
+      return add(graph, { ...layer, x: channels.whole, cut: "inputs", axes: [oneAxis({ ...layer, groups: 1 })] });
     },
   };
 }
 
+/** A product with a whole matrix, behind a norm if there is one: `[rows, inFeatures]` → `[rows, outFeatures]`. */
+export function wholeProduct(
+  graph: GraphBuilder,
+  { weights, x, norm, matrix, domain = ESPALIER }: {
+    weights: StoredWeights;
+    x: Value;
+    norm?: Norm;
+    matrix: Matrix;
+    domain?: Domain;
+  },
+): Value {
+  return product(graph, {
+    domain,
+    weights,
+    rowsUpTo: null,
+    x,
+    ...(norm && { norm }),
+    chunks: [{ start: 0, end: matrix.outFeatures, level: 0 }],
+    matrixOf: () => matrix,
+    cut: "outputs",
+    axes: [{ groups: 1, widths: [matrix.outFeatures] }],
+  });
+}
+
 /** The weights of an artefact, with our own operator for every product. */
 export function prefixWeights(weights: Int4Weights): Weights {
-  return {
-    ...weights,
-    product: (graph, x, matrix) =>
-      product(graph, weights, null, {
-        x,
-        chunks: [{ start: 0, end: matrix.outFeatures, level: 0 }],
-        matrixOf: () => matrix,
-        cut: "outputs",
-        axes: [{ groups: 1, widths: [matrix.outFeatures] }],
-      }),
-  };
+  return { ...weights, product: (graph, x, matrix) => wholeProduct(graph, { weights, x, matrix }) };
 }
 
 /** The axis that all of a layer's chunks cut. */
@@ -64,18 +89,21 @@ function oneAxis({ groups, chunks }: { groups: number; chunks: readonly Chunk[] 
   return { groups, widths: chunks.map(chunkWidth) };
 }
 
+interface Product extends CutMatrix {
+  readonly domain: Domain;
+  readonly weights: StoredWeights;
+  readonly rowsUpTo: Value | null;
+  readonly x: Value;
+  readonly norm?: Norm;
+  readonly residual?: Value;
+  readonly cut: keyof typeof CUT;
+  readonly axes: readonly OutputAxis[];
+  readonly activation?: keyof typeof ACTIVATION;
+}
+
 function product(
   graph: GraphBuilder,
-  weights: Int4Weights,
-  rowsUpTo: Value | null,
-  { chunks, matrixOf, x, norm, residual, cut, axes, activation = "none" }: CutMatrix & {
-    x: Value;
-    norm?: Norm;
-    residual?: Value;
-    cut: keyof typeof CUT;
-    axes: readonly OutputAxis[];
-    activation?: keyof typeof ACTIVATION;
-  },
+  { domain, weights, rowsUpTo, chunks, matrixOf, x, norm, residual, cut, axes, activation = "none" }: Product,
 ): Value {
   const stored = chunks.map((_, index) => weights.stored(graph, matrixOf(index)));
   const inputs = [
@@ -87,7 +115,7 @@ function product(
   ];
   const { inFeatures, outFeatures } = matrixOf(0);
   return graph.op("PrefixMatMul", inputs, {
-    domain: ESPALIER,
+    domain,
     attributes: {
       cut: CUT[cut],
       activation: ACTIVATION[activation],

@@ -66,12 +66,41 @@ export function rotaryAngles(
   config: ModelConfig,
   positions: Value,
 ): { readonly cosines: Value; readonly sines: Value } {
-  const rotaryDim = rotaryDimOf(config);
-  const frequencies = [...ropeFrequencies(config.rope, rotaryDim), ...(rotaryDim < config.headDim ? [0] : [])];
+  const frequencies = frequenciesOf(config);
   const float = { attributes: { to: ElementType.float32 } };
   const column = graph.op("Unsqueeze", [graph.op("Cast", [positions], float), graph.integers([1])]);
   const angles = graph.op("Mul", [column, graph.floats(frequencies, [1, frequencies.length])]);
   return { cosines: graph.op("Cos", [angles]), sines: graph.op("Sin", [angles]) };
+}
+
+/**
+ * As `rotaryAngles`, looked up in tables of so many positions: on a device one small operator each in place of five.
+ *
+ * @param positions int64 `[rows]`
+ */
+export function tabledAngles(
+  graph: GraphBuilder,
+  config: ModelConfig,
+  positions: Value,
+  length: number,
+): { readonly cosines: Value; readonly sines: Value } {
+  const frequencies = frequenciesOf(config).map(Math.fround);
+  const table = (of: (angle: number) => number) => {
+    const values = new Float32Array(length * frequencies.length);
+    for (let position = 0, i = 0; position < length; position++) {
+      // Rounded as in `rotaryAngles`: far positions turn by this.
+      for (const frequency of frequencies) values[i++] = of(Math.fround(position * frequency));
+    }
+    return graph.floats(values, [length, frequencies.length]);
+  };
+  const rows = (values: Value) => graph.op("Gather", [values, positions]);
+  return { cosines: rows(table(Math.cos)), sines: rows(table(Math.sin)) };
+}
+
+/** Radians per position of every original pair, and 0 last if a model has components that are not turned. */
+function frequenciesOf(config: ModelConfig): number[] {
+  const rotaryDim = rotaryDimOf(config);
+  return [...ropeFrequencies(config.rope, rotaryDim), ...(rotaryDim < config.headDim ? [0] : [])];
 }
 
 /** Angles of position 0 and of every row, `[rows + 1, pairs]`, and the line of every head of every row. */

@@ -1,6 +1,6 @@
-import { ABSENT, ElementType, type Value } from "../../onnx/mod.ts";
+import { ABSENT, type Attribute, ElementType, type GraphBuilder, type Value } from "../../onnx/mod.ts";
 import { mambaOf, type ModelConfig } from "../description.ts";
-import { blockVectors } from "../plan.ts";
+import { blockVectors, type MambaPlan } from "../plan.ts";
 import type { LaneInputs } from "./cached_attention.ts";
 import { stateNames } from "./cached_state_space.ts";
 import { ESPALIER } from "./prefix_linear.ts";
@@ -12,13 +12,7 @@ export function selectiveScan(config: ModelConfig, weights: Weights, lanes: Lane
   return {
     mix(graph, projected, block) {
       if (!("whole" in projected)) throw new TypeError("Cannot scan axes that do not lie side by side");
-      const { numHeads, headDim, numGroups, stateSize, convKernel, timeStepLimit: [least, greatest] } = mambaOf(config);
-      const lengths = new Map(blockVectors(config, block).map(({ name, length }) => [name, length]));
-      const vector = (part: string): Value => {
-        const name = `${block.name}.${part}`;
-        const length = lengths.get(name);
-        return length === undefined ? ABSENT : weights.vector(graph, name, length);
-      };
+      const { numHeads, convKernel } = mambaOf(config);
       const states = Array.from({ length: lanes.count }, (_, lane) => {
         const { convX, convBc, scan } = stateNames(block, lane);
         return [
@@ -32,30 +26,48 @@ export function selectiveScan(config: ModelConfig, weights: Weights, lanes: Lane
         [
           projected.whole,
           lanes.rows,
-          ...["conv_x", "conv_x_bias", "conv_bc", "conv_bc_bias"].map(vector),
-          ...["a_log", "dt_bias", "skip", "gated_norm"].map(vector),
+          ...scanVectors(graph, config, weights, block),
           ...states.map(({ past, shape }) => graph.input(past, ElementType.float32, shape)),
         ],
         1 + states.length,
         {
           domain: ESPALIER,
-          attributes: {
-            heads: numHeads,
-            channels: block.widths[0]!,
-            full_channels: headDim,
-            groups: numGroups,
-            states: block.stateWidths[0]!,
-            full_states: stateSize,
-            taps: convKernel,
-            conv_bias: block.convBias ? 1 : 0,
-            least_delta: { float: least },
-            greatest_delta: { float: greatest ?? Infinity },
-            epsilon: { float: config.rmsNormEps },
-          },
+          attributes: scanAttributes(config, block),
         },
       );
       states.forEach((state, index) => graph.output(state.present, present[index]!, ElementType.float32));
       return mixed!;
     },
+  };
+}
+
+/** The vectors of a block that the operator takes as constants, in its order; absent where the block has none. */
+export function scanVectors(graph: GraphBuilder, config: ModelConfig, weights: Weights, block: MambaPlan): Value[] {
+  const lengths = new Map(blockVectors(config, block).map(({ name, length }) => [name, length]));
+  return [
+    ...["conv_x", "conv_x_bias", "conv_bc", "conv_bc_bias"],
+    ...["a_log", "dt_bias", "skip", "gated_norm"],
+  ].map((part) => {
+    const name = `${block.name}.${part}`;
+    const length = lengths.get(name);
+    return length === undefined ? ABSENT : weights.vector(graph, name, length);
+  });
+}
+
+/** What the operator is told of a block. */
+export function scanAttributes(config: ModelConfig, block: MambaPlan): Record<string, Attribute> {
+  const { numHeads, headDim, numGroups, stateSize, convKernel, timeStepLimit: [least, greatest] } = mambaOf(config);
+  return {
+    heads: numHeads,
+    channels: block.widths[0]!,
+    full_channels: headDim,
+    groups: numGroups,
+    states: block.stateWidths[0]!,
+    full_states: stateSize,
+    taps: convKernel,
+    conv_bias: block.convBias ? 1 : 0,
+    least_delta: { float: least },
+    greatest_delta: { float: greatest ?? Infinity },
+    epsilon: { float: config.rmsNormEps },
   };
 }

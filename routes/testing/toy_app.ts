@@ -51,6 +51,7 @@ export function toyApp(
       version: "0.0.0",
       engine: "toy 1.0",
       kernels: "stock",
+      device: { device: "cpu", name: null, reason: "asked for" },
       threads: 1,
       memory: { weights: 1000 },
       startedSeconds: 1_700_000_000,

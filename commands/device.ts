@@ -1,0 +1,96 @@
+import { z } from "zod";
+import { openCudaKernels, openKernels } from "../kernels/native_library.ts";
+import type { Device } from "../models/decoder.ts";
+import { probeDevice } from "../models/device_probe.ts";
+import { cudaDevice, type Runtime } from "../onnx/mod.ts";
+
+/** The flag of everything that runs a model. */
+export const DeviceFlag = z.enum(["cpu", "cuda", "auto"]).default("auto")
+  .describe("Where steps run: cuda fails if something is missing, auto says what it took and why");
+export type DeviceFlag = z.output<typeof DeviceFlag>;
+
+/** Where a model runs, and with which operators. */
+export interface ChosenDevice {
+  readonly device: Device;
+  /** Such as "NVIDIA H100 80GB HBM3"; null for the CPU. */
+  readonly name: string | null;
+  /** Why this one, and how it is known to work. */
+  readonly reason: string;
+  /** Library of our operators for it; null for stock ones. */
+  readonly operators: string | null;
+  /** What our operators compute with, from a small set; "stock" without them. */
+  readonly instructionSet: string;
+  /** The instruction set, or "stock" and why. */
+  readonly kernels: string;
+}
+
+/**
+ * Decides where steps run. A CUDA device is taken only after our operator has multiplied on it as plain TypeScript does; the
+ * sessions themselves refuse graphs of which a node would run on the CPU.
+ *
+ * @param onUnit Told while operators compile.
+ * @throws {Error} If CUDA is asked for by name and anything is missing; the message says what.
+ */
+export async function chooseDevice(
+  asked: DeviceFlag,
+  runtime: Runtime,
+  onUnit?: (done: number, total: number) => void,
+): Promise<ChosenDevice> {
+  if (asked === "cpu") return await cpu("asked for", onUnit);
+  try {
+    return await cuda(asked === "cuda" ? "asked for" : "auto", runtime, onUnit);
+  } catch (cause) {
+    const problem = (cause as Error).message.trim();
+    if (asked === "cuda") throw new Error(`CUDA was asked for and cannot be used: ${problem}`, { cause });
+    return await cpu(`auto, since CUDA cannot be used: ${problem}`, onUnit);
+  }
+}
+
+/** One line for people. */
+export function describeDevice({ device, name, reason }: Pick<ChosenDevice, "device" | "name" | "reason">): string {
+  return `device ${device}${name === null ? "" : ` (${name})`}: ${reason}`;
+}
+
+/** Says on stderr where a command runs, and why with stock operators if it does. */
+export function sayDevice(chosen: ChosenDevice): void {
+  console.error(describeDevice(chosen));
+  if (chosen.operators === null) console.error(`Stock operators: ${chosen.kernels.replace(/^stock: /, "")}`);
+}
+
+async function cpu(reason: string, onUnit?: (done: number, total: number) => void): Promise<ChosenDevice> {
+  const { kernels, reason: missing } = await openKernels(onUnit);
+  return {
+    device: "cpu",
+    name: null,
+    reason,
+    operators: kernels?.path ?? null,
+    instructionSet: kernels?.instructionSet ?? "stock",
+    kernels: kernels?.instructionSet ?? `stock: ${missing}`,
+  };
+}
+
+/** What is cheap to find missing is looked for first. */
+async function cuda(
+  why: string,
+  runtime: Runtime,
+  onUnit?: (done: number, total: number) => void,
+): Promise<ChosenDevice> {
+  const { name, computeCapability, driverVersion } = cudaDevice();
+  const problem = runtime.cudaProblem();
+  if (problem !== null) {
+    throw new Error(`ONNX Runtime (ESPALIER_ONNXRUNTIME is its path) cannot use ${name}: ${problem}`);
+  }
+  const { kernels, reason } = await openCudaKernels(onUnit);
+  if (kernels === null) throw new Error(`there are no operators for ${name}: ${reason}`);
+  const error = await probeDevice(runtime, kernels.path);
+  return {
+    device: "cuda",
+    name,
+    reason:
+      `${why}; compute capability ${computeCapability}, driver for CUDA ${driverVersion}; every node of the graph runs ` +
+      `on it, and a product there was ${error.toExponential(1)} off the CPU's`,
+    operators: kernels.path,
+    instructionSet: "cuda",
+    kernels: `cuda ${computeCapability}`,
+  };
+}

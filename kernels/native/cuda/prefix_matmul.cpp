@@ -1,0 +1,93 @@
+#include "../layer_attributes.h"
+#include "cuda_operator.h"
+#include "operators.h"
+#include "prefix_product.h"
+
+namespace espalier::cuda {
+namespace {
+
+constexpr size_t kernelCount = sizeof(productKernels) / sizeof(*productKernels);
+
+struct PrefixMatMul {
+  explicit PrefixMatMul(ort::Api api) : api(api) {}
+  ~PrefixMatMul() {
+    if (allocator) ort::ReleaseAllocator::call(api, allocator);
+  }
+  PrefixMatMul(const PrefixMatMul&) = delete;
+  PrefixMatMul& operator=(const PrefixMatMul&) = delete;
+
+  ort::Api api;
+  ort::Allocator* allocator = nullptr;
+  const Device* device = nullptr;
+  const Function* functions[kernelCount] = {};
+  ProductParameters plan;
+  LayerSizes sizes{};
+
+  ort::Status* prepare(const ort::KernelInfo* info) {
+    Layer layer;
+    RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
+    RETURN_IF_FAILED(readLayer(api, info, &layer));
+    if (const char* reason = planProduct(layer.shape, layer.chunks, layer.chunkCount, &plan)) {
+      return failure(api, "PrefixMatMul: %zu chunks of blocks of %zu: %s", layer.chunkCount, layer.shape.blockSize,
+                     reason);
+    }
+    plan.epsilon = layer.epsilon;
+    size_t levels = 0;
+    for (size_t c = 0; c < layer.chunkCount; c++) {
+      if (layer.chunks[c].level >= levels) levels = layer.chunks[c].level + 1;
+    }
+    sizes = {static_cast<size_t>(plan.inputs), static_cast<size_t>(plan.outputs), levels, layer.heads};
+    RETURN_IF_DRIVER_FAILED(openDevice(&device));
+    for (size_t i = 0; i < kernelCount; i++) {
+      RETURN_IF_DRIVER_FAILED(findFunction(productKernels[i], mostSharedBytes, &functions[i]));
+    }
+    return nullptr;
+  }
+
+  ort::Status* compute(ort::KernelContext* context) const {
+    ProductRun run{};
+    RETURN_IF_FAILED(readRun(api, context, sizes, &run));
+    if (run.rows == 0) return nullptr;
+    ProductParameters parameters = plan;
+    parameters.x = run.x;
+    parameters.rowsUpTo = run.rowsUpTo;
+    parameters.normWeight = run.normWeight;
+    parameters.residual = run.residual;
+    parameters.y = run.y;
+    parameters.rows = static_cast<int>(run.rows);
+    WorkMemory memory(api, allocator);
+    if (const size_t bytes = preparedBytes(plan, parameters.rows)) {
+      void* work = nullptr;
+      RETURN_IF_FAILED(memory.allocate(bytes, &work));
+      parameters.prepared = static_cast<uint16_t*>(work);
+    }
+    Stream* stream = nullptr;
+    RETURN_IF_FAILED(streamOf(api, context, &stream));
+    ProductLaunch launches[2];
+    const size_t count = productLaunches(plan, parameters.rows, device->multiprocessors, launches);
+    for (size_t i = 0; i < count; i++) {
+      const ProductLaunch& next = launches[i];
+      RETURN_IF_DRIVER_FAILED(launch({functions[static_cast<size_t>(next.kernel)],
+                                      {next.gridX, next.gridY, 1},
+                                      next.threads,
+                                      next.sharedBytes,
+                                      true},
+                                     stream, &parameters));
+    }
+    return nullptr;
+  }
+
+  static constexpr ort::CustomOp describe() {
+    ort::CustomOp op = cudaOperator<PrefixMatMul>();
+    describeLayer(&op);
+    return op;
+  }
+};
+
+constexpr ort::CustomOp description = PrefixMatMul::describe();
+
+}  // namespace
+
+const ort::CustomOp* prefixMatMul() { return &description; }
+
+}  // namespace espalier::cuda

@@ -1,0 +1,122 @@
+#include "layer_attributes.h"
+
+namespace espalier {
+namespace {
+
+// Stored rows of a chunk.
+size_t rowsOf(const ProductShape& shape, const StoredChunk& chunk) {
+  return shape.cut == Cut::inputs ? shape.uncut : shape.channelsOf(chunk);
+}
+
+template <typename T>
+ort::Status* constant(ort::Api api, const ort::KernelInfo* info, size_t index, size_t count, const T** data) {
+  Shape shape;
+  RETURN_IF_FAILED(readConstant(api, info, index, data, &shape));
+  if (shape.count() == static_cast<int64_t>(count)) return nullptr;
+  return failure(api, "PrefixMatMul: input %zu has %lld elements, wanted %zu", index,
+                 static_cast<long long>(shape.count()), count);
+}
+
+}  // namespace
+
+size_t blocksOf(const ProductShape& shape, const StoredChunk& chunk) {
+  const size_t columns = shape.cut == Cut::inputs ? shape.channelsOf(chunk) : shape.uncut;
+  return rowsOf(shape, chunk) * ((columns + shape.blockSize - 1) / shape.blockSize);
+}
+
+ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Layer* out) {
+  Layer& layer = *out = {};
+  ProductShape& shape = layer.shape;
+  size_t cut = 0, activation = 0, widthCount = 0, biasCount = 0;
+  int64_t groups[maxAxes], widths[maxAxes * maxChunks], levels[maxChunks], biases[maxChunks];
+  RETURN_IF_FAILED(readInteger(api, info, "cut", &cut));
+  RETURN_IF_FAILED(readInteger(api, info, "activation", &activation));
+  RETURN_IF_FAILED(readIntegers(api, info, "groups", groups, maxAxes, &shape.axes));
+  RETURN_IF_FAILED(readInteger(api, info, "uncut", &shape.uncut));
+  RETURN_IF_FAILED(readInteger(api, info, "block_size", &shape.blockSize));
+  RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "epsilon", &layer.epsilon));
+  RETURN_IF_FAILED(readIntegers(api, info, "widths", widths, maxAxes * maxChunks, &widthCount));
+  RETURN_IF_FAILED(readIntegers(api, info, "levels", levels, maxChunks, &layer.chunkCount));
+  RETURN_IF_FAILED(readIntegers(api, info, "biases", biases, maxChunks, &biasCount));
+  if (cut > 2 || activation > 1 || shape.uncut == 0 || shape.blockSize % 32 != 0 || shape.blockSize == 0) {
+    return failure(api, "PrefixMatMul: cut %zu, activation %zu, uncut %zu, block_size %zu are no layer", cut,
+                   activation, shape.uncut, shape.blockSize);
+  }
+  shape.cut = static_cast<Cut>(cut);
+  shape.activation = static_cast<Activation>(activation);
+  if (shape.axes == 0 || (shape.cut != Cut::outputs && (shape.axes > 1 || activation != 0))) {
+    return failure(api, "PrefixMatMul: cut %zu has %zu axes and activation %zu: only outputs can have several, or any",
+                   cut, shape.axes, activation);
+  }
+  for (size_t axis = 0; axis < shape.axes; axis++) {
+    if (groups[axis] <= 0 || (shape.cut == Cut::gated && groups[axis] != 2)) {
+      return failure(api, "PrefixMatMul: axis %zu has %lld groups: wanted at least one, and two where they are gated",
+                     axis, static_cast<long long>(groups[axis]));
+    }
+    shape.groups[axis] = static_cast<size_t>(groups[axis]);
+  }
+  if (layer.chunkCount == 0 || widthCount != shape.axes * layer.chunkCount || biasCount != layer.chunkCount) {
+    return failure(api, "PrefixMatMul: %zu widths, %zu levels and %zu biases of %zu axes do not belong together",
+                   widthCount, layer.chunkCount, biasCount, shape.axes);
+  }
+  size_t input = firstChunk;
+  for (size_t c = 0; c < layer.chunkCount; c++) {
+    StoredChunk& chunk = layer.chunks[c];
+    if (levels[c] < 0 || (c > 0 && levels[c] > levels[c - 1])) {
+      return failure(api, "PrefixMatMul: chunk %zu has level %lld: levels must not be negative or grow", c,
+                     static_cast<long long>(levels[c]));
+    }
+    chunk.level = static_cast<size_t>(levels[c]);
+    for (size_t axis = 0; axis < shape.axes; axis++) {
+      const int64_t width = widths[c * shape.axes + axis];
+      if (width < 0) {
+        return failure(api, "PrefixMatMul: chunk %zu has width %lld: it must not be negative", c,
+                       static_cast<long long>(width));
+      }
+      chunk.widths[axis] = static_cast<size_t>(width);
+    }
+    if (shape.channelsOf(chunk) == 0) return failure(api, "PrefixMatMul: chunk %zu has no channels", c);
+    const size_t blocks = blocksOf(shape, chunk);
+    RETURN_IF_FAILED(constant(api, info, input++, blocks * shape.blockSize / 2, &chunk.codes));
+    RETURN_IF_FAILED(constant(api, info, input++, blocks, &chunk.scales));
+    if (biases[c]) RETURN_IF_FAILED(constant(api, info, input++, rowsOf(shape, chunk), &chunk.bias));
+  }
+  if (shape.cut == Cut::outputs && shape.axes == 1 && shape.groups[0] > 1) layer.heads = shape.groups[0];
+  return nullptr;
+}
+
+ort::Status* readRun(ort::Api api, ort::KernelContext* context, const LayerSizes& sizes, ProductRun* out) {
+  ProductRun& run = *out;
+  Shape shape, rowsShape, normShape, residualShape;
+  RETURN_IF_FAILED(readInput(api, context, LayerInput::x, &run.x, &shape));
+  RETURN_IF_FAILED(readInput(api, context, LayerInput::rowsUpTo, &run.rowsUpTo, &rowsShape));
+  RETURN_IF_FAILED(readInput(api, context, LayerInput::normWeight, &run.normWeight, &normShape));
+  RETURN_IF_FAILED(readInput(api, context, LayerInput::residual, &run.residual, &residualShape));
+  const int64_t rows = shape.rank > 0 ? shape.sizes[0] : 0;
+  const auto elements = [rows](size_t columns) { return rows * static_cast<int64_t>(columns); };
+  if (shape.rank < 2 || shape.count() != elements(sizes.inputs)) {
+    return failure(api, "PrefixMatMul: x has %lld elements in %lld rows, wanted %zu a row",
+                   static_cast<long long>(shape.count()), static_cast<long long>(rows), sizes.inputs);
+  }
+  if (run.rowsUpTo && rowsShape.count() < static_cast<int64_t>(sizes.levels)) {
+    return failure(api, "PrefixMatMul: rows are counted for %lld levels, wanted %zu",
+                   static_cast<long long>(rowsShape.count()), sizes.levels);
+  }
+  if (run.normWeight && normShape.count() != static_cast<int64_t>(sizes.inputs)) {
+    return failure(api, "PrefixMatMul: the norm has %lld weights, wanted %zu",
+                   static_cast<long long>(normShape.count()), sizes.inputs);
+  }
+  if (run.residual && residualShape.count() != elements(sizes.outputs)) {
+    return failure(api, "PrefixMatMul: the residual has %lld elements, wanted %lld",
+                   static_cast<long long>(residualShape.count()), static_cast<long long>(elements(sizes.outputs)));
+  }
+  Shape y;
+  y.sizes[y.rank++] = rows;
+  if (sizes.heads) y.sizes[y.rank++] = static_cast<int64_t>(sizes.heads);
+  y.sizes[y.rank++] = static_cast<int64_t>(sizes.heads ? sizes.outputs / sizes.heads : sizes.outputs);
+  RETURN_IF_FAILED(makeOutput(api, context, 0, y, &run.y));
+  run.rows = static_cast<size_t>(rows);
+  return nullptr;
+}
+
+}  // namespace espalier

@@ -1,0 +1,49 @@
+// What the nodes of our linear layer say of it, whichever provider runs them.
+#pragma once
+
+#include "operator.h"
+#include "prefix_product.h"
+
+namespace espalier {
+
+constexpr size_t maxChunks = 64;
+
+// Inputs of a node before its chunks.
+enum LayerInput : size_t { x = 0, rowsUpTo = 1, normWeight = 2, residual = 3, firstChunk = 4 };
+
+struct Layer {
+  ProductShape shape;
+  StoredChunk chunks[maxChunks];  // their codes, scales and biases where the provider keeps its constants
+  size_t chunkCount;
+  float epsilon;
+  size_t heads;  // of an output of rank 3; 0 for rank 2
+};
+
+// Reads and checks a node's attributes and constants.
+ort::Status* readLayer(ort::Api, const ort::KernelInfo*, Layer* out);
+
+// Codes of all stored rows of a chunk, in blocks.
+size_t blocksOf(const ProductShape&, const StoredChunk&);
+
+// Sizes of a layer that a run must agree with.
+struct LayerSizes {
+  size_t inputs, outputs, levels, heads;
+};
+
+// Reads and checks a run's inputs, and makes its output. `epsilon` is left alone.
+ort::Status* readRun(ort::Api, ort::KernelContext*, const LayerSizes&, ProductRun* out);
+
+// The description's fields that do not depend on the provider.
+constexpr void describeLayer(ort::CustomOp* op) {
+  op->getName = [](const ort::CustomOp*) -> const char* { return "PrefixMatMul"; };
+  op->getInputCount = [](const ort::CustomOp*) -> size_t { return firstChunk + 1; };
+  op->getInputType = [](const ort::CustomOp*, size_t index) {
+    return index == rowsUpTo ? ort::int64 : index < firstChunk ? ort::float32 : ort::anyType;
+  };
+  op->getInputPresence = [](const ort::CustomOp*, size_t index) {
+    return index == LayerInput::x ? ort::required : index < firstChunk ? ort::optional : ort::variadic;
+  };
+  op->getVariadicInputMinimum = [](const ort::CustomOp*) { return 2; };
+}
+
+}  // namespace espalier
