@@ -256,7 +256,7 @@ export async function openDecoder(runtime: Runtime, options: DecoderOptions): Pr
   try {
     const memory = device === "cuda"
       ? await PooledMemory.open(runtime, session, { ...options, capacity, capture: cuda.capture })
-      : new LaneMemory(runtime, session, { ...options, capacity, sideBySide: operators !== null });
+      : new LaneMemory(runtime, session, { ...options, capacity, native: operators !== null });
     return new Decoder(session, memory, options);
   } catch (error) {
     session.close();

@@ -1,7 +1,8 @@
-import { type Binding, ElementType, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
-import { type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
+import { alignedFloats, type Binding, ElementType, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
+import { arrayPlaces, type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
 import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
 import { CACHE_TOKENS } from "./graph/cached_attention.ts";
+import { laneArrayName } from "./graph/lane_arrays.ts";
 import type { ModelPlan } from "./plan.ts";
 
 export interface LaneMemoryOptions {
@@ -10,13 +11,23 @@ export interface LaneMemoryOptions {
   readonly maxRows: number;
   /** Tokens of a cache. */
   readonly capacity: number;
-  /** Keys of `CACHE_TOKENS` tokens lie side by side, as our own operator wants them. */
-  readonly sideBySide: boolean;
+  /**
+   * The graph's operators are ours: they take all caches of a sequence as one array, and in it keys of `CACHE_TOKENS` tokens
+   * side by side. Stock operators take and give every cache by itself.
+   */
+  readonly native: boolean;
 }
 
-/** Cache memory of one sequence, used again and again: an array for every cache, as large as any level needs it. */
+/** Cache memory of one sequence, used again and again: every cache in its place in one array, see `arrayPlaces`. */
 interface Slot {
-  readonly arrays: readonly Float32Array<ArrayBuffer>[];
+  readonly whole: Float32Array<ArrayBuffer>;
+  readonly caches: readonly Float32Array<ArrayBuffer>[];
+}
+
+/** What is bound to a lane: `present` is what a step makes of `past`, if the graph gives it. */
+interface LaneNames {
+  readonly past: string;
+  readonly present: string | null;
 }
 
 /** Memory of the CPU: every sequence has caches of the width of its level, which are bound to the lane that it sits in. */
@@ -27,8 +38,8 @@ export class LaneMemory implements DecoderMemory {
   readonly #binding: Binding;
   readonly #caches: readonly Cache[];
   readonly #freeSlots: Slot[];
-  /** The smallest caches, for lanes without a sequence. */
-  readonly #idleCaches: readonly (readonly Tensor[])[];
+  /** The smallest tensors that can be bound, for lanes without a sequence. */
+  readonly #idle: readonly (readonly Tensor[])[];
   readonly #occupants: (LaneCaches | null | undefined)[];
   readonly #tensors = new Map<string, Tensor>();
   #logits: Float32Array<ArrayBuffer>;
@@ -37,15 +48,18 @@ export class LaneMemory implements DecoderMemory {
     this.#runtime = runtime;
     this.#options = options;
     this.#binding = session.bind();
-    const { plan, lanes, maxRows, capacity } = options;
+    const { plan, lanes, maxRows, capacity, native } = options;
     this.#caches = cachesOf(plan);
+    const places = arrayPlaces(this.#caches, capacity);
     // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
-    this.#freeSlots = Array.from({ length: lanes }, () => ({
-      arrays: this.#caches.map(({ shape }) => new Float32Array(elementsOf(shape(0, capacity)))),
-    }));
-    this.#idleCaches = Array.from(
+    this.#freeSlots = Array.from({ length: lanes }, () => {
+      const whole = alignedFloats(places.at(-1)!);
+      return { whole, caches: this.#caches.map((_, index) => whole.subarray(places[index], places[index + 1])) };
+    });
+    const idleShapes = native ? [[0]] : this.#caches.map(({ idle }) => idle);
+    this.#idle = Array.from(
       { length: lanes },
-      () => this.#caches.map(({ idle }) => this.#cacheTensor(idle, new Float32Array(elementsOf(idle)))),
+      () => idleShapes.map((shape) => this.#cacheTensor(shape, new Float32Array(elementsOf(shape)))),
     );
     this.#occupants = Array.from({ length: lanes }, () => undefined);
     this.inputs = {
@@ -63,6 +77,12 @@ export class LaneMemory implements DecoderMemory {
       .input("lane_rows", this.#tensor("lane_rows", () => runtime.tensor(int64, [lanes], laneRows)))
       .input("lane_levels", this.#tensor("lane_levels", () => runtime.tensor(int64, [lanes], laneLevels)))
       .input("lane_lengths", this.#tensor("lane_lengths", () => runtime.tensor(int32, [lanes], laneLengths)));
+    if (!native) return;
+    const begins = BigInt64Array.from(places, BigInt);
+    this.#binding.input(
+      "cache_places",
+      this.#tensor("cache_places", () => runtime.tensor(int64, [places.length], begins)),
+    );
   }
 
   get freeSlots(): number {
@@ -76,12 +96,12 @@ export class LaneMemory implements DecoderMemory {
   take(level: number): SequenceCaches | null {
     const slot = this.#freeSlots.pop();
     if (slot === undefined) return null;
-    const tensors = this.#caches.map(({ shape, recurrent }, index) => {
-      const dimensions = shape(level, this.#options.capacity);
-      const array = slot.arrays[index]!.subarray(0, elementsOf(dimensions));
-      if (recurrent) array.fill(0);
-      return this.#cacheTensor(dimensions, array);
+    this.#caches.forEach(({ shape, recurrent }, index) => {
+      if (recurrent) slot.caches[index]!.fill(0, 0, elementsOf(shape(level, this.#options.capacity)));
     });
+    const tensors = this.#options.native
+      ? [this.#cacheTensor([slot.whole.length], slot.whole)]
+      : this.#caches.map((_, index) => this.#tensorOfCache(slot, index, level));
     return new LaneCaches(slot, tensors, {
       narrow: (caches, from, to, tokens) => this.#narrow(caches, from, to, tokens),
       release: (caches) => this.#release(caches),
@@ -91,11 +111,11 @@ export class LaneMemory implements DecoderMemory {
   seat(lane: number, caches: SequenceCaches | null): void {
     const occupant = caches as LaneCaches | null;
     if (this.#occupants[lane] === occupant) return;
-    const tensors = occupant?.tensors ?? this.#idleCaches[lane]!;
-    this.#caches.forEach((cache, index) => {
-      const { past, present } = cache.names(lane);
-      this.#binding.input(past, tensors[index]!).output(present, tensors[index]!);
-    });
+    const tensors = occupant?.tensors ?? this.#idle[lane]!;
+    for (const [index, { past, present }] of this.#namesOf(lane).entries()) {
+      this.#binding.input(past, tensors[index]!);
+      if (present !== null) this.#binding.output(present, tensors[index]!);
+    }
     this.#occupants[lane] = occupant;
   }
 
@@ -118,29 +138,39 @@ export class LaneMemory implements DecoderMemory {
   }
 
   close(): void {
-    for (const tensor of [...this.#tensors.values(), ...this.#idleCaches.flat()]) tensor.close();
+    for (const tensor of [...this.#tensors.values(), ...this.#idle.flat()]) tensor.close();
+  }
+
+  #namesOf(lane: number): LaneNames[] {
+    return this.#options.native
+      ? [{ past: laneArrayName(lane), present: null }]
+      : this.#caches.map((cache) => cache.names(lane));
   }
 
   #narrow(caches: LaneCaches, from: number, to: number, tokens: number): void {
-    const { capacity, sideBySide } = this.#options;
+    const { capacity, native } = this.#options;
     this.#unseat(caches);
-    caches.tensors = this.#caches.map(({ shape, keys }, index) => {
+    for (const [index, { shape, keys }] of this.#caches.entries()) {
       const [, heads, , fromWidth] = shape(from, capacity) as [number, number, number, number];
-      const dimensions = shape(to, capacity);
-      const toWidth = dimensions[3]!;
-      if (toWidth === fromWidth) return caches.tensors[index]!;
-      caches.tensors[index]!.close();
-      const array = caches.slot.arrays[index]!;
-      narrowCache(array, {
+      const toWidth = shape(to, capacity)[3]!;
+      if (toWidth === fromWidth) continue;
+      narrowCache(caches.slot.caches[index]!, {
         heads,
         capacity,
         tokens,
-        sideBySide: keys && sideBySide ? CACHE_TOKENS : 1,
+        sideBySide: keys && native ? CACHE_TOKENS : 1,
         from: fromWidth,
         to: toWidth,
       });
-      return this.#cacheTensor(dimensions, array.subarray(0, elementsOf(dimensions)));
-    });
+      if (native) continue;
+      caches.tensors[index]!.close();
+      caches.tensors[index] = this.#tensorOfCache(caches.slot, index, to);
+    }
+  }
+
+  #tensorOfCache(slot: Slot, index: number, level: number): Tensor {
+    const shape = this.#caches[index]!.shape(level, this.#options.capacity);
+    return this.#cacheTensor(shape, slot.caches[index]!.subarray(0, elementsOf(shape)));
   }
 
   #unseat(caches: LaneCaches): void {
@@ -184,7 +214,8 @@ export class LaneMemory implements DecoderMemory {
 class LaneCaches implements SequenceCaches {
   constructor(
     readonly slot: Slot,
-    public tensors: readonly Tensor[],
+    /** What is bound to the lane, in the order of its names. */
+    readonly tensors: Tensor[],
     readonly owner: {
       narrow(caches: LaneCaches, from: number, to: number, tokens: number): void;
       release(caches: LaneCaches): void;

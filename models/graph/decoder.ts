@@ -7,6 +7,7 @@ import { cachedStateSpace } from "./cached_state_space.ts";
 import { deviceEmbedding, stepPlan } from "./device_step.ts";
 import { chunkedLinear, type Norm } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
+import { laneArrays } from "./lane_arrays.ts";
 import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
 import { pooledAttention } from "./pooled_attention.ts";
@@ -34,8 +35,9 @@ export type Operators = "stock" | "native" | "cuda";
  *
  * Output: `logits` float32 `[n, V]`, and the caches and states.
  *
- * On a CUDA device the caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64
- * `[lanes]`, says where in them a lane's sequence has its own.
+ * Our own operators on the CPU take a lane's caches and states as one array, see `laneArrays`, and write it where it is:
+ * it is no output. On a CUDA device the caches and states of all lanes are pools, see `poolsOf`, and one more input,
+ * `lane_slots` int64 `[lanes]`, says where in them a lane's sequence has its own.
  */
 export function decoderGraph(
   plan: ModelPlan,
@@ -91,6 +93,19 @@ function laneParts(
   const { config, levels } = plan;
   const rowsUpTo = countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels);
   const gates = gatesOf(graph, rowsUpTo, levels);
+  const mixers = (): Pick<BlockContext, "core" | "stateSpace"> => {
+    if (!native) {
+      return {
+        core: afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs)),
+        stateSpace: stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs)),
+      };
+    }
+    const arrays = laneArrays(graph, plan, laneInputs.count);
+    return {
+      core: laneAttention(graph, config, laneInputs, arrays, positions),
+      stateSpace: selectiveScan(config, weights, laneInputs, arrays),
+    };
+  };
   const int4 = native ? asInt4(weights) : null;
   const ours = int4 === null ? weights : prefixWeights(int4);
   return {
@@ -98,12 +113,7 @@ function laneParts(
       config,
       weights: ours,
       linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
-      core: int4 === null
-        ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs))
-        : laneAttention(graph, config, laneInputs, positions),
-      stateSpace: int4 === null
-        ? stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs))
-        : selectiveScan(config, weights, laneInputs),
+      ...mixers(),
     },
     embed: (tokens) => ours.embed(graph, tokens, embeddingMatrix(config)),
     head: (hidden) => languageModelHead(graph, hidden, plan, ours),
