@@ -1,4 +1,12 @@
-import { alignedFloats, type Binding, ElementType, type Runtime, type Session, type Tensor } from "../onnx/mod.ts";
+import {
+  alignedFloats,
+  type Binding,
+  ElementType,
+  type Runtime,
+  type Session,
+  type Tensor,
+  wishForHugePages,
+} from "../onnx/mod.ts";
 import { arrayPlaces, type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
 import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
 import { CACHE_TOKENS } from "./graph/cached_attention.ts";
@@ -54,6 +62,8 @@ export class LaneMemory implements DecoderMemory {
     // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
     this.#freeSlots = Array.from({ length: lanes }, () => {
       const whole = alignedFloats(places.at(-1)!);
+      // Keys and values fill a part of theirs as tokens come.
+      if (this.#caches.every(({ recurrent }) => recurrent)) wishForHugePages(whole);
       return { whole, caches: this.#caches.map((_, index) => whole.subarray(places[index], places[index + 1])) };
     });
     const idleShapes = native ? [[0]] : this.#caches.map(({ idle }) => idle);
