@@ -26,6 +26,7 @@ const LIBRARY_UNITS: readonly string[] = [
   "prefix_matmul",
   "cached_attention",
   "selective_scan",
+  "read_loop",
   "register",
 ];
 
