@@ -2,17 +2,25 @@
 # the locked packages, the tests.
 #
 #   docker build --tag espalier .
-#   docker build --tag espalier:jetson --target jetson \
-#     --build-arg RUNTIME_IMAGE=<image with CUDA> --build-arg ONNXRUNTIME=<path of its libonnxruntime.so.1> .
 #   docker run --publish 8080:8080 --volume "$PWD/my-artefact:/model:ro" --env ESPALIER_API_KEYS=$KEY espalier
+#
+# For an NVIDIA GPU, on a Jetson board or elsewhere, with an image that has CUDA's libraries and ONNX Runtime built for
+# them (deploy/README.md says how, and which images go with JetPack 6 and 7):
+#
+#   docker build --tag espalier:jetson --target jetson --build-arg RUNTIME_IMAGE=<that image> \
+#     --build-arg ONNXRUNTIME=<path of its libonnxruntime.so> --build-arg NVCC_IMAGE=<image with nvcc> \
+#     --build-arg CUDA_ARCHITECTURES=sm_87 .
 #
 # With Prometheus and Grafana: compose.yaml. On Kubernetes: deploy/README.md.
 
 ARG NODE_IMAGE=node:22-bookworm-slim
 ARG RUNTIME_IMAGE=debian:bookworm-slim
+ARG NVCC_IMAGE=nvcr.io/nvidia/cuda:12.6.3-devel-ubuntu22.04
 
 FROM ${NODE_IMAGE} AS dependencies
-RUN npm install --global deno@2.9.6
+# Deno's binary without npm around it is kept apart: the other images have no npm.
+RUN npm install --global deno@2.9.6 \
+  && cp "$(find "$(npm root --global)" -type f -name deno -size +20M -print | head -n 1)" /usr/local/bin/deno-binary
 WORKDIR /espalier
 COPY deno.json deno.lock ./
 RUN deno install --frozen
@@ -28,9 +36,8 @@ FROM kernels AS test
 RUN deno task test
 
 FROM kernels AS program
-# Deno's binary without npm around it, and of ONNX Runtime this platform's library alone.
-RUN cp "$(find "$(npm root --global)" -type f -name deno -size +20M -print | head -n 1)" /usr/local/bin/deno-binary \
-  && find node_modules -path '*onnxruntime-node*/bin/napi-v6/*' -type f \
+# Of ONNX Runtime this platform's library alone.
+RUN find node_modules -path '*onnxruntime-node*/bin/napi-v6/*' -type f \
      ! -path "*/linux/$([ "$(uname -m)" = aarch64 ] && echo arm64 || echo x64)/*" -delete \
   && rm -rf tests .ci
 
@@ -60,9 +67,37 @@ HEALTHCHECK --interval=10s --timeout=3s --start-period=120s --retries=3 \
 ENTRYPOINT ["deno", "run", "--v8-flags=--max-semi-space-size=4", "--cached-only", "--no-prompt", "--allow-ffi", "--allow-env", "--allow-sys", \
   "--allow-net", "--allow-read=/espalier,/model,/host/sys,/var/cache/espalier", "--allow-write=/var/cache/espalier", "main.ts"]
 
-# The same with a Jetson's own build of ONNX Runtime: on aarch64 the npm package has no CUDA code.
+# Our operators for the board: those for its CPU again, since its system can be older than the one above, and those for
+# CUDA. They run on a driver of nvcc's CUDA or a later one.
+FROM ${NVCC_IMAGE} AS board-kernels
+ARG CUDA_ARCHITECTURES=sm_87
+RUN apt-get update && apt-get install --yes --no-install-recommends g++ && rm -rf /var/lib/apt/lists/*
+COPY --from=dependencies /usr/local/bin/deno-binary /usr/local/bin/deno
+COPY --from=dependencies /espalier /espalier
+WORKDIR /espalier
+ENV DENO_NO_UPDATE_CHECK=1 \
+  ESPALIER_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES}
+RUN deno task build \
+  && { ls build/kernels/espalier-cuda-*.so \
+    || { echo "NVCC_IMAGE has no nvcc that compiles for ${CUDA_ARCHITECTURES}" >&2; exit 1; }; }
+
+# The service on CUDA. ONNX Runtime is RUNTIME_IMAGE's: for arm64 the npm package has no CUDA code.
 FROM service AS jetson
-RUN test -f "${ESPALIER_ONNXRUNTIME}" \
-  || { echo "Set the build argument ONNXRUNTIME to the path of libonnxruntime.so.1 in RUNTIME_IMAGE" >&2; exit 1; }
+ARG CUDA_ARCHITECTURES=sm_87
+USER root
+RUN test -f "${ESPALIER_ONNXRUNTIME}" && test -f "$(dirname "${ESPALIER_ONNXRUNTIME}")/libonnxruntime_providers_cuda.so" \
+  || { echo "Set the build argument ONNXRUNTIME to the path of libonnxruntime.so in RUNTIME_IMAGE," \
+    "with libonnxruntime_providers_cuda.so beside it" >&2; exit 1; }
+# A Jetson's device nodes are the group's `video`; those of the group `render` too, whose number differs: see
+# deploy/jetson/compose.yaml.
+RUN usermod --append --groups video espalier
+COPY --from=board-kernels /espalier/build /espalier/build
+USER espalier
+# The library of operators is found by the architectures that it was built for. The service does not start without CUDA.
+ENV ESPALIER_CUDA_ARCHITECTURES=${CUDA_ARCHITECTURES} \
+  ESPALIER_DEVICE=cuda \
+  ESPALIER_SYSFS=/host/sys \
+  NVIDIA_VISIBLE_DEVICES=all \
+  NVIDIA_DRIVER_CAPABILITIES=compute,utility
 
 FROM service

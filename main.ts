@@ -1,7 +1,7 @@
 import { cpus } from "node:os";
 import { Registry } from "prom-client";
 import { z } from "zod";
-import { chooseDevice, describeDevice, DeviceFlag } from "./commands/device.ts";
+import { chooseDevice, type ChosenDevice, describeDevice, DeviceFlag } from "./commands/device.ts";
 import { parseFlags } from "./commands/flags.ts";
 import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
@@ -27,9 +27,9 @@ import {
 } from "./engine/mod.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
 import { chatTemplateOf } from "./models/chat_template.ts";
-import { type Device, openDecoder } from "./models/decoder.ts";
+import { openDecoder } from "./models/decoder.ts";
 import { poolBytes } from "./models/pools.ts";
-import { Tokenizer } from "./models/tokenizer.ts";
+import { ThreadedTokenizer } from "./models/threaded_tokenizer.ts";
 import { cudaDevice, openRuntime } from "./onnx/mod.ts";
 import {
   ApiKeys,
@@ -129,7 +129,7 @@ async function serve(settings: Settings): Promise<void> {
   const runtime = openRuntime();
   const compiling = (done: number, total: number) => say(`Compiling kernels: ${done} of ${total}`);
   const chosen = await chooseDevice(settings.device, runtime, compiling);
-  const memory = memoryPlan(artefact, { maxTokens, slots: settings.slots, device: chosen.device });
+  const memory = memoryPlan(artefact, { maxTokens, slots: settings.slots, chosen });
   checkMemory(memory, chosen.device === "cuda" ? cudaDevice().memory().free : Deno.systemMemoryInfo().total);
   const open = () =>
     openDecoder(runtime, {
@@ -224,7 +224,7 @@ async function serve(settings: Settings): Promise<void> {
       digest: artefact.digest,
       levels: artefact.levels,
     },
-    tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
+    tokenizer: artefact.tokenizer === null ? null : new ThreadedTokenizer(artefact.tokenizer),
     chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
     limits: {
       maxBodyBytes: settings.maxBodyBytes,
@@ -309,14 +309,17 @@ type MemoryUse = "weights" | "kv_cache" | "states" | "logits";
 /** Bytes by use. Caches take theirs as their tokens come, but on a CUDA device all at once. */
 function memoryPlan(
   artefact: Artefact,
-  { maxTokens, slots, device }: { maxTokens: number; slots: number; device: Device },
+  { maxTokens, slots, chosen }: { maxTokens: number; slots: number; chosen: ChosenDevice },
 ): Record<MemoryUse, number> {
   return {
     weights: artefact.weightBytes,
-    ...(device === "cuda" ? poolBytes(artefact.plan, { sequences: slots, maxTokens }) : {
-      kv_cache: slots * maxTokens * artefact.levels[0]!.cacheBytesPerToken,
-      states: slots * artefact.levels[0]!.stateBytesPerSequence,
-    }),
+    // Our operators for CUDA warm up in a slot of their own.
+    ...(chosen.device === "cuda"
+      ? poolBytes(artefact.plan, { slots: slots + (chosen.operators === null ? 0 : 1), maxTokens })
+      : {
+        kv_cache: slots * maxTokens * artefact.levels[0]!.cacheBytesPerToken,
+        states: slots * artefact.levels[0]!.stateBytesPerSequence,
+      }),
     logits: slots * artefact.plan.config.vocabSize * Float32Array.BYTES_PER_ELEMENT,
   };
 }

@@ -3,7 +3,6 @@
 import { join } from "node:path";
 import { z } from "zod";
 import { ReadLoop } from "../kernels/read_bandwidth.ts";
-import { openKernels } from "../kernels/native_library.ts";
 import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
 import { type Decoder, openDecoder, type Sequence } from "../models/decoder.ts";
 import type { BlockSize } from "../models/int4.ts";
@@ -11,14 +10,22 @@ import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
 import { writeRandomArtefact } from "../models/random_artefact.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { table } from "../compression/report.ts";
+import { benchDevice } from "./bench_device.ts";
+import { chooseDevice, DeviceFlag } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
 import { formatProfile, profileSteps } from "./step_profile.ts";
 
-/** Shapes small enough to be made and run here; the others are for size reports. */
-const SHAPES = ["smollm2-135m", "qwen2.5-0.5b", "llama-3.2-1b", "mamba2-1.3b"] as const satisfies readonly ShapeName[];
+/** Shapes that can be made and run, the last ones where there is memory for it; the others are for size reports. */
+const SHAPES = [
+  "smollm2-135m",
+  "qwen2.5-0.5b",
+  "llama-3.2-1b",
+  "mamba2-1.3b",
+  "llama-3.1-8b",
+] as const satisfies readonly ShapeName[];
 
 const Flags = z.strictObject({
   model: z.string().default("artifacts/demo").describe("Artefact"),
@@ -30,6 +37,11 @@ const Flags = z.strictObject({
     "Tokens of the context that --context is compared with, for models with Mamba blocks",
   ),
   prefillTokens: z.int().min(1).max(100_000).default(256).describe("Tokens of the prefill"),
+  device: DeviceFlag,
+  promptTokens: z.int().min(1).max(100_000).default(512).describe("Tokens of a prompt, on a CUDA device"),
+  outputTokens: z.int().min(2).max(100_000).default(128).describe("Tokens of an answer, on a CUDA device"),
+  rate: z.array(z.string()).default([]).describe("A pruning rate to measure on a CUDA device; all if none is given"),
+  bandwidth: z.number().min(1).optional().describe("GB/s of a CUDA device's memory by its data sheet, to compare with"),
   slots: z.int().min(8).max(64).default(8).describe("Slots of the session, as the service opens it"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
   profile: z.boolean().default(false).describe("Prints the time per kind of operator instead"),
@@ -70,24 +82,28 @@ await runCommand(async () => {
     summary: "Measures decode and prefill at each rate, in turn with a loop that reads memory. Ratios are the result.",
   });
   const folders = flags.shape === undefined
-    ? { elastic: flags.model, plain: null }
-    : await randomArtefacts(flags.shape, Number(flags.blockSize) as BlockSize);
-  const { kernels, reason } = await openKernels();
-  const operators = kernels?.path ?? null;
-  if (flags.profile) return await profile(folders.elastic, operators, flags);
-  const elastic = await open(folders.elastic, operators, flags);
-  const plain = folders.plain === null ? null : await open(folders.plain, operators, flags);
-  const stock = kernels === null ? null : await open(folders.elastic, null, flags);
+    ? { elastic: () => Promise.resolve(flags.model), plain: null }
+    : randomArtefacts(flags.shape, Number(flags.blockSize) as BlockSize);
+  // A profile waits for every launch: the driver reads this when it starts.
+  if (flags.profile && flags.device !== "cpu") Deno.env.set("CUDA_LAUNCH_BLOCKING", "1");
+  const chosen = await chooseDevice(flags.device, openRuntime());
+  if (chosen.device === "cuda") return await benchDevice(await folders.elastic(), chosen, flags);
+  const { operators } = chosen;
+  const folder = await folders.elastic();
+  if (flags.profile) return await profile(folder, operators, flags);
+  const elastic = await open(folder, operators, flags);
+  const plain = folders.plain === null ? null : await open(await folders.plain(), operators, flags);
+  const stock = operators === null ? null : await open(folder, null, flags);
   const samples = await measure({ elastic, plain, stock }, operators, flags);
-  const result = { ...summarize(elastic, samples, flags), kernels: kernels?.instructionSet ?? `stock: ${reason}` };
+  const result = { ...summarize(elastic, samples, flags), kernels: chosen.kernels };
   console.log(flags.json ? JSON.stringify(result, null, 2) : format(result));
   elastic.decoder.close();
   plain?.decoder.close();
   stock?.decoder.close();
 });
 
-/** The elastic artefact of a shape and the same model uncut, made once and kept. */
-async function randomArtefacts(shape: ShapeName, blockSize: BlockSize): Promise<{ elastic: string; plain: string }> {
+/** The elastic artefact of a shape and the same model uncut, made when it is asked for and kept. */
+function randomArtefacts(shape: ShapeName, blockSize: BlockSize) {
   const make = async (kind: string, options: { pruningRates?: readonly number[] }) => {
     const folder = join("cache", "bench", `${shape}-${blockSize}-${kind}`);
     if (!await isArtefact(folder)) {
@@ -96,7 +112,7 @@ async function randomArtefacts(shape: ShapeName, blockSize: BlockSize): Promise<
     }
     return folder;
   };
-  return { elastic: await make("elastic", {}), plain: await make("plain", { pruningRates: [0] }) };
+  return { elastic: () => make("elastic", {}), plain: () => make("plain", { pruningRates: [0] }) };
 }
 
 /** Prints where the time of a step goes, with our own operators, if there are any, and with stock ones. */
@@ -104,7 +120,7 @@ async function profile(folder: string, operators: string | null, flags: Flags): 
   const lowerings = operators === null ? [null] : [operators, null];
   for (const lowering of lowerings) {
     const { decoder } = await open(folder, lowering, flags, await Deno.makeTempFile({ prefix: "profile-" }));
-    const profile = await profileSteps(decoder, flags);
+    const { times: profile } = await profileSteps(decoder, flags);
     const name = lowering === null ? "stock operators" : "own operators";
     console.log(
       flags.json ? JSON.stringify({ operators: name, ...Object.fromEntries(profile) }) : formatProfile(name, profile),

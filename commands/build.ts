@@ -1,7 +1,7 @@
 /** `deno task build`: compiles the operators in `kernels/native/`. */
 
 import { z } from "zod";
-import { openKernels } from "../kernels/native_library.ts";
+import { openCudaKernels, openKernels } from "../kernels/native_library.ts";
 import { parseFlags } from "./flags.ts";
 import { progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
@@ -10,10 +10,26 @@ await runCommand(async () => {
   parseFlags(z.strictObject({}), Deno.args, {
     name: "deno task build",
     summary:
-      "Compiles the operators in kernels/native/ with the C++ compiler that it finds, unless that was done for these sources.",
+      `Compiles the operators in kernels/native/ with the C++ compiler that it finds, unless that was done for these sources.
+Where nvcc is (ESPALIER_NVCC, the path, /usr/local/cuda/bin), those for CUDA devices too.
+ESPALIER_CUDA_ARCHITECTURES are the GPUs to compile for (default sm_87,sm_90,sm_110).`,
   });
-  using bar = progressBar("build");
-  const { kernels, reason } = await openKernels((done, total) => bar.update(done / total, `${done} of ${total} units`));
-  if (kernels === null) throw new Error(`Cannot build kernels: ${reason}`);
-  console.log(`${kernels.path} (${kernels.instructionSet})`);
+  {
+    using bar = progressBar("build");
+    const { kernels, reason } = await openKernels((done, total) =>
+      bar.update(done / total, `${done} of ${total} units`)
+    );
+    if (kernels === null) throw new Error(`Cannot build kernels: ${reason}`);
+    console.log(`${kernels.path} (${kernels.instructionSet})`);
+  }
+  using bar = progressBar("build for CUDA");
+  const { kernels, reason } = await openCudaKernels((done, total) =>
+    bar.update(done / total, `${done} of ${total} units`)
+  );
+  if (kernels === null) {
+    console.log(`No operators for CUDA devices: ${reason}`);
+    return;
+  }
+  console.log(`${kernels.path} (CUDA)`);
+  if (kernels.skipped.length > 0) console.error(`Left out, since this nvcc does not know them: ${kernels.skipped}`);
 });

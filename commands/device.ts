@@ -6,7 +6,9 @@ import { cudaDevice, type Runtime } from "../onnx/mod.ts";
 
 /** The flag of everything that runs a model. */
 export const DeviceFlag = z.enum(["cpu", "cuda", "auto"]).default("auto")
-  .describe("Where steps run: cuda fails if something is missing, auto says what it took and why");
+  .describe(
+    "Where steps run: cuda fails without a device, and says so if stock operators serve; auto says what it took and why",
+  );
 export type DeviceFlag = z.output<typeof DeviceFlag>;
 
 /** Where a model runs, and with which operators. */
@@ -16,7 +18,7 @@ export interface ChosenDevice {
   readonly name: string | null;
   /** Why this one, and how it is known to work. */
   readonly reason: string;
-  /** Library of our operators for it; null for stock ones. */
+  /** Library of our operators for it; null for stock ones, on a CUDA device in half precision. */
   readonly operators: string | null;
   /** What our operators compute with, from a small set; "stock" without them. */
   readonly instructionSet: string;
@@ -25,11 +27,12 @@ export interface ChosenDevice {
 }
 
 /**
- * Decides where steps run. A CUDA device is taken only after our operator has multiplied on it as plain TypeScript does; the
- * sessions themselves refuse graphs of which a node would run on the CPU.
+ * Decides where steps run. A CUDA device is taken only after an operator has multiplied on it as plain TypeScript does; the
+ * sessions themselves refuse graphs of ours of which a node would run on the CPU. With stock operators a device is taken only
+ * where it is asked for by name.
  *
  * @param onUnit Told while operators compile.
- * @throws {Error} If CUDA is asked for by name and anything is missing; the message says what.
+ * @throws {Error} If CUDA is asked for by name and cannot be used; the message says why.
  */
 export async function chooseDevice(
   asked: DeviceFlag,
@@ -38,7 +41,7 @@ export async function chooseDevice(
 ): Promise<ChosenDevice> {
   if (asked === "cpu") return await cpu("asked for", onUnit);
   try {
-    return await cuda(asked === "cuda" ? "asked for" : "auto", runtime, onUnit);
+    return await cuda(asked, runtime, onUnit);
   } catch (cause) {
     const problem = (cause as Error).message.trim();
     if (asked === "cuda") throw new Error(`CUDA was asked for and cannot be used: ${problem}`, { cause });
@@ -71,7 +74,7 @@ async function cpu(reason: string, onUnit?: (done: number, total: number) => voi
 
 /** What is cheap to find missing is looked for first. */
 async function cuda(
-  why: string,
+  asked: "cuda" | "auto",
   runtime: Runtime,
   onUnit?: (done: number, total: number) => void,
 ): Promise<ChosenDevice> {
@@ -81,16 +84,19 @@ async function cuda(
     throw new Error(`ONNX Runtime (ESPALIER_ONNXRUNTIME is its path) cannot use ${name}: ${problem}`);
   }
   const { kernels, reason } = await openCudaKernels(onUnit);
-  if (kernels === null) throw new Error(`there are no operators for ${name}: ${reason}`);
-  const error = await probeDevice(runtime, kernels.path);
+  if (kernels === null && asked === "auto") throw new Error(`there are no operators for ${name}: ${reason}`);
+  const error = await probeDevice(runtime, kernels?.path ?? null);
   return {
     device: "cuda",
     name,
-    reason:
-      `${why}; compute capability ${computeCapability}, driver for CUDA ${driverVersion}; every node of the graph runs ` +
-      `on it, and a product there was ${error.toExponential(1)} off the CPU's`,
-    operators: kernels.path,
-    instructionSet: "cuda",
-    kernels: `cuda ${computeCapability}`,
+    reason: `${asked === "cuda" ? "asked for" : "auto"}; compute capability ${computeCapability}, driver for CUDA ` +
+      `${driverVersion}; ` +
+      (kernels === null
+        ? `STOCK OPERATORS in half precision, which are slower, with sizes computed on the CPU (${reason}); `
+        : "every node of the graph runs on it, and ") +
+      `a product there was ${error.toExponential(1)} off the CPU's`,
+    operators: kernels?.path ?? null,
+    instructionSet: kernels === null ? "stock" : "cuda",
+    kernels: kernels === null ? `stock: ${reason}` : `cuda ${computeCapability}`,
   };
 }

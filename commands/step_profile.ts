@@ -2,7 +2,7 @@
 
 import type { Decoder } from "../models/decoder.ts";
 import { table } from "../compression/report.ts";
-import { operatorTimes, type RunTimes } from "./operator_times.ts";
+import { nodesByProvider, operatorTimes, type RunTimes, type TimelineOptions } from "./operator_times.ts";
 
 /** Decode steps, and prefills, that are summed; one of each before them warms the session up. */
 const [DECODE_RUNS, PREFILL_RUNS] = [8, 2];
@@ -14,15 +14,20 @@ const BATCHES = [1, 8] as const;
  * Times every operator in decode steps of one and of eight sequences and in a prefill chunk, all at rate 0.
  *
  * @param decoder One that was opened to profile. It is of no other use any more.
- * @returns By what the runs were, such as "decode of 8".
+ * @returns By what the runs were, such as "decode of 8", and how many nodes ran on which provider.
  */
 export async function profileSteps(
   decoder: Decoder,
-  { context, prefillTokens }: { context: number; prefillTokens: number },
-): Promise<Map<string, RunTimes>> {
+  { context, prefillTokens, batches = BATCHES }: {
+    context: number;
+    prefillTokens: number;
+    batches?: readonly number[];
+  },
+  options: TimelineOptions = {},
+): Promise<{ times: Map<string, RunTimes>; providers: Map<string, number> }> {
   const labels: (string | null)[] = [];
   const chunk = (length: number) => new Int32Array(length).fill(1);
-  for (const batch of BATCHES) {
+  for (const batch of batches) {
     const sequences = Array.from({ length: batch }, () => decoder.openSequence(0));
     for (const sequence of sequences) {
       await decoder.step([{ sequence, tokens: chunk(context), logits: "none" }]);
@@ -42,30 +47,45 @@ export async function profileSteps(
   }
   const path = decoder.endProfiling();
   try {
-    return operatorTimes(await Deno.readTextFile(path), labels);
+    const timeline = await Deno.readTextFile(path);
+    return { times: operatorTimes(timeline, labels, options), providers: nodesByProvider(timeline) };
   } finally {
     await Deno.remove(path);
   }
 }
 
-/** A table for each kind of run; operators below a hundredth of it are summed up. */
-export function formatProfile(name: string, profile: ReadonlyMap<string, RunTimes>): string {
+/**
+ * A table for each kind of run; operators below a hundredth of it are summed up.
+ *
+ * @param bytesOf Bytes that an operator reads in a run, where they are known.
+ */
+export function formatProfile(
+  name: string,
+  profile: ReadonlyMap<string, RunTimes>,
+  bytesOf?: (label: string, operator: string) => number | null,
+): string {
   return [...profile].map(([label, { ms, operators }]) => {
-    const row = (name: string, nodes: number, time: number) => [
+    const row = (name: string, nodes: number, time: number, bytes: number | null = null) => [
       name,
       String(nodes),
       time.toFixed(3),
       `${(100 * time / ms).toFixed(1)} %`,
+      ...bytesOf === undefined
+        ? []
+        : bytes === null
+        ? ["", ""]
+        : [(bytes / 1e6).toFixed(1), (bytes / time / 1e6).toFixed(0)],
     ];
     const large = operators.filter((operator) => operator.ms >= ms / 100);
     const small = operators.filter((operator) => operator.ms < ms / 100);
     const sum = (of: readonly number[]) => of.reduce((total, value) => total + value, 0);
     const inNodes = sum(operators.map((operator) => operator.ms));
     const rows = [
-      ...large.map(({ operator, nodes, ms }) => row(operator, nodes, ms)),
+      ...large.map(({ operator, nodes, ms }) => row(operator, nodes, ms, bytesOf?.(label, operator) ?? null)),
       row(`${small.length} others`, sum(small.map(({ nodes }) => nodes)), sum(small.map(({ ms }) => ms))),
       row("between operators", 0, ms - inNodes),
     ];
-    return `${name}, ${label}: ${ms.toFixed(2)} ms\n${table(["operator", "nodes", "ms", "share"], rows)}`;
+    const head = ["operator", "nodes", "ms", "share", ...bytesOf === undefined ? [] : ["MB", "GB/s"]];
+    return `${name}, ${label}: ${ms.toFixed(2)} ms\n${table(head, rows)}`;
   }).join("\n\n");
 }

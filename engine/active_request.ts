@@ -59,9 +59,14 @@ export class ActiveRequest implements Progress, WaitingRequest {
       : [this.#lastToken];
   }
 
-  /** Chooses the next token and decides whether it is the last. @param stepMs Expected time of one more step. */
-  take(logits: Float32Array, nowMs: number, stepMs: number): void {
-    const { token, logprobs } = this.#sampler.sample(logits);
+  /**
+   * Chooses the next token and decides whether it is the last.
+   *
+   * @param likeliest See `Sampler.sample`.
+   * @param stepMs Expected time of one more step.
+   */
+  take(logits: Float32Array, likeliest: number | null, nowMs: number, stepMs: number): void {
+    const { token, logprobs } = this.#sampler.sample(logits, likeliest);
     const { eosTokenIds, maxNewTokens, endsAfter } = this.request;
     const index = this.tokens++;
     const { level } = this.sequence;

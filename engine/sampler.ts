@@ -90,14 +90,16 @@ export class Sampler {
 
   /**
    * @param logits `[V]`; changed by penalties.
+   * @param known The token of the greatest of them, if somebody has found it already.
    * @throws {RangeError} If the largest logit is not finite: the step that made them went wrong.
    */
-  sample(logits: Float32Array): Sample {
+  sample(logits: Float32Array, known: number | null = null): Sample {
     const { temperature, logprobs } = this.#options;
     const model = logprobs === null ? null : modelLogprobs(logits, logprobs);
     const unchanged = model === null || !this.#penalizes ? logits : logits.slice();
     if (this.#penalizes) this.#penalize(logits);
-    const likeliest = argmax(logits);
+    const likeliest = known === null || this.#penalizes ? argmax(logits) : known;
+    checkFinite(logits[likeliest]!);
     const token = temperature === 0 ? likeliest : this.#draw(logits, likeliest);
     if (this.#penalizes) this.#counts.set(token, (this.#counts.get(token) ?? 0) + 1);
     return {
@@ -195,8 +197,12 @@ function argmax(logits: Float32Array): number {
     const logit = logits[token]!;
     if (logit > largest) [best, largest] = [token, logit];
   }
-  if (!Number.isFinite(largest)) throw new RangeError(`Cannot choose a token: the largest logit is ${largest}`);
+  checkFinite(largest);
   return best;
+}
+
+function checkFinite(largest: number): void {
+  if (!Number.isFinite(largest)) throw new RangeError(`Cannot choose a token: the largest logit is ${largest}`);
 }
 
 function modelLogprobs(logits: Float32Array, count: number): { logNormalizer: number; top: TokenLogprob[] } {

@@ -22,6 +22,13 @@ function isNear(found: readonly number[], wanted: readonly number[]): void {
 }
 
 describe("Sampler", () => {
+  it("takes the likeliest token that it is told, unless penalties may have made another one likelier", () => {
+    const logits = () => Float32Array.of(1, 5, 5, 2);
+    equal(sampler({ temperature: 0 }).sample(logits(), 2).token, 2);
+    equal(sampler({ temperature: 0, presencePenalty: 1 }).sample(logits(), 2).token, 1);
+    throws(() => sampler({ temperature: 0 }).sample(Float32Array.of(1, NaN), 1), /the largest logit is NaN/);
+  });
+
   it("takes the likeliest token at temperature 0, the first of several", () => {
     equal(sampler({ temperature: 0 }).sample(Float32Array.of(1, 5, 5, 2)).token, 1);
   });

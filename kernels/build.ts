@@ -45,7 +45,8 @@ const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly stri
   },
 };
 
-const FLAGS: readonly string[] = [
+/** Of every unit of the host. */
+export const FLAGS: readonly string[] = [
   "-std=c++17",
   "-O3",
   // A product and a sum that one instruction set contracts and another does not would round differently.
@@ -93,23 +94,10 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
       ...Object.entries(UNITS[architecture]),
     ];
     const objects = units.map((_, index) => `${folder}/${index}.o`);
-    let [next, done] = [0, 0];
-    const worker = async () => {
-      for (let index = next++; index < units.length; index = next++) {
-        const [unit, instructions] = units[index]!;
-        await compile(compiler, [
-          ...FLAGS,
-          ...instructions,
-          ...flags,
-          "-c",
-          `${SOURCES}${unit}.cpp`,
-          "-o",
-          objects[index]!,
-        ]);
-        onUnit?.(++done, units.length);
-      }
-    };
-    await Promise.all(Array.from({ length: navigator.hardwareConcurrency }, worker));
+    await eachAtOnce(units, async ([unit, instructions], index) => {
+      const source = `${SOURCES}${unit}.cpp`;
+      await compile(compiler, [...FLAGS, ...instructions, ...flags, "-c", source, "-o", objects[index]!]);
+    }, onUnit);
     const linked = `${folder}/linked`;
     await compile(compiler, [...program === undefined ? ["-shared"] : [], ...flags, "-o", linked, ...objects]);
     // A process may have the old file loaded: it must not be written over, only replaced.
@@ -141,18 +129,43 @@ export async function sourceDigest(architecture: Architecture, sources: string =
   return hash.digest("hex").slice(0, 16);
 }
 
+/** Runs as many at once as there are cores. After the first that fails none begins; rejects when those begun have ended. */
+export async function eachAtOnce<Item>(
+  items: readonly Item[],
+  run: (item: Item, index: number) => Promise<void>,
+  onDone?: (done: number, total: number) => void,
+): Promise<void> {
+  let [next, done] = [0, 0];
+  const worker = async () => {
+    for (let index = next++; index < items.length; index = next++) {
+      try {
+        await run(items[index]!, index);
+      } catch (error) {
+        next = items.length;
+        throw error;
+      }
+      onDone?.(++done, items.length);
+    }
+  };
+  const ends = await Promise.allSettled(Array.from({ length: navigator.hardwareConcurrency }, worker));
+  for (const end of ends) if (end.status === "rejected") throw end.reason;
+}
+
 /** Rejects if there is no such program, or it may not be run. */
-async function answers(compiler: string): Promise<boolean> {
+export async function answers(compiler: string): Promise<boolean> {
   const { success } = await new Deno.Command(compiler, { args: ["--version"], stdout: "null", stderr: "null" })
     .output();
   return success;
 }
 
-async function compile(compiler: string, args: string[]): Promise<void> {
-  const { success, stderr } = await new Deno.Command(compiler, { args, stdout: "null", stderr: "piped" }).output();
+/** @throws {Error} With the compiler's own words, if it fails. */
+export async function compile(compiler: string, args: readonly string[]): Promise<void> {
+  const { success, stderr } = await new Deno.Command(compiler, { args: [...args], stdout: "null", stderr: "piped" })
+    .output();
   if (!success) throw new Error(`${compiler} failed:\n${new TextDecoder().decode(stderr)}`);
 }
 
-function parentOf(path: string): string {
+/** The folder that a file lies in. */
+export function parentOf(path: string): string {
   return path.includes("/") ? path.slice(0, path.lastIndexOf("/")) || "/" : ".";
 }

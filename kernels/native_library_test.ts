@@ -9,7 +9,7 @@ describe("openKernels()", () => {
     const folder = await Deno.makeTempDir();
     try {
       await Deno.mkdir(`${folder}/kernels/native`, { recursive: true });
-      for (const file of ["build.ts", "native_library.ts", "native/routines.cpp"]) {
+      for (const file of ["build.ts", "cuda_build.ts", "native_library.ts", "native/routines.cpp"]) {
         await Deno.copyFile(HERE + file, `${folder}/kernels/${file}`);
       }
       const module = JSON.stringify(`file://${folder}/kernels/native_library.ts`);

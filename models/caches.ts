@@ -89,7 +89,7 @@ export function arrayPlaces(caches: readonly Cache[], tokens: number): number[] 
  * tokens side by side it is `[1, G, capacity / sideBySide, width, sideBySide]`.
  */
 export function narrowCache(
-  array: Float32Array,
+  array: Float32Array | Uint16Array,
   { heads, capacity, tokens, sideBySide, from, to }: {
     readonly heads: number;
     readonly capacity: number;

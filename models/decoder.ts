@@ -1,8 +1,10 @@
-import type { CudaOptions, Runtime, Session } from "../onnx/mod.ts";
+import { type CudaOptions, ElementType, type Runtime, type Session } from "../onnx/mod.ts";
+import { ArrayMemory } from "./array_memory.ts";
 import type { DecoderMemory, SequenceCaches } from "./decoder_memory.ts";
-import { decoderGraph } from "./graph/decoder.ts";
+import { decoderGraph, type Operators } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
 import { LaneMemory } from "./lane_memory.ts";
+import { cpuPlace, cudaPlace } from "./lane_place.ts";
 import type { ModelPlan } from "./plan.ts";
 import { PooledMemory } from "./pooled_memory.ts";
 import { cacheCapacity } from "./pools.ts";
@@ -19,7 +21,7 @@ export interface DecoderOptions {
   /** Rows that a step can hold, over all lanes. */
   readonly maxRows: number;
   readonly threads: number;
-  /** Where steps run; on a CUDA device only with our own operators for it. On the CPU if not given. */
+  /** Where steps run; on the CPU if not given. Stock operators on a CUDA device run no Mamba blocks. */
   readonly device?: Device;
   /** Path of the library of our own operators for the device, which take int4 weights; null serves with stock ones. */
   readonly operators?: string | null;
@@ -28,6 +30,12 @@ export interface DecoderOptions {
 }
 
 export type Device = "cpu" | "cuda";
+
+/** What graphs are built of, with our operators and with stock ones. */
+const OPERATORS: Readonly<Record<Device, Readonly<Record<"ours" | "stock", Operators>>>> = {
+  cpu: { ours: "native", stock: "stock" },
+  cuda: { ours: "cuda", stock: "half" },
+};
 
 /** What one sequence does in a step. */
 export interface StepEntry {
@@ -79,6 +87,8 @@ export class Decoder {
   readonly #options: DecoderOptions;
   readonly #session: Session;
   readonly #memory: DecoderMemory;
+  /** Of the last step's entries: their first row among the logits. */
+  #firstLogits: readonly (number | undefined)[] = [];
 
   constructor(session: Session, memory: DecoderMemory, options: DecoderOptions) {
     this.#options = options;
@@ -103,9 +113,12 @@ export class Decoder {
     return this.#memory.freeSlots;
   }
 
-  /** Whether its sequences can be narrowed. Not with Mamba blocks: the channels of their states stand level by level. */
+  /**
+   * Whether its sequences can be narrowed. Not with Mamba blocks: the channels of their states stand level by level. Nor with
+   * stock operators on a CUDA device.
+   */
   get narrows(): boolean {
-    return !this.#memory.recurrent;
+    return this.#memory.narrows;
   }
 
   /**
@@ -174,7 +187,20 @@ export class Decoder {
       throw error;
     }
     for (const { sequence, tokens } of entries) (sequence as OpenSequence).length += tokens.length;
+    this.#firstLogits = results.map(({ from, to }) => from < to ? from : undefined);
     return results.map(({ from, to }) => computed.subarray(from * vocabSize, to * vocabSize));
+  }
+
+  /**
+   * The token of the greatest logit of an entry of the last step, the first of several: where the device has found it, so
+   * that nobody need look through the logits. Of an entry that wanted all logits, the first row's.
+   *
+   * @param entry Its place among the step's entries.
+   * @returns null where it is not known.
+   */
+  likeliest(entry: number): number | null {
+    const [tokens, row] = [this.#memory.likeliest, this.#firstLogits[entry]];
+    return tokens === null || row === undefined ? null : Number(tokens[row]!);
   }
 
   /** Ends profiling and returns the path of the timeline. */
@@ -224,7 +250,10 @@ export class Decoder {
         `Cannot narrow a sequence at level ${sequence.level} to ${level}: ${plan.levels - 1} is the narrowest`,
       );
     }
-    if (!this.narrows) throw new RangeError("Cannot narrow a sequence with states of Mamba blocks");
+    if (!this.narrows) {
+      const where = this.#memory.recurrent ? "with states of Mamba blocks" : "whose caches the host does not reach";
+      throw new RangeError(`Cannot narrow a sequence ${where}`);
+    }
     sequence.caches.narrow(sequence.level, level, sequence.length);
     sequence.level = level;
   }
@@ -236,30 +265,42 @@ export class Decoder {
  */
 export async function openDecoder(runtime: Runtime, options: DecoderOptions): Promise<Decoder> {
   const { plan, weights, lanes, maxTokens, device = "cpu", operators = null } = options;
-  if (device === "cuda" && operators === null) {
-    throw new TypeError("Cannot decode on a CUDA device without our operators for it");
-  }
   const capacity = cacheCapacity(maxTokens);
-  const cuda: CudaOptions = { capture: options.profilePrefix === undefined, everyNode: true };
+  const ours = operators !== null;
+  // Around stock operators sizes are computed on the CPU.
+  const cuda: CudaOptions = { capture: ours && options.profilePrefix === undefined, everyNode: ours };
   const session = await runtime.openSession({
     model: decoderGraph(plan, weights, {
       lanes,
-      operators: operators === null ? "stock" : device === "cuda" ? "cuda" : "native",
+      operators: OPERATORS[device][ours ? "ours" : "stock"],
       capacity,
     }),
     threads: device === "cuda" ? 1 : options.threads,
     folder: options.folder,
-    ...(operators !== null && { operators }),
+    ...(ours && { operators }),
     ...(options.profilePrefix !== undefined && { profilePrefix: options.profilePrefix }),
     ...(device === "cuda" && { cuda }),
   });
   try {
-    const memory = device === "cuda"
-      ? await PooledMemory.open(runtime, session, { ...options, capacity, capture: cuda.capture })
-      : new LaneMemory(runtime, session, { ...options, capacity, native: operators !== null });
+    const memory = await openMemory(runtime, session, { ...options, capacity, capture: cuda.capture });
     return new Decoder(session, memory, options);
   } catch (error) {
     session.close();
     throw error;
   }
+}
+
+function openMemory(
+  runtime: Runtime,
+  session: Session,
+  options: DecoderOptions & { capacity: number; capture: boolean },
+): DecoderMemory | Promise<DecoderMemory> {
+  const { device = "cpu", operators = null } = options;
+  if (operators !== null) {
+    return device === "cuda"
+      ? PooledMemory.open(runtime, session, options)
+      : new ArrayMemory(runtime, session, options);
+  }
+  const place = device === "cuda" ? cudaPlace(runtime) : cpuPlace(runtime, ElementType.float32);
+  return new LaneMemory(runtime, session, { ...options, place });
 }

@@ -1,44 +1,31 @@
+import { type Binding, type BoundTensor, ElementType, type Runtime, type Session } from "../onnx/mod.ts";
+import { type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
 import {
-  alignedFloats,
-  type Binding,
-  ElementType,
-  type Runtime,
-  type Session,
-  type Tensor,
-  wishForHugePages,
-} from "../onnx/mod.ts";
-import { arrayPlaces, type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
-import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
-import { CACHE_TOKENS } from "./graph/cached_attention.ts";
-import { laneArrayName } from "./graph/lane_arrays.ts";
+  checkTokens,
+  type DecoderMemory,
+  type SequenceCaches,
+  type StepInputs,
+  type StepSize,
+} from "./decoder_memory.ts";
+import type { LanePlace, SharedMemory, TensorMemory } from "./lane_place.ts";
 import type { ModelPlan } from "./plan.ts";
 
 export interface LaneMemoryOptions {
+  readonly place: LanePlace;
   readonly plan: ModelPlan;
   readonly lanes: number;
   readonly maxRows: number;
   /** Tokens of a cache. */
   readonly capacity: number;
-  /**
-   * The graph's operators are ours: they take all caches of a sequence as one array, and in it keys of `CACHE_TOKENS` tokens
-   * side by side. Stock operators take and give every cache by itself.
-   */
-  readonly native: boolean;
 }
 
-/** Cache memory of one sequence, used again and again: every cache in its place in one array, see `arrayPlaces`. */
-interface Slot {
-  readonly whole: Float32Array<ArrayBuffer>;
-  readonly caches: readonly Float32Array<ArrayBuffer>[];
-}
+/** Cache memory of one sequence, used again and again: one for every cache, as large as any level needs it. */
+type Slot = readonly TensorMemory[];
 
-/** What is bound to a lane: `present` is what a step makes of `past`, if the graph gives it. */
-interface LaneNames {
-  readonly past: string;
-  readonly present: string | null;
-}
-
-/** Memory of the CPU: every sequence has caches of the width of its level, which are bound to the lane that it sits in. */
+/**
+ * For stock operators: every sequence has caches of the width of its level, each of which is bound to the lane that it sits
+ * in.
+ */
 export class LaneMemory implements DecoderMemory {
   readonly inputs: StepInputs;
   readonly #runtime: Runtime;
@@ -46,72 +33,71 @@ export class LaneMemory implements DecoderMemory {
   readonly #binding: Binding;
   readonly #caches: readonly Cache[];
   readonly #freeSlots: Slot[];
-  /** The smallest tensors that can be bound, for lanes without a sequence. */
-  readonly #idle: readonly (readonly Tensor[])[];
+  /** The smallest caches, for lanes without a sequence. */
+  readonly #idleCaches: readonly (readonly BoundTensor[])[];
   readonly #occupants: (LaneCaches | null | undefined)[];
-  readonly #tensors = new Map<string, Tensor>();
-  #logits: Float32Array<ArrayBuffer>;
+  readonly #tensors = new Map<string, BoundTensor>();
+  readonly #memory: TensorMemory[] = [];
+  readonly #shared: Readonly<Record<"tokens" | "positions" | "logit_rows", SharedMemory>>;
+  #logits: { readonly rows: number; readonly memory: SharedMemory };
 
   constructor(runtime: Runtime, session: Session, options: LaneMemoryOptions) {
     this.#runtime = runtime;
     this.#options = options;
     this.#binding = session.bind();
-    const { plan, lanes, maxRows, capacity, native } = options;
+    const { place, plan, lanes, maxRows, capacity } = options;
+    const { int32, int64 } = ElementType;
     this.#caches = cachesOf(plan);
-    const places = arrayPlaces(this.#caches, capacity);
-    // Pages of a fresh array cost nothing until they are written, so slots take the memory that their tokens need.
-    this.#freeSlots = Array.from({ length: lanes }, () => {
-      const whole = alignedFloats(places.at(-1)!);
-      // Keys and values fill a part of theirs as tokens come.
-      if (this.#caches.every(({ recurrent }) => recurrent)) wishForHugePages(whole);
-      return { whole, caches: this.#caches.map((_, index) => whole.subarray(places[index], places[index + 1])) };
-    });
-    const idleShapes = native ? [[0]] : this.#caches.map(({ idle }) => idle);
-    this.#idle = Array.from(
+    const cache = (shape: readonly number[]) => this.#keep(place.cache(elementsOf(shape)));
+    this.#freeSlots = Array.from({ length: lanes }, () => this.#caches.map(({ shape }) => cache(shape(0, capacity))));
+    this.#idleCaches = Array.from(
       { length: lanes },
-      () => idleShapes.map((shape) => this.#cacheTensor(shape, new Float32Array(elementsOf(shape)))),
+      () => this.#caches.map(({ idle }) => cache(idle).tensor(idle)),
     );
+    const shared = () => this.#keep(place.shared(int64, maxRows));
+    this.#shared = { tokens: shared(), positions: shared(), logit_rows: shared() };
     this.#occupants = Array.from({ length: lanes }, () => undefined);
     this.inputs = {
-      tokens: new BigInt64Array(maxRows),
-      positions: new BigInt64Array(maxRows),
-      logitRows: new BigInt64Array(maxRows),
+      tokens: new BigInt64Array(this.#shared.tokens.buffer),
+      positions: new BigInt64Array(this.#shared.positions.buffer),
+      logitRows: new BigInt64Array(this.#shared.logit_rows.buffer),
       laneRows: new BigInt64Array(lanes),
       laneLevels: new BigInt64Array(lanes),
       laneLengths: new Int32Array(lanes),
     };
-    this.#logits = new Float32Array(lanes * plan.config.vocabSize);
-    const { int32, int64 } = ElementType;
+    this.#logits = this.#makeLogits(lanes);
+    // On the CPU wherever steps run: sizes follow from them.
     const { laneRows, laneLevels, laneLengths } = this.inputs;
     this.#binding
       .input("lane_rows", this.#tensor("lane_rows", () => runtime.tensor(int64, [lanes], laneRows)))
       .input("lane_levels", this.#tensor("lane_levels", () => runtime.tensor(int64, [lanes], laneLevels)))
       .input("lane_lengths", this.#tensor("lane_lengths", () => runtime.tensor(int32, [lanes], laneLengths)));
-    if (!native) return;
-    const begins = BigInt64Array.from(places, BigInt);
-    this.#binding.input(
-      "cache_places",
-      this.#tensor("cache_places", () => runtime.tensor(int64, [places.length], begins)),
-    );
   }
 
   get freeSlots(): number {
     return this.#freeSlots.length;
   }
 
+  /** The processor looks through the logits itself. */
+  readonly likeliest = null;
+
   get recurrent(): boolean {
     return this.#caches.some(({ recurrent }) => recurrent);
+  }
+
+  get narrows(): boolean {
+    return !this.recurrent && this.#options.place.reachable;
   }
 
   take(level: number): SequenceCaches | null {
     const slot = this.#freeSlots.pop();
     if (slot === undefined) return null;
-    this.#caches.forEach(({ shape, recurrent }, index) => {
-      if (recurrent) slot.caches[index]!.fill(0, 0, elementsOf(shape(level, this.#options.capacity)));
+    const tensors = this.#caches.map(({ shape, recurrent }, index) => {
+      const dimensions = shape(level, this.#options.capacity);
+      const memory = slot[index]!;
+      if (recurrent) this.#elements(memory).fill(0, 0, elementsOf(dimensions));
+      return memory.tensor(dimensions);
     });
-    const tensors = this.#options.native
-      ? [this.#cacheTensor([slot.whole.length], slot.whole)]
-      : this.#caches.map((_, index) => this.#tensorOfCache(slot, index, level));
     return new LaneCaches(slot, tensors, {
       narrow: (caches, from, to, tokens) => this.#narrow(caches, from, to, tokens),
       release: (caches) => this.#release(caches),
@@ -121,66 +107,59 @@ export class LaneMemory implements DecoderMemory {
   seat(lane: number, caches: SequenceCaches | null): void {
     const occupant = caches as LaneCaches | null;
     if (this.#occupants[lane] === occupant) return;
-    const tensors = occupant?.tensors ?? this.#idle[lane]!;
-    for (const [index, { past, present }] of this.#namesOf(lane).entries()) {
-      this.#binding.input(past, tensors[index]!);
-      if (present !== null) this.#binding.output(present, tensors[index]!);
-    }
+    const tensors = occupant?.tensors ?? this.#idleCaches[lane]!;
+    this.#caches.forEach((cache, index) => {
+      const { past, present } = cache.names(lane);
+      this.#binding.input(past, tensors[index]!).output(present, tensors[index]!);
+    });
     this.#occupants[lane] = occupant;
   }
 
   async run({ rows, logits }: StepSize, signal?: AbortSignal): Promise<Float32Array> {
-    const { vocabSize } = this.#options.plan.config;
-    if (this.#logits.length < logits * vocabSize) {
-      this.#logits = new Float32Array(logits * vocabSize);
+    const { place, plan, maxRows } = this.#options;
+    const { vocabSize } = plan.config;
+    if (!place.reachable) checkTokens(this.inputs.tokens.subarray(0, rows), plan);
+    if (this.#logits.rows < logits) {
+      this.#logits = this.#makeLogits(Math.min(maxRows, Math.max(logits, 2 * this.#logits.rows)));
       for (const [key, tensor] of this.#tensors) {
         if (key.startsWith("logits ")) (tensor.close(), this.#tensors.delete(key));
       }
     }
-    const { inputs } = this;
+    const { memory } = this.#logits;
     await this.#binding
-      .input("tokens", this.#view("tokens", rows, inputs.tokens))
-      .input("positions", this.#view("positions", rows, inputs.positions))
-      .input("logit_rows", this.#view("logit_rows", logits, inputs.logitRows))
-      .output("logits", this.#logitsView(logits))
+      .input("tokens", this.#view("tokens", rows))
+      .input("positions", this.#view("positions", rows))
+      .input("logit_rows", this.#view("logit_rows", logits))
+      .output("logits", this.#tensor(`logits ${logits}`, () => memory.tensor([logits, vocabSize])))
       .run(signal);
-    return this.#logits;
+    return new Float32Array(memory.buffer);
   }
 
   close(): void {
-    for (const tensor of [...this.#tensors.values(), ...this.#idle.flat()]) tensor.close();
-  }
-
-  #namesOf(lane: number): LaneNames[] {
-    return this.#options.native
-      ? [{ past: laneArrayName(lane), present: null }]
-      : this.#caches.map((cache) => cache.names(lane));
+    for (const tensor of [...this.#tensors.values(), ...this.#idleCaches.flat()]) tensor.close();
+    for (const memory of this.#memory) memory.free();
   }
 
   #narrow(caches: LaneCaches, from: number, to: number, tokens: number): void {
-    const { capacity, native } = this.#options;
+    const { capacity } = this.#options;
     this.#unseat(caches);
-    for (const [index, { shape, keys }] of this.#caches.entries()) {
+    caches.tensors = this.#caches.map(({ shape }, index) => {
       const [, heads, , fromWidth] = shape(from, capacity) as [number, number, number, number];
-      const toWidth = shape(to, capacity)[3]!;
-      if (toWidth === fromWidth) continue;
-      narrowCache(caches.slot.caches[index]!, {
+      const dimensions = shape(to, capacity);
+      const toWidth = dimensions[3]!;
+      if (toWidth === fromWidth) return caches.tensors[index]!;
+      caches.tensors[index]!.close();
+      const memory = caches.slot[index]!;
+      narrowCache(this.#elements(memory), {
         heads,
         capacity,
         tokens,
-        sideBySide: keys && native ? CACHE_TOKENS : 1,
+        sideBySide: 1,
         from: fromWidth,
         to: toWidth,
       });
-      if (native) continue;
-      caches.tensors[index]!.close();
-      caches.tensors[index] = this.#tensorOfCache(caches.slot, index, to);
-    }
-  }
-
-  #tensorOfCache(slot: Slot, index: number, level: number): Tensor {
-    const shape = this.#caches[index]!.shape(level, this.#options.capacity);
-    return this.#cacheTensor(shape, slot.caches[index]!.subarray(0, elementsOf(shape)));
+      return memory.tensor(dimensions);
+    });
   }
 
   #unseat(caches: LaneCaches): void {
@@ -195,26 +174,28 @@ export class LaneMemory implements DecoderMemory {
     this.#freeSlots.push(caches.slot);
   }
 
-  #cacheTensor(shape: readonly number[], data: Float32Array<ArrayBuffer>): Tensor {
-    return this.#runtime.tensor(ElementType.float32, shape, data);
+  /** The elements of a cache that the host reaches. */
+  #elements({ buffer }: TensorMemory): Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer> {
+    if (buffer === null) throw new TypeError("Cannot reach a cache in a device's own memory");
+    return this.#options.place.cacheType === ElementType.float16 ? new Uint16Array(buffer) : new Float32Array(buffer);
   }
 
-  #view(name: string, length: number, array: BigInt64Array<ArrayBuffer>): Tensor {
-    return this.#tensor(
-      `${name} ${length}`,
-      () => this.#runtime.tensor(ElementType.int64, [length], array.subarray(0, length)),
-    );
+  #view(name: "tokens" | "positions" | "logit_rows", length: number): BoundTensor {
+    return this.#tensor(`${name} ${length}`, () => this.#shared[name].tensor([length]));
   }
 
-  #logitsView(rows: number): Tensor {
-    const { vocabSize } = this.#options.plan.config;
-    return this.#tensor(
-      `logits ${rows}`,
-      () => this.#runtime.tensor(ElementType.float32, [rows, vocabSize], this.#logits.subarray(0, rows * vocabSize)),
-    );
+  /** Earlier ones stay until the decoder is closed: somebody may be looking at them. */
+  #makeLogits(rows: number): { rows: number; memory: SharedMemory } {
+    const { place, plan } = this.#options;
+    return { rows, memory: this.#keep(place.shared(ElementType.float32, rows * plan.config.vocabSize)) };
   }
 
-  #tensor(key: string, make: () => Tensor): Tensor {
+  #keep<Memory extends TensorMemory>(memory: Memory): Memory {
+    this.#memory.push(memory);
+    return memory;
+  }
+
+  #tensor(key: string, make: () => BoundTensor): BoundTensor {
     let tensor = this.#tensors.get(key);
     if (tensor === undefined) this.#tensors.set(key, tensor = make());
     return tensor;
@@ -224,8 +205,7 @@ export class LaneMemory implements DecoderMemory {
 class LaneCaches implements SequenceCaches {
   constructor(
     readonly slot: Slot,
-    /** What is bound to the lane, in the order of its names. */
-    readonly tensors: Tensor[],
+    public tensors: readonly BoundTensor[],
     readonly owner: {
       narrow(caches: LaneCaches, from: number, to: number, tokens: number): void;
       release(caches: LaneCaches): void;

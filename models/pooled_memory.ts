@@ -11,7 +11,13 @@ import {
   type Session,
 } from "../onnx/mod.ts";
 import { elementsOf } from "./caches.ts";
-import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
+import {
+  checkTokens,
+  type DecoderMemory,
+  type SequenceCaches,
+  type StepInputs,
+  type StepSize,
+} from "./decoder_memory.ts";
 import type { ModelPlan } from "./plan.ts";
 import { poolsOf } from "./pools.ts";
 
@@ -55,6 +61,7 @@ export class PooledMemory implements DecoderMemory {
   readonly #laneLogits: Logits;
   /** For steps that want logits of more rows than there are lanes. */
   #manyLogits: Logits;
+  #latest: Logits;
 
   private constructor(runtime: Runtime, session: Session, options: PooledMemoryOptions) {
     this.#runtime = runtime;
@@ -87,7 +94,7 @@ export class PooledMemory implements DecoderMemory {
       laneLengths: new Int32Array(this.#pinned.lane_lengths.buffer),
     };
     this.#laneSlots = integers("lane_slots");
-    this.#laneLogits = this.#manyLogits = this.#makeLogits(lanes);
+    this.#laneLogits = this.#manyLogits = this.#latest = this.#makeLogits(lanes);
 
     for (const { past, type, shape } of pools) {
       const dimensions = shape(lanes + 1, capacity);
@@ -120,8 +127,16 @@ export class PooledMemory implements DecoderMemory {
     return memory;
   }
 
+  get likeliest(): BigInt64Array<ArrayBuffer> {
+    return this.#latest.likeliest;
+  }
+
   get freeSlots(): number {
     return this.#freeSlots.length;
+  }
+
+  get narrows(): boolean {
+    return !this.recurrent;
   }
 
   take(_level: number): SequenceCaches | null {
@@ -136,9 +151,10 @@ export class PooledMemory implements DecoderMemory {
 
   async run(size: StepSize, signal?: AbortSignal): Promise<Float32Array> {
     const { lanes, rows, logits } = size;
-    this.#checkTokens(rows);
+    checkTokens(this.inputs.tokens.subarray(0, rows), this.#options.plan);
     const captured = rows === lanes && logits === lanes ? this.#decodeBindings[rows] : undefined;
     if (captured !== undefined) {
+      this.#latest = this.#laneLogits;
       await captured.run(signal);
       return this.#laneLogits.data;
     }
@@ -156,19 +172,9 @@ export class PooledMemory implements DecoderMemory {
     const logits = Math.max(1, size.logits);
     if (logits > this.#manyLogits.rows) this.#manyLogits = this.#makeLogits(logits);
     const target = logits > this.#laneLogits.rows ? this.#manyLogits : this.#laneLogits;
+    this.#latest = target;
     await this.#bindRows(this.#binding, { ...size, logits }, target).run(signal);
     return target.data;
-  }
-
-  /** A device reads where it is told to. */
-  #checkTokens(rows: number): void {
-    const { vocabSize } = this.#options.plan.config;
-    for (let row = 0; row < rows; row++) {
-      const token = this.inputs.tokens[row]!;
-      if (token < 0n || token >= BigInt(vocabSize)) {
-        throw new RangeError(`Cannot step with token ${token}: the vocabulary has ${vocabSize}`);
-      }
-    }
   }
 
   /** Runs the largest step and every decode step, these until the runtime has captured them. */
@@ -209,7 +215,8 @@ export class PooledMemory implements DecoderMemory {
       .input("tokens", this.#view("tokens", rows))
       .input("positions", this.#view("positions", rows))
       .input("logit_rows", this.#view("logit_rows", logits))
-      .output("logits", target.tensor(logits));
+      .output("logits", target.tensor(logits))
+      .output("likeliest", target.likeliestTensor(logits));
   }
 
   /** The first so many numbers of an input. */
@@ -225,10 +232,17 @@ export class PooledMemory implements DecoderMemory {
     const { vocabSize } = this.#options.plan.config;
     // Earlier ones stay until the decoder is closed: somebody may be looking at them.
     const memory = this.#pin(rows * vocabSize * ELEMENT_BYTES[ElementType.float32]);
+    const likeliest = this.#pin(rows * ELEMENT_BYTES[ElementType.int64]);
     const generation = this.#memory.length;
     return {
       rows,
       data: new Float32Array(memory.buffer),
+      likeliest: new BigInt64Array(likeliest.buffer),
+      likeliestTensor: (count) =>
+        this.#tensor(
+          `likeliest ${generation} ${count}`,
+          () => this.#runtime.deviceTensor(ElementType.int64, [count], likeliest),
+        ),
       tensor: (count) =>
         this.#tensor(
           `logits ${generation} ${count}`,
@@ -263,8 +277,11 @@ type InputName =
 interface Logits {
   readonly rows: number;
   readonly data: Float32Array;
+  /** The token of every row's greatest logit. */
+  readonly likeliest: BigInt64Array<ArrayBuffer>;
   /** The first rows. */
   tensor(count: number): DeviceTensor;
+  likeliestTensor(count: number): DeviceTensor;
 }
 
 /** A narrower level finds its components first in every head, so that there is nothing to move. */

@@ -29,14 +29,14 @@ export function cacheCapacity(maxTokens: number): number {
   return Math.ceil(maxTokens / CACHE_TOKENS) * CACHE_TOKENS;
 }
 
-/** Bytes of all pools, of keys and values and of states, with the slot that no sequence gets. */
+/** Bytes of all pools, of keys and values and of states. */
 export function poolBytes(
   plan: ModelPlan,
-  { sequences, maxTokens }: { sequences: number; maxTokens: number },
+  { slots, maxTokens }: { slots: number; maxTokens: number },
 ): { kv_cache: number; states: number } {
   const bytes = (recurrent: boolean) =>
     poolsOf(plan).filter((pool) => pool.recurrent === recurrent).reduce(
-      (sum, { type, shape }) => sum + ELEMENT_BYTES[type] * elementsOf(shape(sequences + 1, cacheCapacity(maxTokens))),
+      (sum, { type, shape }) => sum + ELEMENT_BYTES[type] * elementsOf(shape(slots, cacheCapacity(maxTokens))),
       0,
     );
   return { kv_cache: bytes(false), states: bytes(true) };
@@ -74,8 +74,8 @@ export function mambaPools(config: ModelConfig, { name, widths, stateWidths }: M
   const { numHeads, numGroups, convKernel } = mambaOf(config);
   const [channels, states] = [widths[0]!, stateWidths[0]!];
   const shapes = {
-    conv_x: [convKernel - 1, numHeads, channels],
-    conv_bc: [convKernel - 1, 2 * numGroups, states],
+    conv_x_state: [convKernel - 1, numHeads, channels],
+    conv_bc_state: [convKernel - 1, 2 * numGroups, states],
     state: [numHeads, states, channels],
   };
   return Object.entries(shapes).map(([part, shape]): Pool => ({

@@ -102,6 +102,8 @@ export class CudaDevice {
     );
     const number = BigInt(Deno.UnsafePointer.value(address));
     this.#check("clear the CUDA device's memory", driver.cuMemsetD8_v2(number, 0, size));
+    // A session's stream does not wait for the one on which this happens.
+    this.#check("clear the CUDA device's memory", driver.cuCtxSynchronize());
     const free = () => this.#check("free the CUDA device's memory", this.#current.cuMemFree_v2(number));
     return { address, bytes, free };
   }

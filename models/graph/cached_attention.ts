@@ -46,8 +46,15 @@ export function cacheNames(
  *
  * The operator fails on no rows (it divides by them), so an idle lane runs over row 0 with a cache of one token, and
  * the result is dropped.
+ *
+ * @param type Of the heads, and of the caches.
  */
-export function cachedAttention(graph: GraphBuilder, config: ModelConfig, lanes: LaneInputs): RotatedAttention {
+export function cachedAttention(
+  graph: GraphBuilder,
+  config: ModelConfig,
+  lanes: LaneInputs,
+  type: ElementType = ElementType.float32,
+): RotatedAttention {
   const { numAttentionHeads, numKeyValueHeads } = config;
   const split = (value: Value) =>
     lanes.count === 1 ? [value] : graph.ops("Split", [value], lanes.count, {
@@ -96,14 +103,14 @@ export function cachedAttention(graph: GraphBuilder, config: ModelConfig, lanes:
         const [output, key, value] = groupQueryAttention(graph, config, {
           sequence,
           past: {
-            key: graph.input(names.pastKey, ElementType.float32, cacheShape),
-            value: graph.input(names.pastValue, ElementType.float32, cacheShape),
+            key: graph.input(names.pastKey, type, cacheShape),
+            value: graph.input(names.pastValue, type, cacheShape),
           },
           lengths: graph.op("Sub", [length, graph.op("Cast", [one], int32)]),
           total: graph.op("Squeeze", [length]),
         });
-        graph.output(names.key, key!, ElementType.float32);
-        graph.output(names.value, value!, ElementType.float32);
+        graph.output(names.key, key!, type);
+        graph.output(names.value, value!, type);
         const perHead = graph.op("Reshape", [
           output!,
           graph.op("Concat", [

@@ -5,8 +5,10 @@ import type { BlockContext } from "./block_context.ts";
 import { cachedAttention, type LaneInputs } from "./cached_attention.ts";
 import { cachedStateSpace } from "./cached_state_space.ts";
 import { deviceEmbedding, stepPlan } from "./device_step.ts";
+import { computedOnHost } from "./host_lanes.ts";
 import { chunkedLinear, type Norm } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
+import { halfWeights, toSingle } from "./half_weights.ts";
 import { laneArrays } from "./lane_arrays.ts";
 import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
@@ -18,8 +20,11 @@ import { selectiveScan } from "./selective_scan.ts";
 import { stockMixer } from "./stock_mixer.ts";
 import type { Int4Weights, Weights } from "./weights.ts";
 
-/** What a graph is built of: the runtime's operators, or our own for the CPU or for a CUDA device. */
-export type Operators = "stock" | "native" | "cuda";
+/**
+ * What a graph is built of: the runtime's operators, these in half precision as it has them for CUDA devices, or our own for
+ * the CPU or for a CUDA device.
+ */
+export type Operators = "stock" | "half" | "native" | "cuda";
 
 /**
  * The whole elastic model as one graph, for any mixture of levels and of prefill and decode in a step.
@@ -36,8 +41,9 @@ export type Operators = "stock" | "native" | "cuda";
  * Output: `logits` float32 `[n, V]`, and the caches and states.
  *
  * Our own operators on the CPU take a lane's caches and states as one array, see `laneArrays`, and write it where it is:
- * it is no output. On a CUDA device the caches and states of all lanes are pools, see `poolsOf`, and one more input,
- * `lane_slots` int64 `[lanes]`, says where in them a lane's sequence has its own.
+ * it is no output. On a CUDA device there is also `likeliest` int64 `[n]`, the token of every row's greatest logit; the
+ * caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64 `[lanes]`, says where in
+ * them a lane's sequence has its own.
  */
 export function decoderGraph(
   plan: ModelPlan,
@@ -64,13 +70,18 @@ export function decoderGraph(
 
   const { context, embed, head } = operators === "cuda"
     ? deviceParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity })
+    : operators === "half"
+    ? halfParts(graph, plan, asInt4(weights), { laneInputs: computedOnHost(graph, laneInputs, tokens), positions })
     : laneParts(graph, plan, weights, { laneInputs, positions, native: operators === "native" });
   let hidden = embed(tokens);
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
-  graph.output("logits", head(graph.op("Gather", [hidden, logitRows])), ElementType.float32, [
-    "logit_rows",
-    config.vocabSize,
-  ]);
+  const logits = head(graph.op("Gather", [hidden, logitRows]));
+  const output = (value: Value) => graph.output("logits", value, ElementType.float32, ["logit_rows", config.vocabSize]);
+  if (operators === "cuda") {
+    const [copy, likeliest] = graph.ops("Likeliest", [logits], 2, { domain: ESPALIER_CUDA });
+    output(copy!);
+    graph.output("likeliest", likeliest!, ElementType.int64, ["logit_rows"]);
+  } else output(logits);
   return graph.build(metadata);
 }
 
@@ -117,6 +128,36 @@ function laneParts(
     },
     embed: (tokens) => ours.embed(graph, tokens, embeddingMatrix(config)),
     head: (hidden) => languageModelHead(graph, hidden, plan, ours),
+  };
+}
+
+/** As with stock operators on the CPU, activations and caches in half precision. */
+function halfParts(
+  graph: GraphBuilder,
+  plan: ModelPlan,
+  int4: Int4Weights,
+  { laneInputs, positions }: { laneInputs: LaneInputs; positions: Value },
+): Parts {
+  const { config, levels } = plan;
+  if (plan.layers.flat().some(({ kind }) => kind === "mamba")) {
+    throw new TypeError("Cannot run Mamba blocks on a CUDA device with stock operators: our own are needed there");
+  }
+  const weights = halfWeights(int4);
+  const gates = gatesOf(graph, countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels), levels);
+  const { float16 } = ElementType;
+  return {
+    context: {
+      config,
+      weights,
+      linear: chunkedLinear(weights, gates),
+      core: afterRotation(
+        rotaryOf(graph, config, positions, float16),
+        cachedAttention(graph, config, laneInputs, float16),
+      ),
+      stateSpace: stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs)),
+    },
+    embed: (tokens) => weights.embed(graph, tokens, embeddingMatrix(config)),
+    head: (hidden) => toSingle(graph, languageModelHead(graph, hidden, plan, weights)),
   };
 }
 

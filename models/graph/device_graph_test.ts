@@ -42,7 +42,8 @@ for (const [name, model] of Object.entries(MODELS)) {
       equal(count("CachedAttention"), kinds("attention"));
       equal(count("SelectiveScan"), kinds("mamba"));
       equal(count("PrefixMatMul"), 2 * blocks.length + 1);
-      equal(count("Identity"), poolsOf(artefact.plan).length + 1);
+      equal(count("Identity"), poolsOf(artefact.plan).length + 2);
+      equal(count("Likeliest"), 1);
       equal(count("Gather"), artefact.plan.config.rope.rotaryDim === 0 || kinds("attention") === 0 ? 1 : 3);
     });
 
@@ -54,6 +55,16 @@ for (const [name, model] of Object.entries(MODELS)) {
       }
       deepEqual(inputs.get("lane_slots"), { type: ElementType.int64, shape: [3] });
       equal(inputs.size, 7 + poolsOf(artefact.plan).length);
+    });
+
+    it("defines every name once", () => {
+      const defined = [
+        ...graph.inputs.map(({ name }) => name),
+        ...graph.initializers.map(({ name }) => name),
+        ...graph.nodes.flatMap(({ outputs }) => outputs),
+      ];
+      const twice = defined.filter((name, index) => name !== "" && defined.indexOf(name) !== index);
+      deepEqual(twice, []);
     });
 
     it("norms inside the head's product", () => {

@@ -21,14 +21,20 @@ export interface Rotary {
  * there the value heads look.
  *
  * @param positions int64 `[rows]`: each row's place in its sequence.
+ * @param type Of the heads. Angles are float32 whatever it is: far positions need its digits.
  */
-export function rotaryOf(builder: GraphBuilder, config: ModelConfig, positions: Value): Rotary {
+export function rotaryOf(
+  builder: GraphBuilder,
+  config: ModelConfig,
+  positions: Value,
+  type: ElementType = ElementType.float32,
+): Rotary {
   const { numAttentionHeads, numKeyValueHeads } = config;
   const heads = numAttentionHeads + 2 * numKeyValueHeads;
   let tables: ReturnType<typeof angleTables> | undefined;
   return {
     rotate(graph, packed, order, width) {
-      const { cosines, sines, lines } = tables ??= angleTables(builder, config, positions);
+      const { cosines, sines, lines } = tables ??= angleTables(builder, config, positions, type);
       const table = (values: Value) =>
         graph.op("Reshape", [
           graph.op("Gather", [values, graph.op("Reshape", [order, graph.integers([-1])])], { attributes: { axis: 1 } }),
@@ -104,10 +110,12 @@ function frequenciesOf(config: ModelConfig): number[] {
 }
 
 /** Angles of position 0 and of every row, `[rows + 1, pairs]`, and the line of every head of every row. */
-function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value) {
+function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value, type: ElementType) {
   const { numAttentionHeads, numKeyValueHeads } = config;
   const withZero = graph.op("Concat", [graph.integers([0]), positions], { attributes: { axis: 0 } });
-  const { cosines, sines } = rotaryAngles(graph, config, withZero);
+  const angles = rotaryAngles(graph, config, withZero);
+  const typed = (value: Value) =>
+    type === ElementType.float32 ? value : graph.op("Cast", [value], { attributes: { to: type } });
 
   const groupSize = numAttentionHeads / numKeyValueHeads;
   const heads = numAttentionHeads + 2 * numKeyValueHeads;
@@ -127,5 +135,5 @@ function angleTables(graph: GraphBuilder, config: ModelConfig, positions: Value)
     graph.integers([-1, 1]),
   ]);
 
-  return { cosines, sines, lines };
+  return { cosines: typed(angles.cosines), sines: typed(angles.sines), lines };
 }

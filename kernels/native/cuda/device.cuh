@@ -49,6 +49,25 @@ __device__ __forceinline__ __half2 halvesOf(uint32_t bits) {
 // a in the low half, b in the high one.
 __device__ __forceinline__ uint32_t packHalves(float a, float b) { return bitsOf(__floats2half2_rn(a, b)); }
 
+// bits & mask | with: one instruction, which the compiler does not find where both are constants.
+__device__ __forceinline__ uint32_t maskOr(uint32_t bits, uint32_t mask, uint32_t with) {
+#ifdef ESPALIER_EMULATION
+  return (bits & mask) | with;
+#else
+  uint32_t result;
+  asm("lop3.b32 %0, %1, %2, %3, 0xea;" : "=r"(result) : "r"(bits), "r"(mask), "r"(with));
+  return result;
+#endif
+}
+
+// The value, as if it were not known from before: what is made of it is made again, not kept in registers.
+__device__ __forceinline__ int afresh(int value) {
+#ifndef ESPALIER_EMULATION
+  asm volatile("" : "+r"(value));
+#endif
+  return value;
+}
+
 // Waits until the launch before this one on the stream is done and its writes can be seen (it may have let us start
 // early). Nothing that it writes may be read before.
 __device__ __forceinline__ void waitForPrevious() {
@@ -106,9 +125,9 @@ __device__ __forceinline__ void cpAsyncWait() {
 #endif
 }
 
-// d += a b, all lanes of a warp together: a is 16 by 16 in halves, b is 16 by 8, d is 16 by 8 in floats. With g = lane /
-// 4 and t = lane % 4 a lane holds of a the pairs (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8), of b the pairs down
-// column g from rows 2t and 2t + 8, of d (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
+// d += a b, all lanes of a warp together: a is 16 by 16 in halves, b is 16 by 8, d is 16 by 8 in floats. With g = lane
+// / 4 and t = lane % 4 a lane holds of a the pairs (g, 2t), (g + 8, 2t), (g, 2t + 8), (g + 8, 2t + 8), of b the pairs
+// down column g from rows 2t and 2t + 8, of d (g, 2t), (g, 2t + 1), (g + 8, 2t), (g + 8, 2t + 1).
 __device__ __forceinline__ void mma16816(float d[4], const uint32_t a[4], const uint32_t b[2]) {
 #ifdef ESPALIER_EMULATION
   struct Fragment {
@@ -158,7 +177,8 @@ __device__ __forceinline__ void loadMatrices(uint32_t matrices[4], const void* r
   const unsigned half = emulation::exchange(allLanes, own), lane = emulation::ownLane(), g = lane / 4, t = lane % 4;
   for (unsigned i = 0; i < 4; i++) {
     const auto at = [&](unsigned r, unsigned c) { return emulation::shown<const uint16_t*>(half, 8 * i + r)[c]; };
-    const uint32_t low = transposed ? at(2 * t, g) : at(g, 2 * t), high = transposed ? at(2 * t + 1, g) : at(g, 2 * t + 1);
+    const uint32_t low = transposed ? at(2 * t, g) : at(g, 2 * t),
+                   high = transposed ? at(2 * t + 1, g) : at(g, 2 * t + 1);
     matrices[i] = low | high << 16;
   }
   __syncwarp();  // nobody goes on to write what others still read

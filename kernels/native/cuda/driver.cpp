@@ -13,10 +13,12 @@ namespace {
 
 // The driver's types as its ABI has them; handles are addresses.
 using Result = int;
+constexpr Result notFound = 500;
 constexpr int maxDynamicShared = 8;                      // of function attributes
 constexpr int attributeMultiprocessors = 16;             // of device attributes
 constexpr int attributeMajor = 75, attributeMinor = 76;  // the same
 constexpr int attributeSharedBytesOptIn = 97;            // the same
+constexpr Result noKernelsForDevice = 209;
 constexpr unsigned programmaticStreamSerialization = 6;  // of launch attributes
 
 struct LaunchAttribute {
@@ -51,6 +53,9 @@ struct EntryPoints {
   Result (*loadModule)(void** out, const void* image);
   Result (*getFunction)(Function** out, void* module, const char* name);
   Result (*setFunctionAttribute)(const Function*, int attribute, int value);
+  Result (*allocate)(void** out, size_t bytes);
+  Result (*release)(void*);
+  Result (*copyToDevice)(void*, const void*, size_t bytes);
   Result (*launchKernel)(const LaunchConfig*, const Function*, void** parameters, void** extra);
 };
 
@@ -58,7 +63,9 @@ struct EntryPoints {
 std::mutex mutex;
 EntryPoints driver;
 Device device;
-void* module = nullptr;
+void* modules[16];
+size_t moduleCount = 0;
+void* usedContext = nullptr;
 char message[256];
 
 const char* failed(const char* what, Result result) {
@@ -86,6 +93,9 @@ const char* loadDriver() {
       {"cuModuleLoadData", reinterpret_cast<void**>(&driver.loadModule)},
       {"cuModuleGetFunction", reinterpret_cast<void**>(&driver.getFunction)},
       {"cuFuncSetAttribute", reinterpret_cast<void**>(&driver.setFunctionAttribute)},
+      {"cuMemAlloc_v2", reinterpret_cast<void**>(&driver.allocate)},
+      {"cuMemFree_v2", reinterpret_cast<void**>(&driver.release)},
+      {"cuMemcpyHtoD_v2", reinterpret_cast<void**>(&driver.copyToDevice)},
       {"cuLaunchKernelEx", reinterpret_cast<void**>(&driver.launchKernel)},
   };
   for (const auto& symbol : symbols) {
@@ -126,19 +136,38 @@ const char* openModule() {
   }
   device.computeCapability = 10 * major + minor;
   device.sharedBytesPerBlock = static_cast<size_t>(sharedBytes);
-  void* loaded = nullptr;
-  if (const Result result = driver.loadModule(&loaded, embeddedKernels())) {
-    return failed("load our kernels (was this device's architecture built?)", result);
+  usedContext = context;
+  size_t loaded = 0;
+  for (const void* image = nextKernels(nullptr); image; image = nextKernels(image)) {
+    if (loaded == sizeof(modules) / sizeof(modules[0])) return "Cannot load our kernels: they are in too many files";
+    const Result result = driver.loadModule(&modules[loaded], image);
+    if (result == noKernelsForDevice) continue;  // a file may be for other devices alone
+    if (result) return failed("load our kernels", result);
+    loaded++;
   }
-  module = loaded;
+  if (loaded == 0) {
+    std::snprintf(message, sizeof(message), "Cannot use our kernels: none were built for compute capability %d.%d",
+                  major, minor);
+    return message;
+  }
+  moduleCount = loaded;
   return nullptr;
+}
+
+// Threads that the runtime did not start, such as the one that closes a session, have no context yet.
+const char* useContext() {
+  void* current = nullptr;
+  if (const Result result = driver.getContext(&current)) return failed("find the current context", result);
+  if (current) return nullptr;
+  const Result result = driver.setContext(usedContext);
+  return result ? failed("use the device", result) : nullptr;
 }
 
 }  // namespace
 
 const char* openDevice(const Device** out) {
   const std::lock_guard<std::mutex> lock(mutex);
-  if (!module) {
+  if (!moduleCount) {
     if (const char* error = openModule()) return error;
   }
   *out = &device;
@@ -149,12 +178,35 @@ const char* findFunction(const char* name, size_t sharedBytes, const Function** 
   const Device* opened = nullptr;
   if (const char* error = openDevice(&opened)) return error;
   Function* function = nullptr;
-  if (const Result result = driver.getFunction(&function, module, name)) return failed(name, result);
+  Result found = notFound;
+  for (size_t i = 0; i < moduleCount && found == notFound; i++) {
+    found = driver.getFunction(&function, modules[i], name);
+  }
+  if (found) return failed(name, found);
   if (const Result result = driver.setFunctionAttribute(function, maxDynamicShared, static_cast<int>(sharedBytes))) {
     return failed("set a kernel's shared memory", result);
   }
   *out = function;
   return nullptr;
+}
+
+const char* upload(const void* host, size_t bytes, void** out) {
+  const Device* opened = nullptr;
+  if (const char* error = openDevice(&opened)) return error;
+  if (const char* error = useContext()) return error;
+  void* memory = nullptr;
+  if (const Result result = driver.allocate(&memory, bytes)) return failed("allocate device memory", result);
+  if (const Result result = driver.copyToDevice(memory, host, bytes)) {
+    driver.release(memory);
+    return failed("copy to the device", result);
+  }
+  *out = memory;
+  return nullptr;
+}
+
+void release(void* memory) {
+  // Neither can be reported from a destructor; a lost context has lost its memory too.
+  if (memory && !useContext()) driver.release(memory);
 }
 
 const char* launch(const Launch& launch, Stream* stream, const void* parameters) {

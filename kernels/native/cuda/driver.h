@@ -35,8 +35,12 @@ struct Device {
 // Loads the embedded kernels into the current context, or the first device's, once.
 const char* openDevice(const Device** out);
 
-// A kernel that is in the embedded module, allowed to take so much dynamic shared memory.
+// A kernel that is embedded, allowed to take so much dynamic shared memory.
 const char* findFunction(const char* name, size_t sharedBytes, const Function** out);
+
+// Memory of the device, aligned to 256 bytes, with a copy of what lies in the host's.
+const char* upload(const void* host, size_t bytes, void** out);
+void release(void*);
 
 // `parameters` is the kernel's one parameter, copied by the call.
 const char* launch(const Launch&, Stream*, const void* parameters);

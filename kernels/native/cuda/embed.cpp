@@ -9,9 +9,16 @@ enum Input : size_t { tokens = 0, codes = 1, scales = 2, inputCount = 3 };
 
 struct Embed {
   explicit Embed(ort::Api api) : api(api) {}
+  ~Embed() {
+    release(codesOnDevice);
+    release(scalesOnDevice);
+  }
+  Embed(const Embed&) = delete;
+  Embed& operator=(const Embed&) = delete;
 
   ort::Api api;
   const Function* function = nullptr;
+  void *codesOnDevice = nullptr, *scalesOnDevice = nullptr;
   EmbeddingParameters plan{};
 
   ort::Status* prepare(const ort::KernelInfo* info) {
@@ -30,6 +37,12 @@ struct Embed {
     }
     plan.blockSize = static_cast<int>(blockSize);
     plan.width = static_cast<int>(2 * codesShape.count() / plan.vocabulary);
+    const size_t codeBytes = static_cast<size_t>(codesShape.count());
+    const size_t scaleBytes = static_cast<size_t>(scalesShape.count()) * sizeof(uint16_t);
+    RETURN_IF_DRIVER_FAILED(upload(plan.codes, codeBytes, &codesOnDevice));
+    RETURN_IF_DRIVER_FAILED(upload(plan.scales, scaleBytes, &scalesOnDevice));
+    plan.codes = static_cast<const uint8_t*>(codesOnDevice);
+    plan.scales = static_cast<const uint16_t*>(scalesOnDevice);
     RETURN_IF_DRIVER_FAILED(findFunction("embedRows", 0, &function));
     return nullptr;
   }
@@ -56,6 +69,10 @@ struct Embed {
     op.getInputCount = [](const ort::CustomOp*) -> size_t { return inputCount; };
     op.getInputType = [](const ort::CustomOp*, size_t index) {
       return index == Input::tokens ? ort::int64 : index == Input::codes ? ort::uint8 : ort::float16;
+    };
+    // The head may be the same matrix: it takes its weights from the host, and an initializer lies in one place.
+    op.getInputMemory = [](const ort::CustomOp*, size_t index) {
+      return index == Input::tokens ? ort::ownMemory : ort::cpuMemory;
     };
     return op;
   }

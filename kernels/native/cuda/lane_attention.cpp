@@ -1,5 +1,7 @@
 #include "lane_attention.h"
 
+#include <algorithm>
+
 namespace espalier::cuda {
 namespace {
 
@@ -25,6 +27,9 @@ constexpr size_t fewSharedBytes(int width) { return rowBytes(width) * (warps * 2
 constexpr size_t manySharedBytes(int width) { return rowBytes(width) * (2 * 2 * (width > 128 ? 32 : 64) + queryTile); }
 
 int headTiles(const AttentionParameters& p) { return divideUp(p.queryHeads / p.keyHeads, headTile); }
+
+// Places among `attentionKernels`.
+constexpr size_t manyRowsKernels = 3, rotateKernel = 6;
 
 size_t index(int width) { return width == 64 ? 0 : width == 128 ? 1 : 2; }
 
@@ -53,7 +58,7 @@ size_t attentionWorkBytes(const AttentionParameters& p) {
 }
 
 size_t attentionCounters(const AttentionParameters& p) {
-  return takesFewRows(p) ? static_cast<size_t>(p.rows * p.keyHeads * headTiles(p)) : 0;
+  return static_cast<size_t>(std::max(mostFewRows, maxLanes) * p.keyHeads * headTiles(p));
 }
 
 size_t attentionLaunches(AttentionParameters* p, int multiprocessors, AttentionLaunch out[2]) {
@@ -64,25 +69,27 @@ size_t attentionLaunches(AttentionParameters* p, int multiprocessors, AttentionL
     const int wanted = divideUp(blocksPerMultiprocessor * multiprocessors, blocks);
     p->stretches = most < maxStretches ? most : maxStretches;
     if (wanted < p->stretches) p->stretches = wanted;
-    const AttentionKernel& kernel = attentionKernels[index(width)];
-    out[0] = {kernel.name,
+    const size_t kernel = index(width);
+    out[0] = {kernel,
               {static_cast<unsigned>(p->stretches), static_cast<unsigned>(p->keyHeads * headTiles(*p)),
                static_cast<unsigned>(p->rows)},
               threads,
-              kernel.sharedBytes};
+              attentionKernels[kernel].sharedBytes};
     return 1;
   }
   const int pairs = (p->queryHeads + 2 * p->keyHeads) * (width / 2);
-  out[0] = {attentionKernels[6].name,
+  out[0] = {rotateKernel,
             {static_cast<unsigned>(divideUp(pairs, rotateThreads)), static_cast<unsigned>(p->rows), 1},
             rotateThreads,
             0};
   // A tile never has queries of two lanes; the lanes' rows are known on the device only.
   const int tiles =
       p->rows * (p->queryHeads / p->keyHeads) / queryTile + (p->rows < p->laneCount ? p->rows : p->laneCount);
-  const AttentionKernel& kernel = attentionKernels[3 + index(width)];
-  out[1] = {
-      kernel.name, {static_cast<unsigned>(p->keyHeads), static_cast<unsigned>(tiles), 1}, threads, kernel.sharedBytes};
+  const size_t kernel = manyRowsKernels + index(width);
+  out[1] = {kernel,
+            {static_cast<unsigned>(p->keyHeads), static_cast<unsigned>(tiles), 1},
+            threads,
+            attentionKernels[kernel].sharedBytes};
   return 2;
 }
 

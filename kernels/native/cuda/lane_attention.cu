@@ -7,6 +7,7 @@
 // behind the last that anybody sees are loaded as zeros.
 #include "device.cuh"
 #include "lane_attention.h"
+#include "lanes.cuh"
 
 namespace espalier::cuda {
 namespace {
@@ -21,33 +22,6 @@ constexpr float log2e = 1.44269504f;
 // Shared rows are longer by 16 bytes: eight of them lie in different banks.
 template <int width>
 constexpr int strideOf = width + 8;
-
-__device__ __forceinline__ int divideUp(int a, int b) { return (a + b - 1) / b; }
-__device__ __forceinline__ int laneIndex() { return static_cast<int>(threadIdx.x % 32); }
-
-__device__ __forceinline__ LaneLine readLine(const LaneLine* line) {
-  LaneLine result;
-  const int4 first = *reinterpret_cast<const int4*>(line);
-  result.firstRow = first.x;
-  result.rows = first.y;
-  result.length = first.z;
-  result.level = first.w;
-  result.slot = line->slot;
-  return result;
-}
-
-// The lane that a row of the batch belongs to; every warp finds it for itself. False if it belongs to none.
-__device__ __forceinline__ bool findLane(const AttentionParameters& p, int row, LaneLine* line) {
-  for (int first = 0; first < p.laneCount; first += 32) {
-    const int i = first + laneIndex();
-    const int2 rows = i < p.laneCount ? *reinterpret_cast<const int2*>(p.lanes + i) : make_int2(0, 0);
-    const unsigned found = __ballot_sync(allLanes, row >= rows.x && row - rows.x < rows.y);
-    if (found == 0) continue;
-    *line = readLine(p.lanes + first + __ffs(static_cast<int>(found)) - 1);
-    return true;
-  }
-  return false;
-}
 
 // Components of a lane's heads, and what the kernels make of them.
 struct Widths {
@@ -301,7 +275,7 @@ __device__ __forceinline__ void attendFewRows(const AttentionParameters& p) {
   const int tile = static_cast<int>(blockIdx.y) % tiles;
   task.firstHead = task.keyHead * perKey + tile * headTile;
   task.heads = min(headTile, perKey - tile * headTile);
-  if (!findLane(p, task.row, &task.line)) {
+  if (!findLane(p.lanes, p.laneCount, task.row, &task.line)) {
     if (blockIdx.x > 0) return;
     waitForPrevious();
     for (int i = static_cast<int>(threadIdx.x); i < task.heads * (width / 2); i += threads) {
@@ -640,6 +614,13 @@ extern "C" __global__ void __launch_bounds__(threads) attendManyRows256(const __
   attendManyRows<256>(p);
 }
 
+// One block.
+extern "C" __global__ void clearCounters(const __grid_constant__ CounterParameters p) {
+  waitForPrevious();
+  letNextStart();
+  for (size_t i = threadIdx.x; i < p.count; i += blockDim.x) p.counters[i] = 0;
+}
+
 // A thread per pair of components: a query's goes to `work` as halves [rows][H][compiled width], a key's and a value's
 // behind its sequence's tokens. Rows of no lane get zeros for an answer.
 extern "C" __global__ void rotateAndAppend(const __grid_constant__ AttentionParameters p) {
@@ -647,7 +628,7 @@ extern "C" __global__ void rotateAndAppend(const __grid_constant__ AttentionPara
   const int i = static_cast<int>(blockIdx.x * blockDim.x + threadIdx.x), row = static_cast<int>(blockIdx.y);
   const int head = i >> shift, pair = i & ((1 << shift) - 1);
   LaneLine line;
-  const bool there = findLane(p, row, &line);
+  const bool there = findLane(p.lanes, p.laneCount, row, &line);
   waitForPrevious();
   letNextStart();
   if (head >= p.queryHeads + 2 * p.keyHeads) return;

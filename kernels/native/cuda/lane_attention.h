@@ -18,7 +18,8 @@
 namespace espalier::cuda {
 
 constexpr int maxHeadWidth = 256;
-constexpr int maxLevels = 16;
+constexpr int maxHeads = 1024;
+constexpr int maxAttentionRows = 65535;
 // Pieces that a row's tokens are cut into, at most. How many depends on the tokens alone: a row's bits are the same
 // whatever runs beside it.
 constexpr int maxStretches = 32;
@@ -41,7 +42,7 @@ struct AttentionParameters {
 };
 
 struct AttentionLaunch {
-  const char* kernel;
+  size_t kernel;  // its place among `attentionKernels`
   Grid grid;
   unsigned threads;
   size_t sharedBytes;
@@ -52,9 +53,16 @@ int compiledWidth(int widest);
 
 bool takesFewRows(const AttentionParameters&);
 
-// Bytes of `work`, aligned to 256, and integers of `arrived`. They depend on the parameters' integers alone.
+// Bytes of `work`, aligned to 64. They depend on the parameters' integers alone.
 size_t attentionWorkBytes(const AttentionParameters&);
+
+// Integers of `arrived` that any run of few rows needs. `clearCounters` makes them zero.
 size_t attentionCounters(const AttentionParameters&);
+
+struct CounterParameters {
+  unsigned* counters;
+  size_t count;
+};
 
 // The kernels that a run takes, in order: at most two. Sets the parameters' `stretches`.
 size_t attentionLaunches(AttentionParameters*, int multiprocessors, AttentionLaunch out[2]);

@@ -26,4 +26,7 @@ const ort::CustomOp* cachedAttention();
 // and of the recurrence, at full width) → f32 [rows, H, P], the states: in place.
 const ort::CustomOp* selectiveScan();
 
+// Likeliest(logits f32 [rows, V]) → the same, i64 [rows]: the greatest logit's token.
+const ort::CustomOp* likeliest();
+
 }  // namespace espalier::cuda

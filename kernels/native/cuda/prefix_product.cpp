@@ -7,7 +7,7 @@ namespace espalier::cuda {
 namespace {
 
 // Units of a row that one block keeps in shared memory; with more, too few blocks would share a multiprocessor.
-constexpr int mostOwnUnits = 160;
+constexpr int mostOwnUnits = 112;
 
 constexpr size_t partAlignment = 256;
 
@@ -206,22 +206,91 @@ ProductParameters placeProduct(const ProductPlan& plan, const void* packed) {
   return p;
 }
 
-size_t preparedBytes(const ProductParameters& p, int rows) {
+size_t preparedBytes(const ProductParameters& p, int rows, const ProductDevice& device) {
   if (rows == 1 && p.units <= mostOwnUnits) return 0;
-  return static_cast<size_t>(rows) * static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
+  const int held = device.wide && rows > mostFewRows ? roundedUp(rows, preparedTokens) * preparedTokens : rows;
+  return static_cast<size_t>(held) * static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
 }
 
-size_t productLaunches(const ProductParameters& p, int rows, int multiprocessors, ProductLaunch out[2]) {
-  const auto asUnsigned = [](int value) { return static_cast<unsigned>(value); };
-  const bool prepares = preparedBytes(p, rows) > 0;
+namespace {
+
+unsigned asUnsigned(int value) { return static_cast<unsigned>(value); }
+
+// A kernel for many rows.
+struct Wide {
+  ProductKernel kernel;
+  int tiles, tokens;  // of a block
+  int time;           // that a block takes, relative, where its multiprocessor has no other
+  unsigned threads;
+  size_t sharedBytes[3];  // for 1, 2, 4 blocks of a unit
+};
+
+template <int groups, int tokens>
+constexpr Wide wideKernel(ProductKernel kernel) {
+  using Shape = WideShape<groups, tokens>;
+  return {kernel,
+          Shape::tiles,
+          tokens,
+          Shape::tiles * tokens,
+          Shape::threads,
+          {Shape::template Blocks<0>::sharedBytes, Shape::template Blocks<1>::sharedBytes,
+           Shape::template Blocks<2>::sharedBytes}};
+}
+
+template <int warpTiles, int warpEights>
+constexpr Wide manyKernel(ProductKernel kernel) {
+  using Shape = ManyShape<warpTiles, warpEights>;
+  constexpr size_t bytes = Shape::sharedBytes;
+  // A fragment that is loaded or unpacked serves fewer products where a warp has fewer.
+  constexpr int overhead = 2;
+  return {kernel,        Shape::tiles,
+          Shape::tokens, 4 * (4 * warpTiles * warpEights + overhead * (4 * warpTiles + warpEights)),
+          256,           {bytes, bytes, bytes}};
+}
+
+constexpr Wide wideKernels[] = {
+    wideKernel<3, 128>(ProductKernel::multiplyWide3By128), wideKernel<2, 128>(ProductKernel::multiplyWide2By128),
+    wideKernel<1, 128>(ProductKernel::multiplyWide1By128), wideKernel<2, 64>(ProductKernel::multiplyWide2By64),
+    wideKernel<1, 64>(ProductKernel::multiplyWide1By64)};
+
+constexpr Wide manyKernels[] = {manyKernel<4, 8>(ProductKernel::multiplyMany256By128),
+                                manyKernel<2, 8>(ProductKernel::multiplyMany128By128),
+                                manyKernel<2, 4>(ProductKernel::multiplyMany128By64)};
+
+// The one whose rounds over all multiprocessors, or over pairs of them, take the least time.
+template <size_t count>
+const Wide& fastest(const Wide (&kernels)[count], const ProductParameters& p, int rows, int multiprocessors,
+                    int together) {
+  const Wide* best = nullptr;
+  int bestTime = 0;
+  for (const Wide& wide : kernels) {
+    const int pieces = roundedUp(p.tiles, together * wide.tiles) * roundedUp(rows, wide.tokens);
+    const int time = roundedUp(pieces, std::max(multiprocessors / together, 1)) * wide.time;
+    if (!best || time < bestTime) best = &wide, bestTime = time;
+  }
+  return *best;
+}
+
+}  // namespace
+
+size_t productLaunches(const ProductParameters& p, int rows, const ProductDevice& device, ProductLaunch out[2]) {
+  const bool prepares = preparedBytes(p, rows, device) > 0;
   constexpr unsigned threads = 256;
+  if (device.wide && rows > mostFewRows) {
+    constexpr int together = 2;
+    const Wide& wide = fastest(wideKernels, p, rows, device.multiprocessors, together);
+    const int pieces = roundedUp(p.tiles, together * wide.tiles) * roundedUp(rows, wide.tokens);
+    const int clusters = std::min(pieces, std::max(device.multiprocessors / together, 1));
+    out[0] = {ProductKernel::prepareTiles, asUnsigned(rows), 1, threads, 0};
+    out[1] = {wide.kernel, asUnsigned(together * clusters), 1, wide.threads, wide.sharedBytes[p.unitBlocksShift]};
+    return 2;
+  }
   size_t count = 0;
   if (prepares) out[count++] = {ProductKernel::prepareRows, asUnsigned(rows), 1, threads, 0};
   if (rows > mostFewRows) {
-    constexpr int blockTiles = 8, blockTokens = 128, stages = 2;
-    constexpr size_t stageBytes = blockTokens * unitColumns * 2 + blockTiles * unitBytes;
-    out[count++] = {ProductKernel::multiplyMany, asUnsigned(roundedUp(rows, blockTokens)),
-                    asUnsigned(roundedUp(p.tiles, blockTiles)), threads, stages * stageBytes};
+    const Wide& many = fastest(manyKernels, p, rows, device.multiprocessors, 1);
+    out[count++] = {many.kernel, asUnsigned(roundedUp(rows, many.tokens)), asUnsigned(roundedUp(p.tiles, many.tiles)),
+                    many.threads, many.sharedBytes[p.unitBlocksShift]};
     return count;
   }
   const int columns = !prepares ? 1 : rows <= 8 ? 8 : rows <= 16 ? 16 : 32;
@@ -229,10 +298,12 @@ size_t productLaunches(const ProductParameters& p, int rows, int multiprocessors
                                : columns == 8  ? ProductKernel::multiplyFew8
                                : columns == 16 ? ProductKernel::multiplyFew16
                                                : ProductKernel::multiplyFew32;
-  constexpr int blocksPerMultiprocessor = 4, warps = 8;
-  const size_t sums = 2 * warps * tileRows * static_cast<size_t>(columns) * sizeof(float);
-  const size_t row = prepares ? 0 : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t);
-  out[count++] = {kernel, asUnsigned(std::min(p.tiles, blocksPerMultiprocessor * multiprocessors)), 1, threads,
+  const size_t sums = 2 * static_cast<size_t>(fewRows.warps) * tileRows * static_cast<size_t>(columns) * sizeof(float);
+  // The row, 64 bytes of zeros, and the norm's weights.
+  const size_t row = prepares ? 0
+                              : static_cast<size_t>(p.units) * unitColumns * sizeof(uint16_t) + 64 +
+                                    (p.normWeight ? static_cast<size_t>(p.inputs) * sizeof(float) : 0);
+  out[count++] = {kernel, asUnsigned(std::min(p.tiles, fewRows.blocks * device.multiprocessors)), 1, 32 * fewRows.warps,
                   sums + row};
   return count;
 }

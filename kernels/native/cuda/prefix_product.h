@@ -18,6 +18,12 @@ constexpr int unitColumns = 128;
 constexpr int tileRows = 16;
 constexpr int unitBytes = tileRows * unitColumns / 2;
 constexpr int maxSegments = 20;
+// How few rows are multiplied: warps of a block, parts of units that each has on the way, blocks of a multiprocessor.
+// The best of those tried on an H100 with the layers of an 8B model.
+struct FewRows {
+  int warps, depth, blocks;
+};
+constexpr FewRows fewRows{16, 2, 1};
 // Rows of the batch that a product takes at once while it reads the weights; more go through tiles in shared memory.
 constexpr int mostFewRows = 32;
 
@@ -36,8 +42,7 @@ struct ProductParameters {
   const float* normWeight;  // [inputs]; null for none
   const float* residual;    // [rows][outputs]; null for none
   float* y;                 // [rows][outputs]
-  uint16_t*
-      prepared;  // [rows][units][128] halves, of every eight the pairs (i, i + 4); null: the product prepares its row
+  uint16_t* prepared;       // the rows as halves, as the kernel takes them; null: the product prepares its row
   float epsilon;
   int rows, inputs, outputs;
   int cut, activation;  // `Cut` and `Activation` as numbers
@@ -69,11 +74,71 @@ void packProduct(const ProductShape&, const StoredChunk* chunks, size_t count, c
 // Parameters that find their parts in a packed layer at this address of the device.
 ProductParameters placeProduct(const ProductPlan&, const void* packed);
 
-// Kernels, by their place among `productKernels`.
-enum class ProductKernel { prepareRows, multiplyOne, multiplyFew8, multiplyFew16, multiplyFew32, multiplyMany };
-constexpr const char* productKernels[] = {"prepareRows",   "multiplyOne",   "multiplyFew8",
-                                          "multiplyFew16", "multiplyFew32", "multiplyMany"};
-constexpr size_t mostSharedBytes = 96 * 1024;
+// What of a device decides how a product runs there.
+struct ProductDevice {
+  int multiprocessors;
+  bool wide;  // it has the tensor cores of warpgroups: compute capability 9.0
+};
+
+// Kernels, by their place among `productKernels`. `prepareRows` leaves [rows][units][128] halves, of every eight the
+// pairs (i, i + 4); `prepareTiles` what the wide ones take.
+enum class ProductKernel {
+  prepareRows,
+  multiplyOne,
+  multiplyFew8,
+  multiplyFew16,
+  multiplyFew32,
+  multiplyMany256By128,
+  multiplyMany128By128,
+  multiplyMany128By64,
+  prepareTiles,  // from here on for wide devices only
+  multiplyWide1By64,
+  multiplyWide2By64,
+  multiplyWide1By128,
+  multiplyWide2By128,
+  multiplyWide3By128,
+};
+constexpr const char* productKernels[] = {
+    "prepareRows",          "multiplyOne",          "multiplyFew8",        "multiplyFew16",     "multiplyFew32",
+    "multiplyMany256By128", "multiplyMany128By128", "multiplyMany128By64", "prepareTiles",      "multiplyWide1By64",
+    "multiplyWide2By64",    "multiplyWide1By128",   "multiplyWide2By128",  "multiplyWide3By128"};
+
+// The most dynamic shared memory that a kernel is launched with. A block of a Hopper has 227 KiB with what its kernel
+// declares.
+constexpr size_t mostSharedBytes(ProductKernel kernel) {
+  return (kernel < ProductKernel::multiplyMany256By128 ? 96
+          : kernel < ProductKernel::prepareTiles       ? 144
+                                                       : 219) *
+         size_t{1024};
+}
+
+// The many kernels are called rows of weights By rows of the batch, of a block: its 8 warps are 4 times 2.
+template <int warpTiles, int warpEights>
+struct ManyShape {
+  static constexpr int tiles = 4 * warpTiles, tokens = 2 * 8 * warpEights, stages = 3;
+  static constexpr size_t sharedBytes = size_t{stages} * (tokens * unitColumns * 2 + tiles * unitBytes);
+  static_assert(sharedBytes <= mostSharedBytes(ProductKernel::multiplyMany256By128));
+};
+
+constexpr int preparedTokens = 64;  // rows of the batch that `prepareTiles` puts together
+constexpr uint32_t wideAlignment = 1024;
+
+// The wide kernels are called groups By tokens: a block has so many warpgroups, whose every warp has a tile, and so
+// many rows of the batch; one more warp fetches.
+template <int groups, int tokens>
+struct WideShape {
+  static constexpr int tiles = 4 * groups;
+  static constexpr unsigned threads = 32 * (tiles + 1);
+  // Of a stage: a unit of the rows and of the tiles, two barriers.
+  template <int unitBlocksShift>
+  struct Blocks {
+    static constexpr size_t stageBytes =
+        tokens * unitColumns * 2 + tiles * unitBytes + (size_t{tiles * tileRows / 2 * 4} << unitBlocksShift) + 16;
+    static constexpr size_t fitting = (mostSharedBytes(ProductKernel::multiplyWide1By64) - wideAlignment) / stageBytes;
+    static constexpr size_t stages = fitting < 8 ? fitting : 8;
+    static constexpr size_t sharedBytes = wideAlignment + stages * stageBytes;
+  };
+};
 
 struct ProductLaunch {
   ProductKernel kernel;
@@ -82,9 +147,9 @@ struct ProductLaunch {
 };
 
 // Bytes of `prepared` for so many rows; 0 if the product prepares them itself.
-size_t preparedBytes(const ProductParameters&, int rows);
+size_t preparedBytes(const ProductParameters&, int rows, const ProductDevice&);
 
 // The kernels that a run over so many rows takes, in order: at most two.
-size_t productLaunches(const ProductParameters&, int rows, int multiprocessors, ProductLaunch out[2]);
+size_t productLaunches(const ProductParameters&, int rows, const ProductDevice&, ProductLaunch out[2]);
 
 }  // namespace espalier::cuda

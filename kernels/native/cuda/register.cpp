@@ -24,8 +24,8 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
   if (!api) {
     return ort::CreateStatus::call(base->getApi(1), ort::failed, "Cannot register operators: needs ONNX Runtime 1.17");
   }
-  const ort::CustomOp* operators[] = {cuda::stepPlan(), cuda::embed(), cuda::prefixMatMul(), cuda::cachedAttention(),
-                                      cuda::selectiveScan()};
+  const ort::CustomOp* operators[] = {cuda::stepPlan(),        cuda::embed(),         cuda::prefixMatMul(),
+                                      cuda::cachedAttention(), cuda::selectiveScan(), cuda::likeliest()};
   static ort::Domain* domain = nullptr;  // made once, never released
   if (!domain) {
     ort::Domain* fresh = nullptr;

@@ -6,6 +6,7 @@
 namespace espalier::cuda {
 
 constexpr int maxLanes = 64;
+constexpr int maxLevels = 16;  // whose widths the kernels are told
 // Integers of a lane's line.
 constexpr int laneStride = 8;
 

@@ -179,7 +179,9 @@ std::vector<float> attend(const AttentionCase& test, const std::vector<int>& row
   AttentionLaunch launches[2];
   const size_t count = attentionLaunches(&p, multiprocessors, launches);
   DeviceArray<uint8_t> work(attentionWorkBytes(p));
-  DeviceArray<unsigned> arrived(attentionCounters(p), 0);
+  DeviceArray<unsigned> arrived(attentionCounters(p));
+  const CounterParameters counters{arrived.data(), attentionCounters(p)};
+  checkedDevice().launch("clearCounters", {}, 64, 0, &counters, sizeof(counters));
   p.packed = packedMemory.data();
   p.lanes = laneMemory.data();
   p.cosines = test.turns ? cosinesMemory.data() : nullptr;
@@ -191,8 +193,8 @@ std::vector<float> attend(const AttentionCase& test, const std::vector<int>& row
   p.work = work.data();
   p.arrived = arrived.data();
   for (size_t i = 0; i < count; i++) {
-    checkedDevice().launch(launches[i].kernel, launches[i].grid, launches[i].threads, launches[i].sharedBytes, &p,
-                           sizeof(p));
+    checkedDevice().launch(attentionKernels[launches[i].kernel].name, launches[i].grid, launches[i].threads,
+                           launches[i].sharedBytes, &p, sizeof(p));
   }
   *pools = {keys.read("keys"), values.read("values")};
   work.read("work memory");

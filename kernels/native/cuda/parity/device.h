@@ -12,6 +12,8 @@ class CheckedDevice {
  public:
   virtual ~CheckedDevice() = default;
   virtual int multiprocessors() const = 0;
+  // 90 for 9.0; here it is as good as another.
+  virtual int computeCapability() const = 0;
   // Device memory aligned to 256 bytes.
   virtual void* allocate(size_t bytes) = 0;
   virtual void release(void*) = 0;

@@ -5,6 +5,8 @@
 
 #include "../embedding.h"
 #include "../lane_attention.h"
+#include "../lane_scan.h"
+#include "../likeliest.h"
 #include "../prefix_product.h"
 #include "../step_plan.h"
 #include "device.h"
@@ -12,7 +14,9 @@
 namespace espalier::cuda {
 
 #define KERNEL(name, Parameters) extern "C" void name(const Parameters);
+#define PAIR_KERNEL KERNEL
 #include "kernels.inc"
+#undef PAIR_KERNEL
 #undef KERNEL
 
 namespace {
@@ -21,18 +25,24 @@ struct Kernel {
   const char* name;
   size_t parameterBytes;
   void (*call)(const void*);
+  unsigned clusterBlocks;
 };
 
 const Kernel kernels[] = {
-#define KERNEL(name, Parameters) \
-  {#name, sizeof(Parameters), [](const void* p) { name(*static_cast<const Parameters*>(p)); }},
+#define CLUSTER_KERNEL(name, Parameters, blocks) \
+  {#name, sizeof(Parameters), [](const void* p) { name(*static_cast<const Parameters*>(p)); }, blocks},
+#define KERNEL(name, Parameters) CLUSTER_KERNEL(name, Parameters, 1)
+#define PAIR_KERNEL(name, Parameters) CLUSTER_KERNEL(name, Parameters, 2)
 #include "kernels.inc"
+#undef PAIR_KERNEL
 #undef KERNEL
+#undef CLUSTER_KERNEL
 };
 
 class EmulatedDevice final : public CheckedDevice {
  public:
   int multiprocessors() const override { return 132; }
+  int computeCapability() const override { return 90; }
 
   void* allocate(size_t bytes) override {
     constexpr size_t alignment = 256;
@@ -53,7 +63,8 @@ class EmulatedDevice final : public CheckedDevice {
     for (const Kernel& known : kernels) {
       if (std::strcmp(known.name, kernel) != 0) continue;
       if (known.parameterBytes != parameterBytes) fail(kernel, "its parameters have another size");
-      return emulation::launch(kernel, known.call, {grid.x, grid.y, grid.z}, {threads, 1, 1}, sharedBytes, parameters);
+      return emulation::launch(kernel, known.call, {grid.x, grid.y, grid.z}, {threads, 1, 1}, sharedBytes, parameters,
+                               known.clusterBlocks);
     }
     fail(kernel, "there is no such kernel");
   }

@@ -2,7 +2,8 @@
 // -include emulation.h`), it gives the part of CUDA's C++ that our kernels use. Blocks run one after another; every
 // thread of a block is a fibre with a stack of its own, and barriers, shuffles and other collective functions switch to
 // the next one. So a race that a real device might lose is not found here, but every index, every barrier and every sum
-// is.
+// is. The blocks of a cluster run side by side. What runs by itself on a device, products of a warpgroup, runs here as
+// late as it may: registers that change before it is waited for are found.
 //
 // Dynamic shared memory is asked for with `dynamicShared<T>()` (device.cuh). It starts as NaNs, and writes beyond what
 // the launch asked for are found. A barrier that not all threads reach ends the program with a message.
@@ -34,6 +35,7 @@
 #define __noinline__
 #define __grid_constant__
 #define __launch_bounds__(...)
+#define __cluster_dims__(...)
 #define __align__(bytes) alignas(bytes)
 
 // ---- vectors
@@ -80,6 +82,8 @@ constexpr unsigned maxThreads = 1024;
 constexpr size_t stackBytes = size_t{128} << 10;
 constexpr size_t guardBytes = 1024;
 constexpr size_t maxSharedBytes = size_t{227} << 10;
+constexpr unsigned maxBlocks = 2;  // of a cluster
+constexpr unsigned mostSpins = 1u << 26;
 
 [[noreturn]] inline void fail(const char* what);
 
@@ -89,6 +93,26 @@ struct Warp {
   alignas(16) unsigned char values[2][warpSize][64];  // what lanes show each other, in turns
 };
 
+// A barrier that bytes arrive at, as it lies in shared memory.
+struct TransactionBarrier {
+  int32_t bytes;  // that are missing; fewer than none where they come before they are expected
+  uint8_t phase, missing, arrivals, unused;
+};
+static_assert(sizeof(TransactionBarrier) == 8);
+
+// A product of a warpgroup that was started.
+struct StartedProduct {
+  float* d;
+  const uint32_t* a;
+  uint64_t b;
+  int eights;
+};
+
+struct Products {
+  std::vector<StartedProduct> started;
+  std::vector<size_t> groups;  // products that each holds, in order; the rest of those started are in none
+};
+
 struct Machine {
   jmp_buf scheduler;
   jmp_buf fibres[maxThreads];
@@ -96,15 +120,23 @@ struct Machine {
   ucontext_t home;
   unsigned started = 0;  // fibres that exist
   unsigned current = 0;
-  unsigned threads = 0, alive = 0, arrived = 0;
+  unsigned threads = 0, alive = 0;  // of the cluster
+  unsigned blockThreads = 0, blocks = 1;
+  unsigned aliveOf[maxBlocks] = {}, arrived[maxBlocks] = {};
+  dim3 firstBlock;  // of the cluster
+  unsigned clusterArrived = 0;
+  bool waitingForCluster[maxThreads] = {};
+  unsigned spins = 0;  // since some thread went on
+  Products products[maxThreads];
   bool waiting[maxThreads] = {};  // at the block's barrier
   unsigned queue[maxThreads] = {}, head = 0, queued = 0;
   Warp warps[maxThreads / warpSize];
   void (*kernel)(const void*) = nullptr;
   const void* parameters = nullptr;
   const char* name = "";
-  std::unique_ptr<unsigned char[]> memory{new unsigned char[maxSharedBytes + guardBytes + 128]};
-  unsigned char* shared = nullptr;
+  std::unique_ptr<unsigned char[]> memory{new unsigned char[maxBlocks * (maxSharedBytes + guardBytes + 128)]};
+  unsigned char* sharedOf[maxBlocks] = {};
+  unsigned char* shared = nullptr;  // of the block whose thread runs
 };
 
 inline Machine machine;
@@ -127,6 +159,17 @@ inline void fail(const char* what) {
 
 inline void enqueue(unsigned thread) { machine.queue[(machine.head + machine.queued++) % maxThreads] = thread; }
 
+inline unsigned ownBlock() { return machine.current / machine.blockThreads; }
+
+// Makes a thread the one that runs.
+inline void become(unsigned thread) {
+  machine.current = thread;
+  const unsigned block = thread / machine.blockThreads, place = thread % machine.blockThreads;
+  threadIdx = {place % blockDim.x, place / blockDim.x % blockDim.y, place / (blockDim.x * blockDim.y)};
+  blockIdx = {machine.firstBlock.x + block, machine.firstBlock.y, machine.firstBlock.z};
+  machine.shared = machine.sharedOf[block];
+}
+
 // Goes on with the next fibre that can run. Returns when this one is called again.
 inline void switchAway() {
   if (machine.queued == 0) fail("all threads wait for others");
@@ -136,25 +179,70 @@ inline void switchAway() {
   const unsigned self = machine.current;
   if (next == self) return;
   if (_setjmp(machine.fibres[self]) != 0) return;
-  machine.current = next;
-  threadIdx = {next % blockDim.x, next / blockDim.x % blockDim.y, next / (blockDim.x * blockDim.y)};
+  become(next);
   _longjmp(machine.fibres[next], 1);
 }
 
 inline void releaseBlock() {
-  if (machine.arrived == 0 || machine.arrived < machine.alive) return;
-  machine.arrived = 0;
-  for (unsigned i = 0; i < machine.threads; i++) {
+  const unsigned block = ownBlock();
+  if (machine.arrived[block] == 0 || machine.arrived[block] < machine.aliveOf[block]) return;
+  machine.arrived[block] = 0;
+  for (unsigned i = block * machine.blockThreads; i < (block + 1) * machine.blockThreads; i++) {
     if (machine.waiting[i]) enqueue(i);
     machine.waiting[i] = false;
   }
 }
 
 inline void blockBarrier() {
-  machine.arrived++;
+  machine.arrived[ownBlock()]++;
   machine.waiting[machine.current] = true;
   releaseBlock();
   switchAway();
+}
+
+inline void releaseCluster() {
+  if (machine.clusterArrived == 0 || machine.clusterArrived < machine.alive) return;
+  machine.clusterArrived = 0;
+  for (unsigned i = 0; i < machine.threads; i++) {
+    if (machine.waitingForCluster[i]) enqueue(i);
+    machine.waitingForCluster[i] = false;
+  }
+}
+
+inline void clusterBarrier() {
+  machine.clusterArrived++;
+  machine.waitingForCluster[machine.current] = true;
+  releaseCluster();
+  switchAway();
+}
+
+// Lets the others run, and comes back.
+inline void spin() {
+  if (++machine.spins > mostSpins) fail("all threads wait for barriers that nobody completes");
+  enqueue(machine.current);
+  switchAway();
+}
+
+inline TransactionBarrier& transactionBarrier(unsigned block, uint32_t address) {
+  if (address % 8 != 0) fail("a barrier is not aligned");
+  return *reinterpret_cast<TransactionBarrier*>(machine.sharedOf[block] + address);
+}
+
+// So many arrivals, and so many bytes more that are missing.
+inline void arrive(unsigned block, uint32_t address, unsigned arrivals, int bytes) {
+  TransactionBarrier& barrier = transactionBarrier(block, address);
+  if (barrier.missing < arrivals) fail("more threads arrive at a barrier than it expects");
+  barrier.missing = static_cast<uint8_t>(barrier.missing - arrivals);
+  barrier.bytes += bytes;
+  if (barrier.missing != 0 || barrier.bytes != 0) return;
+  barrier.phase ^= 1;
+  barrier.missing = barrier.arrivals;
+}
+
+inline void copyBulk(unsigned block, uint32_t to, const void* from, unsigned bytes, uint32_t barrier) {
+  if (to % 16 != 0 || reinterpret_cast<uintptr_t>(from) % 16 != 0 || bytes % 16 != 0) fail("a copy is not aligned");
+  memcpy(machine.sharedOf[block] + to, from, bytes);
+  arrive(block, barrier, 0, -static_cast<int>(bytes));
 }
 
 inline Warp& ownWarp() { return machine.warps[machine.current / warpSize]; }
@@ -201,8 +289,11 @@ inline void leave() {
   Warp& warp = ownWarp();
   warp.alive &= ~(uint32_t{1} << ownLane());
   if (warp.arrived != 0 && warp.expected >> ownLane() & 1) fail("a lane leaves while others wait for it");
+  if (!machine.products[machine.current].started.empty()) fail("a thread leaves products that it did not wait for");
   machine.alive--;
+  machine.aliveOf[ownBlock()]--;
   releaseBlock();
+  releaseCluster();
   if (machine.alive > 0) return switchAway();  // comes back in the next block
   if (_setjmp(machine.fibres[machine.current]) == 0) _longjmp(machine.scheduler, 1);
 }
@@ -214,20 +305,24 @@ inline void fibre() {
   }
 }
 
-inline void runBlock() {
-  const unsigned threads = blockDim.x * blockDim.y * blockDim.z;
-  machine.threads = machine.alive = threads;
-  machine.arrived = machine.head = machine.queued = 0;
-  for (unsigned w = 0; w * warpSize < threads; w++) {
+// Runs the blocks of a cluster.
+inline void runCluster() {
+  machine.blockThreads = blockDim.x * blockDim.y * blockDim.z;
+  machine.threads = machine.alive = machine.blockThreads * machine.blocks;
+  machine.clusterArrived = machine.head = machine.queued = machine.spins = 0;
+  for (unsigned block = 0; block < machine.blocks; block++) {
+    machine.aliveOf[block] = machine.blockThreads;
+    machine.arrived[block] = 0;
+  }
+  for (unsigned w = 0; w * warpSize < machine.threads; w++) {
     Warp& warp = machine.warps[w];
-    const unsigned lanes = threads - w * warpSize;
+    const unsigned lanes = machine.threads - w * warpSize;
     warp.alive = lanes >= warpSize ? ~uint32_t{0} : (uint32_t{1} << lanes) - 1;
     warp.arrived = 0;
     warp.phase = 0;
   }
-  for (unsigned i = 1; i < threads; i++) enqueue(i);
-  machine.current = 0;
-  threadIdx = {0, 0, 0};
+  for (unsigned i = 1; i < machine.threads; i++) enqueue(i);
+  become(0);
   if (_setjmp(machine.scheduler) == 0) _longjmp(machine.fibres[0], 1);
 }
 
@@ -252,29 +347,37 @@ inline void makeFibres(unsigned count) {
   }
 }
 
-// Runs a kernel over a grid. `kernel` calls it with its parameters, which lie at `parameters`.
+// Runs a kernel over a grid, in clusters of so many blocks side by side. `kernel` calls it with its parameters, which
+// lie at `parameters`.
 inline void launch(const char* name, void (*kernel)(const void*), dim3 grid, dim3 block, size_t sharedBytes,
-                   const void* parameters) {
+                   const void* parameters, unsigned clusterBlocks = 1) {
   machine.name = name;
   machine.kernel = kernel;
   machine.parameters = parameters;
+  machine.blocks = clusterBlocks;
   gridDim = grid;
   blockDim = block;
   const unsigned threads = block.x * block.y * block.z;
-  if (threads == 0 || threads > maxThreads) fail("a block has 1 to 1024 threads");
+  if (threads == 0 || threads * clusterBlocks > maxThreads) fail("a block has 1 to 1024 threads, here a cluster");
+  if (clusterBlocks > maxBlocks || (clusterBlocks > 1 && threads % warpSize != 0)) fail("there is no such cluster");
   if (sharedBytes > maxSharedBytes) fail("a block has at most 227 KiB of shared memory");
   if (grid.x == 0 || grid.y == 0 || grid.z == 0 || grid.y > 65535 || grid.z > 65535) fail("there is no such grid");
-  machine.shared = machine.memory.get();
-  machine.shared += (128 - reinterpret_cast<uintptr_t>(machine.shared) % 128) % 128;
-  makeFibres(threads);
+  if (grid.x % clusterBlocks != 0) fail("a grid is whole clusters");
+  for (unsigned i = 0; i < clusterBlocks; i++) {
+    unsigned char* const shared = machine.memory.get() + i * (maxSharedBytes + guardBytes + 128);
+    machine.sharedOf[i] = shared + (128 - reinterpret_cast<uintptr_t>(shared) % 128) % 128;
+  }
+  makeFibres(threads * clusterBlocks);
   for (unsigned z = 0; z < grid.z; z++) {
     for (unsigned y = 0; y < grid.y; y++) {
-      for (unsigned x = 0; x < grid.x; x++) {
-        blockIdx = {x, y, z};
-        memset(machine.shared, 0xff, sharedBytes + guardBytes);
-        runBlock();
-        for (size_t i = 0; i < guardBytes; i++) {
-          if (machine.shared[sharedBytes + i] != 0xff) fail("writes beyond its shared memory");
+      for (unsigned x = 0; x < grid.x; x += clusterBlocks) {
+        machine.firstBlock = {x, y, z};
+        for (unsigned i = 0; i < clusterBlocks; i++) memset(machine.sharedOf[i], 0xff, sharedBytes + guardBytes);
+        runCluster();
+        for (unsigned i = 0; i < clusterBlocks * guardBytes; i++) {
+          if (machine.sharedOf[i / guardBytes][sharedBytes + i % guardBytes] != 0xff) {
+            fail("writes beyond its shared memory");
+          }
         }
       }
     }
@@ -528,3 +631,76 @@ inline __half2 __hsub2(__half2 a, __half2 b) { return {__hsub(a.x, b.x), __hsub(
 inline __half2 __hmul2(__half2 a, __half2 b) { return {__hmul(a.x, b.x), __hmul(a.y, b.y)}; }
 inline __half2 __hfma2(__half2 a, __half2 b, __half2 c) { return {__hfma(a.x, b.x, c.x), __hfma(a.y, b.y, c.y)}; }
 inline __half2 __hmax2(__half2 a, __half2 b) { return {__hmax(a.x, b.x), __hmax(a.y, b.y)}; }
+
+// ---- products of a warpgroup
+
+namespace espalier {
+namespace emulation {
+
+inline void startProduct(float* d, const uint32_t* a, uint64_t b, int eights) {
+  machine.products[machine.current].started.push_back({d, a, b, eights});
+}
+
+inline void commitProducts() {
+  Products& own = machine.products[machine.current];
+  size_t before = 0;
+  for (const size_t count : own.groups) before += count;
+  own.groups.push_back(own.started.size() - before);
+}
+
+// A half of a matrix in shared memory, K-major in swizzles of 128 bytes.
+inline float elementOf(uint64_t matrix, unsigned row, unsigned column) {
+  if (matrix >> 62 != 1) fail("a matrix is not swizzled by 128 bytes");
+  const uint64_t start = (matrix & 0x3fff) << 4, eightRows = (matrix >> 32 & 0x3fff) << 4;
+  uint64_t address = start + row / 8 * eightRows + row % 8 * 128 + column * 2;
+  address ^= (address >> 7 & 7) << 4;
+  uint16_t bits;
+  memcpy(&bits, machine.shared + address, 2);
+  return halfTable.values[bits];
+}
+
+// The lanes of a warp together: their rows of the product.
+inline void finish(const StartedProduct& product) {
+  struct Fragment {
+    uint32_t a[4];
+  } own;
+  memcpy(own.a, product.a, sizeof(own.a));
+  const unsigned half = exchange(~0u, own), g = ownLane() / 4, t = ownLane() % 4;
+  float rows[2][16];
+  for (unsigned quad = 0; quad < 4; quad++) {
+    const Fragment fragment = shown<Fragment>(half, 4 * g + quad);
+    for (unsigned i = 0; i < 4; i++) {
+      for (unsigned odd = 0; odd < 2; odd++) {
+        rows[i % 2][2 * quad + odd + i / 2 * 8] = halfTable.values[fragment.a[i] >> 16 * odd & 0xffff];
+      }
+    }
+  }
+  for (int eight = 0; eight < product.eights; eight++) {
+    for (unsigned odd = 0; odd < 2; odd++) {
+      float column[16];
+      for (unsigned k = 0; k < 16; k++) {
+        column[k] = elementOf(product.b, 8 * static_cast<unsigned>(eight) + 2 * t + odd, k);
+      }
+      for (unsigned lower = 0; lower < 2; lower++) {
+        float& d = product.d[4 * eight + 2 * static_cast<int>(lower) + static_cast<int>(odd)];
+        double sum = static_cast<double>(d);
+        for (unsigned k = 0; k < 16; k++) sum += static_cast<double>(rows[lower][k]) * static_cast<double>(column[k]);
+        d = static_cast<float>(sum);
+      }
+    }
+  }
+  exchange(~0u, char{0});  // nobody goes on to change what others still read
+}
+
+inline void waitForProducts(size_t pending) {
+  Products& own = machine.products[machine.current];
+  while (own.groups.size() > pending) {
+    const size_t count = own.groups.front();
+    for (size_t i = 0; i < count; i++) finish(own.started[i]);
+    own.started.erase(own.started.begin(), own.started.begin() + static_cast<long>(count));
+    own.groups.erase(own.groups.begin());
+  }
+}
+
+}  // namespace emulation
+}  // namespace espalier

@@ -7,7 +7,9 @@
 #include <cinttypes>
 
 #include "attention.h"
+#include "likeliest.h"
 #include "products.h"
+#include "scan.h"
 
 using namespace espalier;
 
@@ -30,6 +32,15 @@ void checkAttentions(Random& random) {
                        2 * static_cast<int>(random.between(1, 64)), 100, 30);
 }
 
+void checkScans(Random& random) {
+  cuda::checkScan(random, 1, 2, 64, 128, 40, 20);
+  cuda::checkScan(random, 2, 2, 64, 64, 60, 40);
+  cuda::checkScan(random, 1, 1, 80, 256, 30, 20);
+  cuda::checkScan(random, 2, 1, 30, 20, 50, 30);
+  cuda::checkScan(random, static_cast<int>(random.between(1, 3)), static_cast<int>(random.between(1, 3)),
+                  static_cast<int>(random.between(1, 70)), static_cast<int>(random.between(1, 140)), 40, 25);
+}
+
 }  // namespace
 
 int main(int count, char** arguments) {
@@ -45,6 +56,10 @@ int main(int count, char** arguments) {
   for (uint64_t round = 0; round < rounds; round++) {
     cuda::checkProducts(cuda::checkedDevice(), random, 12);
     checkAttentions(random);
+    for (const size_t vocabulary : {1, 7, 400, 4099, 50000}) {
+      cuda::checkLikeliest(cuda::checkedDevice(), random, vocabulary);
+    }
+    checkScans(random);
   }
   std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);
   return failures == 0 ? 0 : 1;

@@ -3,8 +3,6 @@
 
 #include <cstdio>
 #include <cstdlib>
-#include <map>
-#include <string>
 
 #include "device.h"
 
@@ -22,6 +20,8 @@ class RealDevice final : public CheckedDevice {
 
   int multiprocessors() const override { return device_->multiprocessors; }
 
+  int computeCapability() const override { return device_->computeCapability; }
+
   void* allocate(size_t bytes) override {
     void* block = nullptr;
     call("cuMemAlloc_v2", &block, bytes ? bytes : 1);
@@ -37,20 +37,13 @@ class RealDevice final : public CheckedDevice {
 
   void launch(const char* kernel, Grid grid, unsigned threads, size_t sharedBytes, const void* parameters,
               size_t) override {
-    const Function*& function = functions_[kernel];
-    if (!function) {
-      if (const char* error = findFunction(kernel, device_->sharedBytesPerBlock - reservedSharedBytes, &function)) {
-        fail(error);
-      }
-    }
+    const Function* function = nullptr;
+    if (const char* error = findFunction(kernel, sharedBytes, &function)) fail(error);
     if (const char* error = cuda::launch({function, grid, threads, sharedBytes, true}, nullptr, parameters))
       fail(error);
   }
 
  private:
-  // What kernels may have declared beside what they are launched with.
-  static constexpr size_t reservedSharedBytes = 8 * 1024;
-
   [[noreturn]] static void fail(const char* message) {
     std::printf("%s\n", message);
     std::exit(2);
@@ -67,7 +60,6 @@ class RealDevice final : public CheckedDevice {
 
   const Device* device_ = nullptr;
   void* library_ = nullptr;
-  std::map<std::string, const Function*> functions_;
 };
 
 }  // namespace
