@@ -7,7 +7,6 @@ import {
   type StepInputs,
   type StepSize,
 } from "./decoder_memory.ts";
-import { CACHE_TOKENS } from "./graph/cached_attention.ts";
 import type { LanePlace, SharedMemory, TensorMemory } from "./lane_place.ts";
 import type { ModelPlan } from "./plan.ts";
 
@@ -18,14 +17,15 @@ export interface LaneMemoryOptions {
   readonly maxRows: number;
   /** Tokens of a cache. */
   readonly capacity: number;
-  /** Keys of `CACHE_TOKENS` tokens lie side by side, as our own operator wants them. */
-  readonly sideBySide: boolean;
 }
 
 /** Cache memory of one sequence, used again and again: one for every cache, as large as any level needs it. */
 type Slot = readonly TensorMemory[];
 
-/** Every sequence has caches of the width of its level, which are bound to the lane that it sits in. */
+/**
+ * For stock operators: every sequence has caches of the width of its level, each of which is bound to the lane that it sits
+ * in.
+ */
 export class LaneMemory implements DecoderMemory {
   readonly inputs: StepInputs;
   readonly #runtime: Runtime;
@@ -141,9 +141,9 @@ export class LaneMemory implements DecoderMemory {
   }
 
   #narrow(caches: LaneCaches, from: number, to: number, tokens: number): void {
-    const { capacity, sideBySide } = this.#options;
+    const { capacity } = this.#options;
     this.#unseat(caches);
-    caches.tensors = this.#caches.map(({ shape, keys }, index) => {
+    caches.tensors = this.#caches.map(({ shape }, index) => {
       const [, heads, , fromWidth] = shape(from, capacity) as [number, number, number, number];
       const dimensions = shape(to, capacity);
       const toWidth = dimensions[3]!;
@@ -154,7 +154,7 @@ export class LaneMemory implements DecoderMemory {
         heads,
         capacity,
         tokens,
-        sideBySide: keys && sideBySide ? CACHE_TOKENS : 1,
+        sideBySide: 1,
         from: fromWidth,
         to: toWidth,
       });
