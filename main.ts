@@ -29,7 +29,7 @@ import { type Artefact, openArtefact } from "./models/artefact.ts";
 import { chatTemplateOf } from "./models/chat_template.ts";
 import { openDecoder } from "./models/decoder.ts";
 import { poolBytes } from "./models/pools.ts";
-import { Tokenizer } from "./models/tokenizer.ts";
+import { ThreadedTokenizer } from "./models/threaded_tokenizer.ts";
 import { cudaDevice, openRuntime } from "./onnx/mod.ts";
 import {
   ApiKeys,
@@ -224,7 +224,7 @@ async function serve(settings: Settings): Promise<void> {
       digest: artefact.digest,
       levels: artefact.levels,
     },
-    tokenizer: artefact.tokenizer === null ? null : new Tokenizer(artefact.tokenizer),
+    tokenizer: artefact.tokenizer === null ? null : new ThreadedTokenizer(artefact.tokenizer),
     chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
     limits: {
       maxBodyBytes: settings.maxBodyBytes,

@@ -94,7 +94,7 @@ await runCommand(async () => {
   const elastic = await open(folder, operators, flags);
   const plain = folders.plain === null ? null : await open(await folders.plain(), operators, flags);
   const stock = operators === null ? null : await open(folder, null, flags);
-  const samples = await measure({ elastic, plain, stock }, flags);
+  const samples = await measure({ elastic, plain, stock }, operators, flags);
   const result = { ...summarize(elastic, samples, flags), kernels: chosen.kernels };
   console.log(flags.json ? JSON.stringify(result, null, 2) : format(result));
   elastic.decoder.close();
@@ -156,6 +156,7 @@ async function open(
 /** Runs everything in turn, round after round, so that a slow moment of the machine falls on all alike. */
 async function measure(
   { elastic, plain, stock }: { elastic: Subject; plain: Subject | null; stock: Subject | null },
+  operators: string | null,
   flags: Flags,
 ): Promise<Samples> {
   const levels = elastic.artefact.levels.map((_, level) => level);
@@ -169,7 +170,7 @@ async function measure(
     prefill: levels.map(() => []),
     contexts: hasStates(elastic.artefact) ? await measureContexts(elastic.decoder, flags) : { short: [], long: [] },
   };
-  using readLoop = new ReadLoop(flags.threads);
+  using readLoop = new ReadLoop(flags.threads, operators);
   using bar = progressBar("bench");
   for (let round = 0; round < flags.rounds; round++) {
     samples.readLoop.push(await readLoop.measure());
@@ -279,7 +280,7 @@ async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Fla
 
 function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
   const read = median(samples.readLoop);
-  const wholeBytes = artefact.levels[0]!.bytesPerToken;
+  const wholeBytes = stepBytes(artefact.levels[0]!);
   const perRound = (of: readonly number[], by: readonly number[]) => median(of.map((value, i) => value / by[i]!));
   return {
     model: flags.shape ?? artefact.name,
@@ -311,24 +312,37 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
       long: flags.longContext,
       longToShort: perRound(samples.contexts.long, samples.contexts.short),
     },
-    levels: artefact.levels.map(({ pruningRate, bytesPerToken, stateBytesPerSequence }, level) => {
+    levels: artefact.levels.map((variant, level) => {
+      const { pruningRate, bytesPerToken, stateBytesPerSequence } = variant;
       const ms = median(samples.decode[level]!);
+      const bytes = stepBytes(variant);
+      const toWhole = perRound(samples.decode[level]!, samples.decode[0]!);
       return {
         pruningRate,
         decodeMs: ms,
         tokensPerSecond: 1000 / ms,
         bytesPerToken,
         stateBytesPerSequence,
-        gigabytesPerSecond: bytesPerToken / ms / 1e6,
+        bytesPerStep: bytes,
+        gigabytesPerSecond: bytes / ms / 1e6,
         /** Per round, so that both see the same moment of the machine. */
         shareOfReadLoop: median(
-          samples.decode[level]!.map((sample, i) => bytesPerToken / (sample / 1000) / samples.readLoop[i]!),
+          samples.decode[level]!.map((sample, i) => bytes / (sample / 1000) / samples.readLoop[i]!),
         ),
-        toPrediction: perRound(samples.decode[level]!, samples.decode[0]!) / (bytesPerToken / wholeBytes),
+        toPrediction: toWhole / (bytes / wholeBytes),
+        /** The same by the bytes of weights alone. */
+        toWeights: toWhole / (bytesPerToken / artefact.levels[0]!.bytesPerToken),
         prefillTokensPerSecond: flags.prefillTokens / (median(samples.prefill[level]!) / 1000),
       };
     }),
   };
+}
+
+/** What a decode step of one sequence moves: it reads its weights, and reads and writes its states. */
+function stepBytes(
+  { bytesPerToken, stateBytesPerSequence }: { bytesPerToken: number; stateBytesPerSequence: number },
+): number {
+  return bytesPerToken + 2 * stateBytesPerSequence;
 }
 
 function format(result: ReturnType<typeof summarize> & { kernels: string }): string {
@@ -336,11 +350,12 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
     `${Math.round(level.pruningRate * 100)} %`,
     level.decodeMs.toFixed(2),
     level.tokensPerSecond.toFixed(1),
-    (level.bytesPerToken / 1e6).toFixed(1),
+    (level.bytesPerStep / 1e6).toFixed(1),
     (level.stateBytesPerSequence / 1e6).toFixed(1),
     level.gigabytesPerSecond.toFixed(1),
     `${Math.round(level.shareOfReadLoop * 100)} %`,
     level.toPrediction.toFixed(3),
+    level.toWeights.toFixed(3),
     level.prefillTokensPerSecond.toFixed(0),
   ]);
   const head = [
@@ -352,6 +367,7 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
     "GB/s",
     "of read loop",
     "to bytes",
+    "to weights",
     "prefill tokens/s",
   ];
   return [
@@ -359,7 +375,7 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
     `kernels ${result.kernels}`,
     table(head, rows),
     `read loop ${result.readLoopGBps.toFixed(1)} GB/s`,
-    `"to bytes": time against what the share of rate 0's bytes predicts`,
+    `"to bytes": time against what the share of rate 0's bytes predicts, states read and written; "to weights": of the weights'`,
     ...(result.elasticToPlain === null ? [] : [
       `elastic graph at rate 0 against a plain one: ${result.elasticToPlain.toFixed(3)} × the time`,
     ]),

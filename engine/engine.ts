@@ -1,20 +1,22 @@
 import type { Registry } from "prom-client";
 import type { StepEntry } from "../models/decoder.ts";
 import { ActiveRequest, type Course, deadlineOf, generationEnd, type WaitingRequest } from "./active_request.ts";
+import { Admission } from "./admission.ts";
 import { Channel } from "./channel.ts";
-import { BudgetError, QueueFullError, StepError, StoppingError } from "./errors.ts";
+import { StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
-import { limitsOf, type Targets } from "./limits.ts";
+import type { Targets } from "./limits.ts";
 import { LoadSensor } from "./load_sensor.ts";
 import type { Metrics } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
-import { contentionSlowdown, type RunningWork, stepTimes, type WaitingWork } from "./predictor.ts";
-import { queueInstant } from "./queue_order.ts";
+import { contentionSlowdown, stepTimes } from "./predictor.ts";
 import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
+import { type Expectations, runningWork, waitingWork } from "./request_work.ts";
 import { SamplerScratch } from "./sampler.ts";
 import { type ScheduledRows, scheduleStep } from "./scheduler.ts";
 import { phaseOf, StepCosts, type StepPart, type StepTable, widestLevel } from "./step_costs.ts";
 import type { StepRunner } from "./step_runner.ts";
+import { placeIn, WaitingQueue } from "./waiting_queue.ts";
 
 export interface EngineOptions {
   /** All of its slots are free. */
@@ -46,6 +48,9 @@ export type EngineState = "ready" | "draining" | "reopening" | "broken" | "stall
 /** No step takes that long. */
 const STALLED_MS = 30_000;
 
+/** Whoever gets a slot is the first of those who wait. */
+const AT_START = { stage: "start", place: 0 } as const;
+
 /** Steps that fail in a row until the runner, not what it was given, is held to be at fault. */
 const BROKEN_FAILURES = 2;
 
@@ -63,9 +68,11 @@ export class Engine {
   readonly #costs: StepCosts;
   readonly #sensor: LoadSensor;
   readonly #selector: RateSelector;
+  readonly #admission: Admission;
+  readonly #waiting: WaitingQueue;
   #runner: StepRunner;
   readonly #scratch = new SamplerScratch();
-  #waiting: WaitingRequest[] = [];
+  /** The most urgent first. */
   #running: ActiveRequest[] = [];
   /** Running requests that nobody waits for any more. */
   readonly #cancelled = new Set<ActiveRequest>();
@@ -105,6 +112,15 @@ export class Engine {
       sensor: this.#sensor,
       prefillChunk,
       narrows: runner.narrows,
+    });
+    this.#waiting = new WaitingQueue(options.targets);
+    this.#admission = new Admission({
+      ...{ queue: this.#waiting, slots: this.slots, maxTokens: this.maxTokens, pruningRates, metrics },
+      ...{ maxWaiting: options.maxWaiting, maxWaitingTokens: options.maxWaitingTokens },
+      running: () => this.#running.length,
+      decide: (request) =>
+        this.#choose({ request, hopeless: false }, { stage: "arrival", place: this.#waiting.placeOf(request) }),
+      remainingMs: () => this.#selector.remainingMs(this.#now()),
     });
     metrics.slots.set(this.slots);
     this.#gauge();
@@ -180,125 +196,51 @@ export class Engine {
   }
 
   #check(request: GenerationRequest): void {
-    const { metrics, maxWaiting, maxWaitingTokens } = this.#options;
-    const { promptTokens, maxNewTokens } = request;
-    if (promptTokens.length === 0) throw new RangeError("Cannot continue a prompt without tokens");
-    if (maxNewTokens < 1 || promptTokens.length + maxNewTokens > this.maxTokens) {
-      throw new RangeError(
-        `Cannot add ${maxNewTokens} tokens to ${promptTokens.length}: a sequence holds ${this.maxTokens}`,
-      );
-    }
+    const { metrics } = this.#options;
+    this.#admission.checkLength(request);
     metrics.requestsArrived.inc();
     if (this.#stopping) {
       metrics.admissionRejected.inc({ reason: "stopping" });
       throw new StoppingError("The service is stopping");
     }
-    if (this.#running.length + this.#waiting.length >= this.slots) {
-      const tokens = promptTokensOf(this.#waiting);
-      if (this.#waiting.length >= maxWaiting) {
-        throw this.#queueFull(`${this.#waiting.length} requests are waiting, no more can`);
-      }
-      if (tokens + promptTokens.length > maxWaitingTokens) {
-        throw this.#queueFull(
-          `${tokens} prompt tokens are waiting, with ${promptTokens.length} more they would be over ${maxWaitingTokens}`,
-        );
-      }
-    }
-    const answer = this.#choose(request, "arrival", this.#place(this.#instant(request, false)));
-    if (answer.kind === "refuse") throw this.#refusal(request, answer);
-  }
-
-  #queueFull(message: string): QueueFullError {
-    this.#options.metrics.admissionRejected.inc({ reason: "queue_full" });
-    return new QueueFullError(message, this.#remainingMs());
-  }
-
-  /** Expected time until all requests that it has are done. */
-  #remainingMs(): number {
-    return this.#selector.remainingMs(this.#now());
-  }
-
-  /** Where a request with such an instant stands in the queue: behind those with the same. */
-  #place(instantMs: number): number {
-    const later = this.#waiting.findIndex(({ request, hopeless }) => this.#instant(request, hopeless) > instantMs);
-    return later < 0 ? this.#waiting.length : later;
-  }
-
-  #instant(request: GenerationRequest, hopeless: boolean): number {
-    return queueInstant(request, { targets: this.#options.targets, hopeless });
+    this.#admission.checkRoom(request);
   }
 
   #enqueue(waiting: WaitingRequest): void {
-    this.#waiting = this.#waiting.toSpliced(
-      this.#place(this.#instant(waiting.request, waiting.hopeless)),
-      0,
-      waiting,
-    );
+    this.#waiting.add(waiting);
     this.#gauge();
   }
 
-  /** @param place Among those who wait. */
-  #choose(request: GenerationRequest, stage: RateQuestion["stage"], place: number): RateAnswer {
-    return this.#selector.choose({ ...this.#now(), request, stage, place, work: this.#waitingWork(request) });
+  #choose(
+    waiting: Pick<WaitingRequest, "request" | "hopeless">,
+    { stage, place }: Pick<RateQuestion, "stage" | "place">,
+  ): RateAnswer {
+    const work = waitingWork(waiting, this.#waiting.instantOf(waiting), this.#expectations());
+    return this.#selector.choose({ ...this.#now(), request: waiting.request, stage, place, work });
   }
 
   /** The requests that there are. */
   #now(): RequestsNow {
-    const nowMs = this.#options.now();
+    const expectations = this.#expectations();
+    const { nowMs } = expectations;
+    const running = this.#running.filter((active) => !this.#cancelled.has(active)).flatMap((active) => {
+      const rows = this.#step?.scheduled.find(({ sequence }) => sequence === active)?.rows ?? 0;
+      return runningWork(active, { rows, instantMs: this.#waiting.instantOf(active) }, expectations) ?? [];
+    });
     return {
       nowMs,
       busyMs: this.#step === null ? 0 : Math.max(0, this.#step.endMs - nowMs),
-      running: this.#running.flatMap((active) => this.#runningWork(active) ?? []),
-      waiting: this.#waiting.map(({ request }) => this.#waitingWork(request)),
+      running,
+      waiting: Array.from(
+        this.#waiting,
+        (waiting) => waitingWork(waiting, this.#waiting.instantOf(waiting), expectations),
+      ),
     };
   }
 
-  #waitingWork(request: GenerationRequest): WaitingWork {
+  #expectations(): Expectations {
     const { now, targets } = this.#options;
-    const newTokens = this.#expectedTokens(request);
-    return {
-      promptTokens: request.promptTokens.length,
-      newTokens,
-      limits: limitsOf(request, { targets, newTokens, nowMs: now(), firstTokenMs: null }),
-      waitedMs: now() - request.arrivedMs,
-      widestLevel: request.pinnedLevel ?? 0,
-      narrowestLevel: request.pinnedLevel ?? request.floorLevel,
-    };
-  }
-
-  /** What a running request needs after the present step; null if it needs no more. */
-  #runningWork(active: ActiveRequest): RunningWork | null {
-    const { request, sequence, firstTokenMs } = active;
-    const { now, targets } = this.#options;
-    const part = this.#step?.scheduled.find(({ sequence }) => sequence === active);
-    const rows = part?.rows ?? 0;
-    const promptTokens = Math.max(0, active.promptLength - active.prefilled - rows);
-    const expected = Math.max(this.#expectedTokens(request), active.tokens + 1);
-    const newTokens = expected - active.tokens - (part !== undefined && promptTokens === 0 ? 1 : 0);
-    if (newTokens <= 0 || this.#cancelled.has(active)) return null;
-    return {
-      level: sequence.level,
-      narrowestLevel: request.pinnedLevel ?? request.floorLevel,
-      promptTokens,
-      context: sequence.length + rows,
-      newTokens,
-      limits: limitsOf(request, { targets, newTokens: expected, nowMs: now(), firstTokenMs }),
-    };
-  }
-
-  #expectedTokens({ maxNewTokens }: GenerationRequest): number {
-    return Math.max(1, Math.ceil(maxNewTokens * this.#sensor.lengthRatio.high));
-  }
-
-  #refusal({ budget }: GenerationRequest, { reason, choice }: Extract<RateAnswer, { kind: "refuse" }>): Error {
-    this.#options.metrics.admissionRejected.inc({ reason });
-    const message = `at pruning rate ${this.pruningRates[choice.level]} the answer would take ` +
-      `${choice.predictedMs.toFixed(1)} ms, its first token ${choice.predictedTtftMs.toFixed(1)} ms`;
-    if (reason === "budget") return new BudgetError(`The budget cannot be met: ${message}`, this.#remainingMs());
-    // When the machine is free for it again: now less its own time, in which the budget could be met.
-    const limitMs = Math.min(budget.latencyMs ?? Infinity, budget.ttftMs ?? Infinity);
-    const retryMs = Number.isFinite(limitMs) ? Math.max(0, choice.predictedMs - limitMs) : this.#remainingMs();
-    return new QueueFullError(`Too much is waiting for this budget: ${message}`, retryMs);
+    return { targets, nowMs: now(), narrows: this.#runner.narrows, lengthRatio: this.#sensor.lengthRatio.high };
   }
 
   async #run(): Promise<void> {
@@ -328,7 +270,7 @@ export class Engine {
     for (const waiting of [...this.#waiting]) {
       if (now < deadlineOf(waiting.request)) continue;
       this.#unqueue(waiting);
-      const { choice } = this.#choose(waiting.request, "start", 0);
+      const { choice } = this.#choose(waiting, AT_START);
       waiting.events.push({ kind: "start", choice });
       const none = { startedMs: now, firstTokenMs: null, lastTokenMs: null, tokens: 0, tokensAtLevel: [] };
       this.#end(waiting, { choice, level: choice.level, ...none }, "budget");
@@ -338,18 +280,17 @@ export class Engine {
   /** Gives the free slots to those who wait, in the order of the queue. */
   #letIn(): void {
     const { metrics, now } = this.#options;
-    while (this.#waiting.length > 0 && this.#runner.freeSlots > 0) {
-      const waiting = this.#waiting[0]!;
-      const { request } = waiting;
+    while (this.#waiting.first !== undefined && this.#runner.freeSlots > 0) {
+      const waiting = this.#waiting.first;
       this.#unqueue(waiting);
       try {
-        const { choice, lost } = this.#choose(request, "start", 0) as Extract<RateAnswer, { kind: "run" }>;
+        const { choice, lost } = this.#choose(waiting, AT_START) as Extract<RateAnswer, { kind: "run" }>;
         if (lost && !waiting.hopeless && this.#waiting.length > 0) {
           this.#enqueue({ ...waiting, hopeless: true });
           continue;
         }
         const sequence = this.#runner.openSequence(choice.level);
-        this.#running.push(new ActiveRequest(waiting, { choice, sequence, nowMs: now() }, this.#scratch));
+        this.#start(new ActiveRequest(waiting, { choice, sequence, nowMs: now() }, this.#scratch));
         metrics.rateSelected.inc({ rate: this.#rate(choice.level), reason: choice.reason });
         waiting.events.push({ kind: "start", choice });
         this.#gauge();
@@ -358,6 +299,12 @@ export class Engine {
         waiting.events.fail(error);
       }
     }
+  }
+
+  /** Gives a request its place among those who run, by urgency. */
+  #start(active: ActiveRequest): void {
+    const instantOf = (one: ActiveRequest) => this.#waiting.instantOf(one);
+    this.#running = this.#running.toSpliced(placeIn(this.#running, instantOf(active), instantOf), 0, active);
   }
 
   /** Narrows what runs, if the policy wants it. */
@@ -508,14 +455,14 @@ export class Engine {
   #cancel({ events, unlisten }: WaitingRequest, reason: unknown): void {
     unlisten();
     events.fail(reason);
-    const waiting = this.#waiting.find((other) => other.events === events);
+    const waiting = Array.from(this.#waiting).find((other) => other.events === events);
     if (waiting !== undefined) return this.#unqueue(waiting);
     const active = this.#running.find((other) => other.events === events);
     if (active !== undefined) this.#cancelled.add(active);
   }
 
   #unqueue(waiting: WaitingRequest): void {
-    this.#waiting = this.#waiting.filter((other) => other !== waiting);
+    this.#waiting.remove(waiting);
     this.#gauge();
   }
 
@@ -531,7 +478,7 @@ export class Engine {
     const { metrics } = this.#options;
     metrics.requestsRunning.set(this.#running.length);
     metrics.requestsWaiting.set(this.#waiting.length);
-    metrics.waitingPromptTokens.set(promptTokensOf(this.#waiting));
+    metrics.waitingPromptTokens.set(this.#waiting.promptTokens);
     metrics.kvCacheUsageRatio.set(sum(this.#running.map((a) => a.sequence.length)) / (this.slots * this.maxTokens));
     const rates = this.#running.map(({ sequence }) => this.pruningRates[sequence.level]!);
     metrics.effectivePruningRate.set(rates.length === 0 ? 0 : sum(rates) / rates.length);
@@ -540,10 +487,6 @@ export class Engine {
   #rate(level: number): string {
     return String(this.pruningRates[level]);
   }
-}
-
-function promptTokensOf(waiting: readonly WaitingRequest[]): number {
-  return sum(waiting.map(({ request }) => request.promptTokens.length));
 }
 
 function sum(values: readonly number[]): number {

@@ -208,6 +208,18 @@ describe("Engine", () => {
     });
   }
 
+  it("takes the most urgent of the prompts that it has begun", async () => {
+    const runner = new ToyRunner();
+    const { engine } = toyEngine({ runner });
+    const ask = (prompt: number, latencyMs: number) => {
+      const promptTokens = Array.from({ length: prompt }, () => 1);
+      const budget = { latencyMs, ttftMs: null, tpotMs: null };
+      return collect(engine.generate(toyRequest({ promptTokens, maxNewTokens: 1, budget }), never()));
+    };
+    await Promise.all([ask(20, 9000), ask(5, 500)]);
+    deepEqual(runner.steps, [["0:8"], ["0:5", "0:3"], ["0:8"], ["0:1"]]);
+  });
+
   it("lets a waiting request go at once when it is cancelled", async () => {
     const gate = new Gate();
     const runner = new ToyRunner({ slots: 1, onStep: () => gate.pass() });

@@ -8,6 +8,12 @@ import { StepRatio } from "./step_ratio.ts";
 /** Time over which the pace of arrivals is averaged. */
 const ARRIVALS_SECONDS = 10;
 
+/**
+ * Part of that average which must have been seen until its pace is believed (3.6 s); before, the pace is less. Without
+ * making up for what was not seen, a service that starts under overload lets in for ten seconds what it cannot serve.
+ */
+const SEEN_SHARE = 0.3;
+
 /** How fast the middle of the prediction error and its spread follow, in parts of each difference. */
 const [CENTER_GAIN, SPREAD_GAIN] = [0.03, 0.08];
 
@@ -37,7 +43,8 @@ export class LoadSensor {
   readonly #stepRatio = new StepRatio();
   readonly #seen = new Map<string, { sum: number; predicted: number }>();
   readonly #error = { center: 0, spread: FIRST_SPREAD, sum: 0, count: 0 };
-  readonly #arrivals = { perSecond: 0, count: 0, atMs: -Infinity };
+  /** `seen` is the part of the average that lies after the first reading. */
+  readonly #arrivals = { perSecond: 0, seen: 0, count: 0, atMs: -Infinity };
 
   constructor(
     { metrics, registry, pruningRates }: { metrics: Metrics; registry: Registry; pruningRates: readonly number[] },
@@ -112,6 +119,7 @@ export class LoadSensor {
       if (Number.isFinite(seconds)) {
         const share = 1 - Math.exp(-seconds / ARRIVALS_SECONDS);
         arrivals.perSecond += share * ((count - arrivals.count) / seconds - arrivals.perSecond);
+        arrivals.seen += share * (1 - arrivals.seen);
       }
       [arrivals.count, arrivals.atMs] = [count, nowMs];
     }
@@ -123,8 +131,9 @@ export class LoadSensor {
       mean(this.#metrics.requestPromptTokens),
       mean(this.#metrics.requestGenerationTokens),
     ];
+    const perSecond = arrivals.perSecond / Math.max(SEEN_SHARE, arrivals.seen);
     // Until requests have ended nothing is known of those to come.
-    return { perSecond: newTokens === 0 ? 0 : arrivals.perSecond, promptTokens, newTokens };
+    return { perSecond: newTokens === 0 ? 0 : perSecond, promptTokens, newTokens };
   }
 
   /** Answers' lengths as shares of what was allowed. */

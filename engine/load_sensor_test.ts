@@ -64,6 +64,19 @@ describe("LoadSensor", () => {
     deepEqual([promptTokens, newTokens], [10, 20]);
   });
 
+  it("knows the pace of arrivals soon after the start", () => {
+    const { metrics, sensor } = sensed();
+    metrics.requestPromptTokens.observe(10);
+    metrics.requestGenerationTokens.observe(20);
+    const paces = Array.from({ length: 6 }, (_, second) => {
+      const { perSecond } = sensor.snapshot(1000 * second).arrivals;
+      metrics.requestsArrived.inc(3);
+      return perSecond;
+    });
+    ok(paces[1]! < 1.5, `${paces[1]} after one second: it may be chance`);
+    ok(Math.abs(paces[5]! - 3) < 0.1, `${paces[5]} after five`);
+  });
+
   it("expects answers as long as allowed until enough have ended, then as long as nine of ten", () => {
     const { metrics, sensor } = sensed();
     metrics.generationLengthRatio.observe(0.1);

@@ -34,7 +34,7 @@ export interface WaitingWork extends Omit<Work, "level" | "context"> {
 export interface Forecast {
   /** Of the request, as expected. */
   readonly finish: Finish;
-  /** Whether it keeps its limits with safety. */
+  /** Whether it is expected to keep its limits, with the margin. */
   readonly meets: boolean;
   /** Others, running and waiting, that would break their limits. */
   readonly othersMissed: number;
@@ -52,7 +52,6 @@ export interface SituationOptions {
   readonly costs: StepCosts;
   readonly load: LoadSnapshot;
   readonly prefillChunk: number;
-  /** In the order of admission. */
   readonly running: readonly RunningWork[];
   /** In the order in which they get slots. */
   readonly waiting: readonly WaitingWork[];
@@ -86,14 +85,14 @@ export class Situation {
   /**
    * How many would break their limits with everyone at a level, as far as each may have it; those who run never widen.
    *
-   * @param margin Factor on predicted times beside the safety that is learned.
+   * @param margin Factor on what is likely.
    */
   missed({ waiting, running }: OthersLevels, margin = 1): number {
     const options = this.options;
     const works = { running: narrowed(options.running, running), waiting: atLevel(options.waiting, waiting) };
     const finishes = this.forecast(works.running, works.waiting, waiting);
-    const safety = options.load.predictionError.safe * margin;
-    return countMissed(works.running, finishes.running, safety) + countMissed(works.waiting, finishes.waiting, safety);
+    const factor = options.load.predictionError.median * margin;
+    return countMissed(works.running, finishes.running, factor) + countMissed(works.waiting, finishes.waiting, factor);
   }
 
   /** The pace at which requests come, as a share of what all slots sustain at rate 0; 0 if none came lately. */
@@ -164,14 +163,14 @@ export class Predictor extends Situation {
     const waiting = atLevel(options.waiting, others.waiting)
       .toSpliced(this.#place, 0, { ...this.#request, level, context: 0 });
     const finishes = this.forecast(running, waiting, level);
-    const safety = load.predictionError.safe * margin;
+    const factor = load.predictionError.median * margin;
     const own = finishes.waiting[this.#place]!;
-    const meets = keeps(own, this.#request.limits, safety);
+    const meets = keeps(own, this.#request.limits, factor);
     return {
       finish: scaled(own, load.predictionError.median),
       meets,
-      othersMissed: countMissed(running, finishes.running, safety) +
-        countMissed(waiting, finishes.waiting, safety) - (meets ? 0 : 1),
+      othersMissed: countMissed(running, finishes.running, factor) +
+        countMissed(waiting, finishes.waiting, factor) - (meets ? 0 : 1),
     };
   }
 
@@ -225,9 +224,10 @@ function expectedArrivals({ arrivals }: LoadSnapshot, level: number): Arrival[] 
   }));
 }
 
+/** Nothing is known of its budget, so it gives way to those who are there. */
 function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"], level: number): Work {
   const whole = (tokens: number) => Math.max(1, Math.round(tokens));
-  return { level, context: 0, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
+  return { level, context: 0, instantMs: Infinity, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
 }
 
 function atLevel(waiting: readonly WaitingWork[], level: number): (WaitingWork & Work)[] {
@@ -248,14 +248,14 @@ function narrowed(running: readonly RunningWork[], level: number): readonly Runn
 function countMissed(
   works: readonly { readonly limits: Limits }[],
   finishes: readonly Finish[],
-  safety: number,
+  factor: number,
 ): number {
-  return works.reduce((count, { limits }, i) => count + (keeps(finishes[i]!, limits, safety) ? 0 : 1), 0);
+  return works.reduce((count, { limits }, i) => count + (keeps(finishes[i]!, limits, factor) ? 0 : 1), 0);
 }
 
-function keeps({ firstTokenMs, lastTokenMs }: Finish, limits: Limits, safety: number): boolean {
-  return firstTokenMs * safety <= limits.firstTokenMs && lastTokenMs * safety <= limits.lastTokenMs &&
-    (lastTokenMs - firstTokenMs) * safety <= limits.decodeMs;
+function keeps({ firstTokenMs, lastTokenMs }: Finish, limits: Limits, factor: number): boolean {
+  return firstTokenMs * factor <= limits.firstTokenMs && lastTokenMs * factor <= limits.lastTokenMs &&
+    (lastTokenMs - firstTokenMs) * factor <= limits.decodeMs;
 }
 
 function scaled({ startMs, firstTokenMs, lastTokenMs }: Finish, factor: number): Finish {

@@ -9,6 +9,8 @@ export interface Work {
   readonly context: number;
   /** Tokens of its answer that are still to come; one at least. */
   readonly newTokens: number;
+  /** Prompts are taken in the order of these, the earliest first. */
+  readonly instantMs: number;
 }
 
 /** Work that is expected to come. */
@@ -25,7 +27,6 @@ export interface Finish {
 }
 
 export interface Schedule {
-  /** In the order of their admission. */
   readonly running: readonly Work[];
   /** In the order in which they get slots. */
   readonly waiting: readonly Work[];
@@ -68,7 +69,11 @@ export function forecastSchedule(
 ): { readonly running: readonly Finish[]; readonly waiting: readonly Finish[] } {
   const started = running.map((work) => new Lane(work, 0));
   const queued = waiting.map((work) => new Lane(work, NaN));
-  let lanes = [...started];
+  let lanes = started.toSorted((a, b) => a.work.instantMs - b.work.instantMs);
+  const enter = (lane: Lane) => {
+    const later = lanes.findIndex(({ work }) => work.instantMs > lane.work.instantMs);
+    lanes.splice(later < 0 ? lanes.length : later, 0, lane);
+  };
   let [open, next, arrival, now] = [started.length + queued.length, 0, 0, busyMs];
 
   while (open > 0) {
@@ -76,9 +81,9 @@ export function forecastSchedule(
       if (next < queued.length) {
         const lane = queued[next++]!;
         lane.startMs = now;
-        lanes.push(lane);
+        enter(lane);
       } else if (arrival < expected.length && expected[arrival]!.inMs <= now) {
-        lanes.push(new Lane(expected[arrival++]!, now));
+        enter(new Lane(expected[arrival++]!, now));
       } else break;
     }
 

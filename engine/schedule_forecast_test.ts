@@ -2,8 +2,8 @@ import { deepEqual, equal } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { forecastSchedule, type Schedule, type Work } from "./schedule_forecast.ts";
 
-const work = (promptTokens: number, newTokens: number, context = 0): Work => (
-  { level: 0, promptTokens, newTokens, context }
+const work = (promptTokens: number, newTokens: number, context = 0, instantMs = 0): Work => (
+  { level: 0, promptTokens, newTokens, context, instantMs }
 );
 /** A step takes 10 ms, and 1 ms for every row. */
 const forecast = (schedule: Partial<Schedule>) =>
@@ -31,6 +31,12 @@ describe("forecastSchedule()", () => {
     // One step of 4 prompt rows and a decoded one, then the second prompt beside the last token.
     equal(running[0]!.lastTokenMs, 15 + 12);
     deepEqual(times(waiting), [[0, 15, 15], [15, 27, 27]]);
+  });
+
+  it("takes the most urgent prompt first, whoever came first", () => {
+    const { running, waiting } = forecast({ running: [work(6, 1, 0, 900)], waiting: [work(2, 1, 0, 300)] });
+    // 2 rows of the urgent prompt beside 2 of the other, whose 4 more take another step.
+    deepEqual([waiting[0]!.lastTokenMs, running[0]!.lastTokenMs], [14, 28]);
   });
 
   it("begins when the present step ends", () => {

@@ -13,10 +13,10 @@ export interface ScheduledRows<S extends Progress> {
 }
 
 /**
- * Chooses the next step: one row of every sequence that decodes, and up to `prefillChunk` rows of prompts, the earliest
- * first. So no prompt holds back a running answer for longer than one chunk, and short prompts share a chunk.
+ * Chooses the next step: one row of every sequence that decodes, and up to `prefillChunk` rows of prompts, the first
+ * ones first. So no prompt holds back a running answer for longer than one chunk, and short prompts share a chunk.
  *
- * @param running In the order of admission.
+ * @param running The most urgent first.
  */
 export function scheduleStep<S extends Progress>(running: readonly S[], prefillChunk: number): ScheduledRows<S>[] {
   const step: ScheduledRows<S>[] = [];

@@ -4,7 +4,6 @@ import { StopText } from "./stop_text.ts";
 
 /** What text needs of a tokenizer. */
 export interface TextTokenizer {
-  encode(text: string, options: { readonly addSpecialTokens: boolean }): number[];
   /** Starts to turn tokens into text; pieces never end inside a character. */
   stream(options: { readonly continues: boolean }): { push(token: number): string; flush(): string };
   /** A token by itself, as lists of probabilities show it. */

@@ -22,9 +22,11 @@ const COMMON_UNITS: readonly string[] = [
 const LIBRARY_UNITS: readonly string[] = [
   "operator",
   "layer_attributes",
+  "lane_arrays",
   "prefix_matmul",
   "cached_attention",
   "selective_scan",
+  "read_loop",
   "register",
 ];
 

@@ -5,6 +5,8 @@ import type { BlockPlan, ModelPlan } from "./plan.ts";
 
 /** An array that a sequence keeps from step to step: keys, values, or a state of a Mamba block. */
 export interface Cache {
+  /** Name of the block that it belongs to. */
+  readonly block: string;
   /** What the graph calls it in a lane, before and after a step. Both names are bound to one tensor. */
   names(lane: number): { readonly past: string; readonly present: string };
   /** Its shape at a level, for a sequence of so many tokens at most. */
@@ -27,6 +29,7 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
     case "attention": {
       const shape = (width: number, tokens: number) => [1, config.numKeyValueHeads, tokens, width];
       return ([["pastKey", "key"], ["pastValue", "value"]] as const).map(([past, present]) => ({
+        block: block.name,
         names(lane) {
           const names = cacheNames(block, lane);
           return { past: names[past], present: names[present] };
@@ -45,6 +48,7 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
         scan: (width: number, states: number) => [1, numHeads, states, width],
       };
       return (["convX", "convBc", "scan"] as const).map((part) => ({
+        block: block.name,
         names: (lane) => stateNames(block, lane)[part],
         shape: (level) => shapes[part](block.widths[level]!, block.stateWidths[level]!),
         idle: shapes[part](IDLE_WIDTH, IDLE_WIDTH),
@@ -58,6 +62,23 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
     default:
       return block satisfies never;
   }
+}
+
+/** Floats of a line of the processor's cache, at which every cache of an array begins. */
+const LINE_FLOATS = 16;
+
+/**
+ * Where the caches lie if a sequence has all of them in one array: each as large as the widest level needs it, on lines of
+ * the processor's cache.
+ *
+ * @returns Floats before each cache, and of the whole array.
+ */
+export function arrayPlaces(caches: readonly Cache[], tokens: number): number[] {
+  const places = [0];
+  for (const { shape } of caches) {
+    places.push(places.at(-1)! + Math.ceil(elementsOf(shape(0, tokens)) / LINE_FLOATS) * LINE_FLOATS);
+  }
+  return places;
 }
 
 /**

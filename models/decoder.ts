@@ -1,4 +1,5 @@
 import { type CudaOptions, ElementType, type Runtime, type Session } from "../onnx/mod.ts";
+import { ArrayMemory } from "./array_memory.ts";
 import type { DecoderMemory, SequenceCaches } from "./decoder_memory.ts";
 import { decoderGraph, type Operators } from "./graph/decoder.ts";
 import type { Weights } from "./graph/weights.ts";
@@ -281,17 +282,25 @@ export async function openDecoder(runtime: Runtime, options: DecoderOptions): Pr
     ...(device === "cuda" && { cuda }),
   });
   try {
-    const memory = device === "cuda" && ours
-      ? await PooledMemory.open(runtime, session, { ...options, capacity, capture: cuda.capture })
-      : new LaneMemory(runtime, session, {
-        ...options,
-        place: device === "cuda" ? cudaPlace(runtime) : cpuPlace(runtime, ElementType.float32),
-        capacity,
-        sideBySide: ours,
-      });
+    const memory = await openMemory(runtime, session, { ...options, capacity, capture: cuda.capture });
     return new Decoder(session, memory, options);
   } catch (error) {
     session.close();
     throw error;
   }
+}
+
+function openMemory(
+  runtime: Runtime,
+  session: Session,
+  options: DecoderOptions & { capacity: number; capture: boolean },
+): DecoderMemory | Promise<DecoderMemory> {
+  const { device = "cpu", operators = null } = options;
+  if (operators !== null) {
+    return device === "cuda"
+      ? PooledMemory.open(runtime, session, options)
+      : new ArrayMemory(runtime, session, options);
+  }
+  const place = device === "cuda" ? cudaPlace(runtime) : cpuPlace(runtime, ElementType.float32);
+  return new LaneMemory(runtime, session, { ...options, place });
 }

@@ -1,3 +1,5 @@
+import type { ModelPlan } from "./plan.ts";
+
 /** What a step reads: the caller fills as much as the step has. */
 export interface StepInputs {
   /** The rows of all lanes, lane after lane. */
@@ -47,4 +49,10 @@ export interface DecoderMemory {
   run(size: StepSize, signal?: AbortSignal): Promise<Float32Array>;
   /** Frees what the runtime holds of it. After the session. */
   close(): void;
+}
+
+/** For a device, which reads where it is told to. @throws {RangeError} If a token is none of the vocabulary's. */
+export function checkTokens(tokens: BigInt64Array, { config: { vocabSize } }: ModelPlan): void {
+  const bad = tokens.find((token) => token < 0n || token >= BigInt(vocabSize));
+  if (bad !== undefined) throw new RangeError(`Cannot step with token ${bad}: the vocabulary has ${vocabSize}`);
 }

@@ -102,7 +102,7 @@ async function openHalf({ plan, weights, folder }: Artefact): Promise<Decoder> {
   const place = cpuPlace(runtime, ElementType.float16);
   return new Decoder(
     session,
-    new LaneMemory(runtime, session, { ...options, place, capacity: 64, sideBySide: false }),
+    new LaneMemory(runtime, session, { ...options, place, capacity: 64 }),
     options,
   );
 }

@@ -1,8 +1,13 @@
 import { type Binding, type BoundTensor, ElementType, type Runtime, type Session } from "../onnx/mod.ts";
 import { type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
-import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
-import { CACHE_TOKENS } from "./graph/cached_attention.ts";
-import type { LanePlace, TensorMemory } from "./lane_place.ts";
+import {
+  checkTokens,
+  type DecoderMemory,
+  type SequenceCaches,
+  type StepInputs,
+  type StepSize,
+} from "./decoder_memory.ts";
+import type { LanePlace, SharedMemory, TensorMemory } from "./lane_place.ts";
 import type { ModelPlan } from "./plan.ts";
 
 export interface LaneMemoryOptions {
@@ -12,16 +17,15 @@ export interface LaneMemoryOptions {
   readonly maxRows: number;
   /** Tokens of a cache. */
   readonly capacity: number;
-  /** Keys of `CACHE_TOKENS` tokens lie side by side, as our own operator wants them. */
-  readonly sideBySide: boolean;
 }
 
 /** Cache memory of one sequence, used again and again: one for every cache, as large as any level needs it. */
 type Slot = readonly TensorMemory[];
 
-type SharedMemory = TensorMemory & { readonly buffer: ArrayBuffer };
-
-/** Every sequence has caches of the width of its level, which are bound to the lane that it sits in. */
+/**
+ * For stock operators: every sequence has caches of the width of its level, each of which is bound to the lane that it sits
+ * in.
+ */
 export class LaneMemory implements DecoderMemory {
   readonly inputs: StepInputs;
   readonly #runtime: Runtime;
@@ -112,7 +116,9 @@ export class LaneMemory implements DecoderMemory {
   }
 
   async run({ rows, logits }: StepSize, signal?: AbortSignal): Promise<Float32Array> {
-    const { plan: { config: { vocabSize } }, maxRows } = this.#options;
+    const { place, plan, maxRows } = this.#options;
+    const { vocabSize } = plan.config;
+    if (!place.reachable) checkTokens(this.inputs.tokens.subarray(0, rows), plan);
     if (this.#logits.rows < logits) {
       this.#logits = this.#makeLogits(Math.min(maxRows, Math.max(logits, 2 * this.#logits.rows)));
       for (const [key, tensor] of this.#tensors) {
@@ -135,9 +141,9 @@ export class LaneMemory implements DecoderMemory {
   }
 
   #narrow(caches: LaneCaches, from: number, to: number, tokens: number): void {
-    const { capacity, sideBySide } = this.#options;
+    const { capacity } = this.#options;
     this.#unseat(caches);
-    caches.tensors = this.#caches.map(({ shape, keys }, index) => {
+    caches.tensors = this.#caches.map(({ shape }, index) => {
       const [, heads, , fromWidth] = shape(from, capacity) as [number, number, number, number];
       const dimensions = shape(to, capacity);
       const toWidth = dimensions[3]!;
@@ -148,7 +154,7 @@ export class LaneMemory implements DecoderMemory {
         heads,
         capacity,
         tokens,
-        sideBySide: keys && sideBySide ? CACHE_TOKENS : 1,
+        sideBySide: 1,
         from: fromWidth,
         to: toWidth,
       });

@@ -9,6 +9,11 @@ export interface TensorMemory {
   free(): void;
 }
 
+/** Memory that the host reaches. */
+export interface SharedMemory extends TensorMemory {
+  readonly buffer: ArrayBuffer;
+}
+
 /** Where a decoder that keeps caches lane by lane has them, and what its steps read and write. */
 export interface LanePlace {
   /** Whether the host reaches caches. */
@@ -16,7 +21,7 @@ export interface LanePlace {
   /** What keys, values and states are. */
   readonly cacheType: ElementType;
   /** Memory for so many elements that the host reads and writes, too. */
-  shared(type: ElementType, count: number): TensorMemory & { readonly buffer: ArrayBuffer };
+  shared(type: ElementType, count: number): SharedMemory;
   /** Memory for so many elements of a cache. */
   cache(count: number): TensorMemory;
 }

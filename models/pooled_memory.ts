@@ -11,7 +11,13 @@ import {
   type Session,
 } from "../onnx/mod.ts";
 import { elementsOf } from "./caches.ts";
-import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
+import {
+  checkTokens,
+  type DecoderMemory,
+  type SequenceCaches,
+  type StepInputs,
+  type StepSize,
+} from "./decoder_memory.ts";
 import type { ModelPlan } from "./plan.ts";
 import { poolsOf } from "./pools.ts";
 
@@ -145,7 +151,7 @@ export class PooledMemory implements DecoderMemory {
 
   async run(size: StepSize, signal?: AbortSignal): Promise<Float32Array> {
     const { lanes, rows, logits } = size;
-    this.#checkTokens(rows);
+    checkTokens(this.inputs.tokens.subarray(0, rows), this.#options.plan);
     const captured = rows === lanes && logits === lanes ? this.#decodeBindings[rows] : undefined;
     if (captured !== undefined) {
       this.#latest = this.#laneLogits;
@@ -169,17 +175,6 @@ export class PooledMemory implements DecoderMemory {
     this.#latest = target;
     await this.#bindRows(this.#binding, { ...size, logits }, target).run(signal);
     return target.data;
-  }
-
-  /** A device reads where it is told to. */
-  #checkTokens(rows: number): void {
-    const { vocabSize } = this.#options.plan.config;
-    for (let row = 0; row < rows; row++) {
-      const token = this.inputs.tokens[row]!;
-      if (token < 0n || token >= BigInt(vocabSize)) {
-        throw new RangeError(`Cannot step with token ${token}: the vocabulary has ${vocabSize}`);
-      }
-    }
   }
 
   /** Runs the largest step and every decode step, these until the runtime has captured them. */

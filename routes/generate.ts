@@ -15,7 +15,7 @@ export function generate(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { record } = c.var;
     const body = parseBody(GenerateBody, await readJson(c.req.raw, services.limits));
-    const request = generateRequest(body, services, record.arrivedMs);
+    const request = await generateRequest(body, services, record.arrivedMs);
     record.promptTokens = request.promptTokens.length;
 
     const leaving = new AbortController();

@@ -12,14 +12,14 @@ const DEFAULT_NEW_TOKENS = 128;
  * @throws {RequestError} 422 if a rate is not prepared, 413 if prompt and answer are too long together, 400 if tokens
  * are not in the vocabulary or there is no text where it is needed.
  */
-export function generateRequest(
+export async function generateRequest(
   body: z.output<typeof GenerateBody>,
   { engine, model, tokenizer, limits, newSeed }: Pick<
     Services,
     "engine" | "model" | "tokenizer" | "limits" | "newSeed"
   >,
   arrivedMs: number,
-): TextRequest {
+): Promise<TextRequest> {
   const rates = engine.pruningRates;
   const pinnedLevel = body.pruning_rate === undefined ? null : levelOf(rates, body.pruning_rate, "pruning_rate");
   const floorLevel = body.max_pruning_rate === undefined
@@ -33,7 +33,7 @@ export function generateRequest(
     throw new RequestError(400, "The model has no tokenizer: there is no text to stop at", "stop");
   }
   checkLength(body.prompt ?? "", limits, field);
-  const promptTokens = body.prompt_tokens ?? tokenizer!.encode(body.prompt!, { addSpecialTokens: true });
+  const promptTokens = body.prompt_tokens ?? await tokenizer!.encode(body.prompt!, { addSpecialTokens: true });
   const foreign = promptTokens.findIndex((token) => token >= model.vocabSize);
   if (foreign >= 0) {
     throw new RequestError(

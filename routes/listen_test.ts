@@ -130,6 +130,45 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("waits for nothing more once a client has left", async () => {
+    const stalledSeconds = 98_765;
+    const timers = new Set<unknown>();
+    const { setTimeout, clearTimeout } = globalThis;
+    globalThis.setTimeout = ((run: () => void, ms?: number) => {
+      const timer = setTimeout(run, ms);
+      if (ms === 1000 * stalledSeconds) timers.add(timer);
+      return timer;
+    }) as typeof setTimeout;
+    globalThis.clearTimeout = (timer) => {
+      timers.delete(timer);
+      clearTimeout(timer);
+    };
+    try {
+      const left = Promise.withResolvers<void>();
+      const ended = Promise.withResolvers<void>();
+      const body = (signal: AbortSignal) =>
+        new ReadableStream({
+          start(controller) {
+            controller.enqueue(new Uint8Array(1));
+            signal.addEventListener("abort", () => left.resolve());
+          },
+          cancel: () => ended.resolve(),
+        });
+      const server = await listen(({ signal }) => new Response(body(signal)), {
+        ...{ hostname, port: 0, limits: { stalledSeconds } },
+      });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+      await connection.read(new Uint8Array(1000));
+      connection.close();
+      await Promise.all([left.promise, ended.promise]);
+      await server.close();
+      equal(timers.size, 0);
+    } finally {
+      Object.assign(globalThis, { setTimeout, clearTimeout });
+    }
+  });
+
   it("closes connections beyond those it may have, and answers again when one leaves", async () => {
     const server = await listen(() => new Response("ok"), { hostname, port: 0, limits: { maxConnections: 2 } });
     const connections: Deno.TcpConn[] = [];

@@ -45,16 +45,21 @@ export interface Build {
   readonly startedSeconds: number;
 }
 
-/** What answers with probabilities need of a tokenizer besides. */
+/** What prompts, and answers with probabilities, need of a tokenizer besides. */
 export interface ServedTokenizer extends TextTokenizer {
+  /** A text as token ids; a long text must not keep the event loop from others. */
+  encode(
+    text: string,
+    options: { readonly addSpecialTokens: boolean },
+  ): readonly number[] | Promise<readonly number[]>;
   /** The bytes that a token stands for by itself; they need not be whole characters. */
   tokenBytes(token: number): Uint8Array;
 }
 
 export interface Limits extends JsonLimits {
   /**
-   * UTF-16 units of a text that is to be turned into tokens. That happens between steps, about a second for a million,
-   * so a text that cannot fit is to be refused before.
+   * UTF-16 units of a text that is to be turned into tokens. That takes about a second for a million, so a text that
+   * cannot fit is to be refused before.
    */
   readonly maxPromptLength: number;
 }

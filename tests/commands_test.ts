@@ -48,6 +48,7 @@ const FLAGS: Readonly<Record<Task, readonly string[]>> = {
     "device",
     "prompt-tokens",
     "output-tokens",
+    "rate",
     "bandwidth",
     "slots",
     "threads",

@@ -122,13 +122,13 @@ describe("The official OpenAI client", () => {
   });
 
   it("is told by its own error classes what was wrong", async () => {
-    const cases: [Promise<unknown>, number, string][] = [
-      [client.completions.create({ ...GREEDY, model: "gpt", prompt: "a" }), 404, "model"],
-      [client.completions.create({ ...GREEDY, prompt: "a", n: 2 }), 400, "n"],
-      [client.chat.completions.create({ ...GREEDY, messages, tools: [] }), 400, "tools"],
+    const cases: [() => Promise<unknown>, number, string][] = [
+      [() => client.completions.create({ ...GREEDY, model: "gpt", prompt: "a" }), 404, "model"],
+      [() => client.completions.create({ ...GREEDY, prompt: "a", n: 2 }), 400, "n"],
+      [() => client.chat.completions.create({ ...GREEDY, messages, tools: [] }), 400, "tools"],
     ];
-    for (const [answer, status, param] of cases) {
-      await rejects(answer, (error) => {
+    for (const [ask, status, param] of cases) {
+      await rejects(ask, (error) => {
         ok(error instanceof APIError);
         deepEqual([error.status, error.param], [status, param]);
         return true;

@@ -1,13 +1,14 @@
 import { describe as suite, it } from "@std/testing/bdd";
-import { deepEqual, equal, notEqual, ok, rejects } from "node:assert/strict";
+import { equal, notEqual, ok, rejects } from "node:assert/strict";
 import { blockWidths } from "../compression/block_widths.ts";
 import { openKernels } from "../kernels/native_library.ts";
 import { specOf } from "../models/block_tensors.ts";
-import { type Cache, cachesOf, elementsOf } from "../models/caches.ts";
+import { arrayPlaces, cachesOf, elementsOf } from "../models/caches.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
 import { mambaOf } from "../models/description.ts";
 import type { LaneInputs } from "../models/graph/cached_attention.ts";
 import { cachedStateSpace } from "../models/graph/cached_state_space.ts";
+import { laneArrayName, laneArrays } from "../models/graph/lane_arrays.ts";
 import { selectiveScan } from "../models/graph/selective_scan.ts";
 import { stockMixer } from "../models/graph/stock_mixer.ts";
 import type { Weights } from "../models/graph/weights.ts";
@@ -52,7 +53,7 @@ suite("SelectiveScan", () => {
     });
   }
 
-  it("leaves the states of an idle lane alone, and copies those that are not bound in place", async () => {
+  it("leaves the states of an idle lane alone", async () => {
     const { plan, block, weights } = await fixture("mamba2_two_groups");
     const mixer = await openMixer(plan, block, weights, path);
     try {
@@ -61,8 +62,6 @@ suite("SelectiveScan", () => {
       const each = states.length / 3;
       ok(states.slice(each).every((values) => values.every((value) => value === 0.5)));
       for (const values of states.slice(0, each)) ok(values.some((value) => value !== 0.5));
-      const copied = await runSteps(mixer, seats, { before: 0.5, inPlace: false });
-      copied.states.slice(0, each).forEach((values, index) => deepEqual(values, states[index]));
     } finally {
       mixer.session.close();
     }
@@ -93,11 +92,11 @@ suite("SelectiveScan", () => {
       await rejects(runSteps(mixer, one, { columns: mixer.places.length - 1 }), /SelectiveScan: .* wanted \d+ a row/);
       await rejects(runSteps(mixer, one, { surplusRows: 1 }), /SelectiveScan: 1 rows belong to no lane/);
       await rejects(runSteps(mixer, one, { surplusRows: -1 }), /lane 0 has 2 rows of 1 that are left/);
+      await rejects(runSteps(mixer, [{ level: 8, rows: [2] }, ...idle]), /SelectiveScan: lane 0 has level 8 of 8/);
+      await rejects(runSteps(mixer, one, { arrayFloats: 16 }), /a lane's array has 16 floats, wanted \d+/);
       await rejects(
-        runSteps(mixer, one, {
-          shapeOf: (cache) => cache.shape(0, 1).map((size, axis) => axis === 3 ? size + 1 : size),
-        }),
-        /SelectiveScan: lane 0 has a state of \[1, \d+, \d+, \d+\] behind .* wanted/,
+        runSteps(mixer, one, { places: ([convX, convBc, state]) => [convX!, convBc!, state!, state! + 16] }),
+        /SelectiveScan: the place of state 2 has 16 floats, wanted \d+/,
       );
       equal((await runSteps(mixer, one)).mixed.length, 1);
     } finally {
@@ -147,52 +146,55 @@ async function openMixer(plan: ModelPlan, block: MambaPlan, weights: Weights, op
     }).map((value, axis) => graph.op("Reshape", [value, graph.integers([-1, ...axes[axis]!.slice(0, 2)])]));
   const mixed = operators === null
     ? stockMixer(config, weights, cachedStateSpace(graph, config, lanes)).mix(graph, { each: split() }, block)
-    : selectiveScan(config, weights, lanes).mix(graph, { whole: packed }, block);
-  // The native graph has no use for the levels: states have the widths of theirs.
+    : selectiveScan(config, weights, lanes, laneArrays(graph, plan, LANES)).mix(graph, { whole: packed }, block);
   graph.output("mixed", graph.op("Identity", [mixed]), ElementType.float32);
-  graph.output("levels", graph.op("Identity", [lanes.levels]), ElementType.int64);
   const model = graph.build();
   const session = await openRuntime().openSession({ model, threads: 2, ...(operators !== null && { operators }) });
-  return { session, places, heads: H, width: P, caches: cachesOf(plan) };
+  return { session, places, heads: H, width: P, caches: cachesOf(plan), native: operators !== null };
 }
 
 type Mixer = Awaited<ReturnType<typeof openMixer>>;
 
 /** Runs a lane's rows step after step: what is mixed in each, and every lane's states after the last. */
 async function runSteps(
-  { session, places, heads, width, caches }: Mixer,
+  { session, places, heads, width, caches, native }: Mixer,
   seats: readonly { level: number; rows: readonly number[] }[],
-  { before = 0, inPlace = true, surplusRows = 0, columns = places.length, shapeOf }: {
+  { before = 0, surplusRows = 0, columns = places.length, arrayFloats, places: placesOf = (places) => places }: {
     /** Value of all states at first. */
     before?: number;
-    inPlace?: boolean;
     surplusRows?: number;
     columns?: number;
-    shapeOf?: (cache: Cache) => readonly number[];
+    /** Of a lane's array, if not all that its caches need. */
+    arrayFloats?: number;
+    /** Other places of the caches than the right ones. */
+    places?: (places: readonly number[]) => readonly number[];
   } = {},
 ) {
   const runtime = openRuntime();
   using binding = session.bind();
-  const arrays: Float32Array<ArrayBuffer>[] = [];
-  seats.forEach(({ level, rows }, lane) =>
-    caches.forEach((cache) => {
-      // A stock lane that is idle wants states of one channel; one that is idle only now keeps its own.
-      const idle = rows.every((count) => count === 0);
-      const shape = shapeOf?.(cache) ?? (idle ? cache.idle : cache.shape(level, 1));
-      const [past, present] = [0, 0].map(() => new Float32Array(elementsOf(shape)).fill(before));
-      const { past: input, present: output } = cache.names(lane);
-      const tensor = runtime.tensor(ElementType.float32, shape, past!);
-      binding.input(input, tensor).output(
-        output,
-        inPlace ? tensor : runtime.tensor(ElementType.float32, shape, present!),
-      );
-      arrays.push(inPlace ? past! : present!);
-    })
-  );
-  const integers = (values: number[]) =>
+  const integers = (values: readonly number[]) =>
     runtime.tensor(ElementType.int64, [values.length], BigInt64Array.from(values, BigInt));
+  const begins = arrayPlaces(caches, 1);
+  if (native) binding.input("cache_places", integers(placesOf(begins)));
+  /** Lane by lane, cache by cache. */
+  const states = seats.flatMap(({ level, rows }, lane) => {
+    // A stock lane that is idle wants states of one channel; one that is idle only now keeps its own.
+    const idle = rows.every((count) => count === 0);
+    const shapes = caches.map((cache) => idle ? cache.idle : cache.shape(Math.min(level, PRUNING_RATES.length - 1), 1));
+    if (native) {
+      const array = new Float32Array(arrayFloats ?? begins.at(-1)!).fill(before);
+      binding.input(laneArrayName(lane), runtime.tensor(ElementType.float32, [array.length], array));
+      return shapes.map((shape, index) => array.subarray(begins[index], begins[index]! + elementsOf(shape)));
+    }
+    return shapes.map((shape, index) => {
+      const array = new Float32Array(elementsOf(shape)).fill(before);
+      const tensor = runtime.tensor(ElementType.float32, shape, array);
+      const { past, present } = caches[index]!.names(lane);
+      binding.input(past, tensor).output(present, tensor);
+      return array;
+    });
+  });
   binding.input("lane_levels", integers(seats.map(({ level }) => level)));
-  binding.output("levels", integers(seats.map(() => 0)));
   const mixed: Float32Array[] = [];
   for (let step = 0; step < seats[0]!.rows.length; step++) {
     const counts = seats.map(({ rows }) => rows[step]!);
@@ -208,7 +210,7 @@ async function runSteps(
     await binding.run();
     mixed.push(out);
   }
-  return { mixed, states: arrays };
+  return { mixed, states };
 }
 
 function closeTo(actual: Float32Array, expected: Float32Array): void {

@@ -1,6 +1,14 @@
 import { deepEqual, equal, ok, throws } from "node:assert/strict";
 import { beforeAll, describe, it } from "@std/testing/bdd";
-import { capacity, makeTrace, type Outcome, RATES, runTrace, type VirtualOptions } from "../testing/virtual_service.ts";
+import {
+  capacity,
+  makeTrace,
+  type Outcome,
+  PREFILLING,
+  RATES,
+  runTrace,
+  type VirtualOptions,
+} from "../testing/virtual_service.ts";
 import { createPolicy } from "./mod.ts";
 
 /** Traces that no setting was chosen by. */
@@ -16,7 +24,8 @@ async function means(
 ): Promise<Pick<Outcome, "attainment" | "admittedMet" | "meanRate" | "predictionError">> {
   const outcomes: Outcome[] = [];
   for (const seed of SEEDS) {
-    const trace = makeTrace({ seed, requests: 240, perSecond: load * sustained, budgets });
+    const { model } = options;
+    const trace = makeTrace({ seed, requests: 240, perSecond: load * sustained, budgets, ...(model && { model }) });
     outcomes.push(await runTrace({ ...options, trace }));
   }
   const mean = (of: (outcome: Outcome) => number) =>
@@ -103,6 +112,50 @@ describe("policies under bursts, on virtual time", () => {
     }
     const median = errors.sort((a, b) => a - b)[errors.length >> 1]!;
     ok(median < 0.1, `median ${median}`);
+  });
+});
+
+/** Most of the work is prefill, so that whoever has a long prompt holds up others. Budgets are 4 and 12 times. */
+describe("policies under bursts of long prompts, on virtual time", () => {
+  let sustained: number;
+  const at = (load: number, policy: string) => means({ policy, load, sustained, model: PREFILLING, budgets: [4, 12] });
+  beforeAll(async () => void (sustained = await capacity(PREFILLING)));
+
+  it("predictive keeps more budgets than every other one at 1.2 times the sustained load", async () => {
+    const found = await at(1.2, "predictive");
+    for (const policy of ["fixed:0", "fixed:0.35", "queue-threshold", "budget", "slackfit"]) {
+      const other = await at(1.2, policy);
+      ok(
+        found.attainment > other.attainment + 0.1,
+        `${policy} met ${other.attainment}, predictive ${found.attainment}`,
+      );
+      if (policy === "fixed:0.35") ok(found.meanRate < 0.75 * other.meanRate, `rate ${found.meanRate}`);
+    }
+    ok(found.predictionError < 0.1, `median prediction error ${found.predictionError}`);
+  });
+
+  it("predictive prunes less than half of what the queue's length would at half of the load", async () => {
+    const { attainment, meanRate } = await at(0.5, "predictive");
+    const byQueue = await at(0.5, "queue-threshold");
+    ok(attainment >= 0.99 && attainment >= byQueue.attainment, `${attainment} met`);
+    ok(meanRate <= 0.03 && meanRate < byQueue.meanRate / 2, `rate ${meanRate}, by the queue ${byQueue.meanRate}`);
+  });
+
+  it("predictive refuses at three times the load, and serves those whom it lets in", async () => {
+    const { admittedMet, attainment } = await at(3, "predictive");
+    const narrow = await at(3, "fixed:0.35");
+    ok(admittedMet >= 0.95, `${admittedMet} of the admitted`);
+    ok(attainment > narrow.attainment + 0.2, `${attainment} of all, the largest fixed rate ${narrow.attainment}`);
+  });
+
+  it("never refuses at half of the load", async () => {
+    for (const seed of SEEDS) {
+      const trace = makeTrace({
+        ...{ seed, requests: 240, perSecond: 0.5 * sustained },
+        ...{ budgets: [4, 12] as const, model: PREFILLING },
+      });
+      equal((await runTrace({ policy: "predictive", trace, model: PREFILLING })).refused, 0);
+    }
   });
 });
 

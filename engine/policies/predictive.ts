@@ -4,16 +4,17 @@ import type { Policy } from "./policy.ts";
 /**
  * Room that levels wider than the narrowest must leave, as a share of the predicted times, for requests yet to come:
  * none while those that come take less than `from` of what rate 0 sustains, then `slope` of what is above, at most
- * `most`. Chosen with seeds 11 to 18 of `virtual_service.ts`; `policies_test.ts` runs others.
+ * `most`. Chosen with seeds 11 to 18 and 41 to 48 of `virtual_service.ts`; `policies_test.ts` runs others.
  */
-const ROOM = { from: 1, slope: 4, most: 0.8 } as const;
+const ROOM = { from: 1.1, slope: 10, most: 1.5 } as const;
 
 /**
- * How strict the door is: with this part of the predicted times a request must keep its budget, from `least` while those
- * who come take no more than rate 0 sustains to all from `to` times that on. A short burst passes, and whoever was
- * refused for it would have been served in time; when more comes than can ever be served, who is let in must be safe.
+ * How strict the door is: with this part of the safe prediction a request must keep its budget, from `least` while those
+ * who come take no more than `from` times what rate 0 sustains to all from `to` times that on. A short burst passes, and
+ * whoever was refused for it would have been served in time; when more comes than can ever be served, who is let in must
+ * be safe.
  */
-const DOOR = { from: 1, to: 2, least: 0.8 } as const;
+const DOOR = { from: 1.3, to: 2.2, least: 0.5 } as const;
 
 /**
  * With this part of the predicted times a budget is kept by good luck at least. Those who are that close are not given
@@ -25,11 +26,12 @@ const BARELY = 0.95;
  * One level for all: the widest at which everyone, running and waiting, is predicted to keep as many budgets as at the
  * narrowest. One wide sequence makes every step read the wide weights, so levels that differ within a step cost like
  * wide ones. Those who run are narrowed to it, so running wide risks nothing: what is decided now can be made narrow at
- * the next step, up to the last moment at which narrowing still helps. The level of a sequence that starts is found in
- * the same way.
+ * the next step, up to the last moment at which narrowing still helps. So levels are chosen by what is likely, without
+ * a margin for errors: whoever comes late is made room for when he comes. The level of a sequence that starts is found
+ * in the same way.
  *
  * At its arrival a request is refused if only the load stands in its way: if even with everyone at the narrowest level
- * it would miss its budget, or make another miss.
+ * it would miss its budget, or make another miss. That cannot be mended later, so here the safe prediction counts.
  */
 export function predictive({ shed }: { shed: boolean }): Policy {
   const choose: Policy["choose"] = (load, { floorLevel, hasBudget, stage }, predictor) => {
@@ -39,7 +41,8 @@ export function predictive({ shed }: { shed: boolean }): Policy {
     if (shed && stage === "arrival" && hasBudget && waits && predictor.keepsOnIdle(floorLevel)) {
       const harms = (margin: number) =>
         predictor.underLoad(floorLevel, narrowest, margin).othersMissed > predictor.missed(narrowest, margin);
-      const margin = doorMargin(predictor);
+      const { median, safe } = load.predictionError;
+      const margin = doorMargin(predictor) * safe / median;
       const meets = predictor.underLoad(floorLevel, narrowest, margin).meets;
       if (!meets || harms(margin) || harms(BARELY * margin)) return { kind: "refuse" };
     }

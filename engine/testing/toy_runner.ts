@@ -8,6 +8,7 @@ interface ToyOptions {
   readonly slots?: number;
   readonly maxTokens?: number;
   readonly maxRows?: number;
+  readonly narrows?: boolean;
   /** Called in each step; what it returns is waited for. */
   readonly onStep?: (entries: readonly StepEntry[]) => unknown;
 }
@@ -19,15 +20,16 @@ interface ToyOptions {
 export class ToyRunner implements StepRunner {
   readonly maxRows: number;
   readonly maxTokens: number;
-  readonly narrows = true;
+  readonly narrows: boolean;
   freeSlots: number;
   /** Entries of all steps, as `level:rows`. */
   readonly steps: string[][] = [];
   readonly #onStep: (entries: readonly StepEntry[]) => unknown;
   readonly #sums = new Map<Sequence, number>();
 
-  constructor({ slots = 2, maxTokens = 64, maxRows = 64, onStep = () => {} }: ToyOptions = {}) {
-    [this.freeSlots, this.maxTokens, this.maxRows, this.#onStep] = [slots, maxTokens, maxRows, onStep];
+  constructor({ slots = 2, maxTokens = 64, maxRows = 64, narrows = true, onStep = () => {} }: ToyOptions = {}) {
+    [this.freeSlots, this.maxTokens, this.maxRows, this.narrows] = [slots, maxTokens, maxRows, narrows];
+    this.#onStep = onStep;
   }
 
   openSequence(level: number): Sequence {

@@ -1,7 +1,12 @@
 import type { TextTokenizer } from "../text_generation.ts";
 
+interface ToyTokenizer extends TextTokenizer {
+  encode(text: string): number[];
+  tokenBytes(token: number): Uint8Array;
+}
+
 /** Tokens 1 to 26 are letters, 27 a space; 28 and 29 are the two halves of "é"; 0, 30 and 31 have no text. */
-export const toyTokenizer: TextTokenizer & { tokenBytes(token: number): Uint8Array } = {
+export const toyTokenizer: ToyTokenizer = {
   encode: (text) => Array.from(text, (letter) => letter === " " ? 27 : letter.charCodeAt(0) - 96),
   stream() {
     const decoder = new TextDecoder();

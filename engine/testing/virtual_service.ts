@@ -17,12 +17,42 @@ export const RATES = [0, 0.05, 0.1, 0.15, 0.2, 0.25, 0.3, 0.35];
 /** Share of the virtual model that pruning can take from; embeddings and the head stay. */
 const PRUNABLE = 0.85;
 
-/** A decoder of half a billion parameters on a few cores: eight rows cost less than twice one row. */
-export const TABLE: StepTable = {
-  rows: [1, 2, 4, 16, 64, 132],
-  stepMs: RATES.map((rate) => [30, 33, 38, 75, 240, 480].map((ms) => ms * (1 - PRUNABLE * rate))),
-  decodeContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
-  prefillContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
+/** A model on a machine, and the work that it is given. */
+export interface VirtualModel {
+  readonly table: StepTable;
+  /** Medians of the lengths of prompts and answers. */
+  readonly promptTokens: number;
+  readonly newTokens: number;
+}
+
+/** Short prompts to a decoder of half a billion parameters on a few cores: most of the time is decoding. */
+export const DECODING: VirtualModel = {
+  table: {
+    rows: [1, 2, 4, 16, 64, 132],
+    stepMs: RATES.map((rate) => [30, 33, 38, 75, 240, 480].map((ms) => ms * (1 - PRUNABLE * rate))),
+    decodeContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
+    prefillContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
+  },
+  promptTokens: 32,
+  newTokens: 24,
+};
+
+/**
+ * Long prompts to a decoder of a billion parameters, as it was measured with native kernels on two cores: most of the
+ * time is prefill, and pruning brings more there than in decoding.
+ */
+export const PREFILLING: VirtualModel = {
+  table: {
+    rows: [1, 2, 4, 16, 64, 132],
+    stepMs: RATES.map((rate) =>
+      [[15.9, 0.6], [16.1, 0.56], [17, 0.57], [31.5, 0.75], [107, 0.88], [219, 0.9]]
+        .map(([ms, prunable]) => ms! * (1 - prunable! * rate))
+    ),
+    decodeContextMs: RATES.map((rate) => 0.0009 * (1 - rate)),
+    prefillContextMs: RATES.map((rate) => 0.00026 * (1 - rate)),
+  },
+  promptTokens: 128,
+  newTokens: 32,
 };
 
 export const SLOTS = 4;
@@ -70,20 +100,23 @@ export interface TraceOptions {
   readonly requests: number;
   readonly perSecond: number;
   readonly cv2?: number;
+  readonly model?: VirtualModel;
   /** Budgets as multiples of the time alone at rate 0; half of the requests have each. */
   readonly budgets?: readonly [tight: number, loose: number];
 }
 
 /** Log-normal lengths, gaps between arrivals by a Gamma distribution. */
-export function makeTrace({ seed, requests, perSecond, cv2 = 4, budgets = [1.5, 4] }: TraceOptions): TraceRequest[] {
+export function makeTrace(
+  { seed, requests, perSecond, cv2 = 4, model = DECODING, budgets = [1.5, 4] }: TraceOptions,
+): TraceRequest[] {
   const draws = new Draws(seed);
-  const costs = new StepCosts(TABLE);
+  const costs = new StepCosts(model.table);
   const length = (median: number) =>
     Math.max(1, Math.round(median * Math.min(4, Math.max(0.25, Math.exp(0.6 * draws.normal())))));
   let arrivalMs = 0;
   return Array.from({ length: requests }, () => {
     arrivalMs += draws.gamma(1 / cv2) * 1000 / perSecond;
-    const [promptTokens, newTokens] = [length(32), length(24)];
+    const [promptTokens, newTokens] = [length(model.promptTokens), length(model.newTokens)];
     const aloneMs = costs.stepMs([{ level: 0, phase: "prefill", rows: promptTokens, context: 0 }]) +
       (newTokens - 1) * costs.stepMs([{ level: 0, phase: "decode", rows: 1, context: promptTokens }]);
     return { arrivalMs, promptTokens, newTokens, latencyMs: budgets[draws.uniform() < 0.5 ? 0 : 1] * aloneMs };
@@ -109,8 +142,11 @@ export interface Outcome {
 export interface VirtualOptions {
   readonly policy: string;
   readonly trace: readonly TraceRequest[];
+  readonly model?: VirtualModel;
   readonly shed?: boolean;
   readonly onMiss?: GenerationRequest["onMiss"];
+  /** Whether what runs can be narrowed; yes by default. */
+  readonly narrows?: boolean;
   /** How much slower steps are than the table, over time; 1 by default. */
   readonly slowness?: (nowMs: number) => number;
   /** Standard deviation of the logarithm of step times. */
@@ -120,10 +156,20 @@ export interface VirtualOptions {
 
 /** Runs a trace through the engine on a clock that only steps and pauses between requests move. */
 export async function runTrace(
-  { policy, trace, shed = true, onMiss = "degrade", slowness = () => 1, noise = 0.05, engine: options }: VirtualOptions,
+  {
+    policy,
+    trace,
+    model: { table } = DECODING,
+    shed = true,
+    onMiss = "degrade",
+    slowness = () => 1,
+    noise = 0.05,
+    narrows = true,
+    engine: options,
+  }: VirtualOptions,
 ): Promise<Outcome & { metrics: Metrics }> {
   const clock = { ms: 0 };
-  const costs = new StepCosts(TABLE);
+  const costs = new StepCosts(table);
   const draws = new Draws(99);
   let next = 0;
   let [refused, refusedAtDoor] = [0, 0];
@@ -161,6 +207,7 @@ export async function runTrace(
     slots: SLOTS,
     maxTokens: 2048,
     maxRows: PREFILL_CHUNK + SLOTS,
+    narrows,
     onStep: (entries) => {
       const parts = entries.map(({ sequence, tokens }) => partOf(sequence, tokens));
       const noisy = Math.exp(noise * draws.normal());
@@ -174,7 +221,7 @@ export async function runTrace(
   const engine = new Engine({
     runner,
     pruningRates: RATES,
-    table: TABLE,
+    table,
     policy: createPolicy(policy, { pruningRates: RATES, shed }),
     targets: NO_TARGETS,
     prefillChunk: PREFILL_CHUNK,
@@ -219,8 +266,8 @@ function partOf({ level, length }: Sequence, tokens: StepEntry["tokens"]): StepP
 }
 
 /** Requests a second that the virtual service sustains at rate 0 with all slots busy. */
-export async function capacity(): Promise<number> {
-  const trace = makeTrace({ seed: 5, requests: 300, perSecond: 1e6 });
-  const { ends } = await runTrace({ policy: "fixed:0", trace, noise: 0, engine: { maxWaiting: 1000 } });
+export async function capacity(model = DECODING): Promise<number> {
+  const trace = makeTrace({ seed: 5, requests: 300, perSecond: 1e6, model });
+  const { ends } = await runTrace({ policy: "fixed:0", trace, model, noise: 0, engine: { maxWaiting: 1000 } });
   return 1000 * trace.length / Math.max(...ends.map(({ endMs }) => endMs));
 }

@@ -1,7 +1,6 @@
 #include "cached_attention.h"
 
-#include <cstring>
-
+#include "lane_arrays.h"
 #include "lane_attention.h"
 #include "operator.h"
 
@@ -10,8 +9,18 @@ namespace {
 
 constexpr size_t maxLanes = 64;
 
-// Inputs before the caches.
-enum Input : size_t { packed = 0, laneRows = 1, laneLengths = 2, cosines = 3, sines = 4, pairs = 5, firstCache = 6 };
+// Inputs before the lanes' arrays.
+enum Input : size_t {
+  packed = 0,
+  laneRows = 1,
+  laneLevels = 2,
+  laneLengths = 3,
+  places = 4,
+  cosines = 5,
+  sines = 6,
+  pairs = 7,
+  firstArray = 8
+};
 
 struct CachedAttention {
   explicit CachedAttention(ort::Api api) : api(api) {}
@@ -25,6 +34,8 @@ struct CachedAttention {
   ort::Api api;
   ort::Allocator* allocator = nullptr;
   LaneAttention* attention = nullptr;
+  LevelWidths widths;
+  size_t firstCache = 0;
   const int64_t* pairs = nullptr;
   int64_t pairCount = 0;
   int64_t greatestPair = 0;
@@ -41,6 +52,8 @@ struct CachedAttention {
       return failure(api, "CachedAttention: %zu query heads, %zu key heads of %zu are none: heads have 1 to %zu",
                      shape.queryHeads, shape.keyHeads, shape.widest, maxHeadWidth);
     }
+    RETURN_IF_FAILED(widths.read(api, info, "CachedAttention", "widths", shape.widest));
+    RETURN_IF_FAILED(readInteger(api, info, "first_cache", &firstCache));
     attention = new (std::nothrow) LaneAttention(*routines, shape);
     if (!attention) return failure(api, "CachedAttention: out of memory");
     size_t turns = 0;
@@ -53,6 +66,11 @@ struct CachedAttention {
       return failure(api, "CachedAttention: %lld pairs for %zu heads of %zu",
                      static_cast<long long>(pairsShape.count()), shape.keyHeads, shape.widest);
     }
+    for (size_t level = 0; level < widths.levels; level++) {
+      if (widths.widths[level] % 2 == 0) continue;
+      return failure(api, "CachedAttention: heads of %zu at level %zu are not whole pairs", widths.widths[level],
+                     level);
+    }
     for (int64_t i = 0; i < pairCount; i++) {
       if (pairs[i] < 0) return failure(api, "CachedAttention: pair %lld", static_cast<long long>(pairs[i]));
       if (pairs[i] > greatestPair) greatestPair = pairs[i];
@@ -64,11 +82,12 @@ struct CachedAttention {
     const AttentionShape& shape = attention->shape();
     const size_t heads = shape.queryHeads + 2 * shape.keyHeads;
     AttentionRun run{};
-    Shape packedShape, rowsShape, lengthsShape, cosinesShape, sinesShape;
-    const int64_t* laneRows = nullptr;
+    Shape packedShape, rowsShape, levelsShape, lengthsShape, cosinesShape, sinesShape;
+    const int64_t *laneRows = nullptr, *laneLevels = nullptr;
     const int32_t* laneLengths = nullptr;
     RETURN_IF_FAILED(readInput(api, context, Input::packed, &run.packed, &packedShape));
     RETURN_IF_FAILED(readInput(api, context, Input::laneRows, &laneRows, &rowsShape));
+    RETURN_IF_FAILED(readInput(api, context, Input::laneLevels, &laneLevels, &levelsShape));
     RETURN_IF_FAILED(readInput(api, context, Input::laneLengths, &laneLengths, &lengthsShape));
     const int64_t rows = packedShape.rank > 0 ? packedShape.sizes[0] : 0;
     if (packedShape.count() != rows * static_cast<int64_t>(heads * shape.widest)) {
@@ -76,9 +95,10 @@ struct CachedAttention {
                      static_cast<long long>(packedShape.count()), static_cast<long long>(rows), heads, shape.widest);
     }
     const size_t count = static_cast<size_t>(rowsShape.count());
-    if (count > maxLanes || lengthsShape.count() != rowsShape.count()) {
-      return failure(api, "CachedAttention: %zu lanes with %lld lengths, wanted as many and at most %zu", count,
-                     static_cast<long long>(lengthsShape.count()), maxLanes);
+    if (count > maxLanes || lengthsShape.count() != rowsShape.count() || levelsShape.count() != rowsShape.count()) {
+      return failure(
+          api, "CachedAttention: %zu lanes with %lld levels and %lld lengths, wanted as many and at most %zu", count,
+          static_cast<long long>(levelsShape.count()), static_cast<long long>(lengthsShape.count()), maxLanes);
     }
     if (pairs) {
       RETURN_IF_FAILED(readInput(api, context, Input::cosines, &run.cosines, &cosinesShape));
@@ -100,19 +120,38 @@ struct CachedAttention {
     out.sizes[2] = static_cast<int64_t>(shape.widest);
     RETURN_IF_FAILED(makeOutput(api, context, 0, out, &run.y));
 
+    LaneArrays arrays(api, context, "CachedAttention");
+    RETURN_IF_FAILED(arrays.open(Input::places, firstCache, 2));
+    const size_t perToken = shape.keyHeads * shape.widest, capacity = arrays.floats(0) / perToken;
+    if (capacity * perToken != arrays.floats(0) || arrays.floats(1) != arrays.floats(0) || capacity % keyTokens != 0) {
+      return failure(api,
+                     "CachedAttention: keys of %zu floats and values of %zu, wanted %zu a token and whole %zu tokens",
+                     arrays.floats(0), arrays.floats(1), perToken, keyTokens);
+    }
     Lane lanes[maxLanes];
     int64_t rowsLeft = rows;
     for (size_t i = 0; i < count; i++) {
       if (laneRows[i] == 0) continue;
-      if (laneRows[i] < 0 || laneRows[i] > rowsLeft || laneLengths[i] < laneRows[i]) {
-        return failure(api, "CachedAttention: lane %zu has %lld of %lld rows and a length of %d", i,
-                       static_cast<long long>(laneRows[i]), static_cast<long long>(rowsLeft), laneLengths[i]);
+      if (laneRows[i] < 0 || laneRows[i] > rowsLeft || laneLengths[i] < laneRows[i] || laneLevels[i] < 0 ||
+          laneLevels[i] >= static_cast<int64_t>(widths.levels)) {
+        return failure(api, "CachedAttention: lane %zu has %lld of %lld rows, a length of %d and level %lld of %zu", i,
+                       static_cast<long long>(laneRows[i]), static_cast<long long>(rowsLeft), laneLengths[i],
+                       static_cast<long long>(laneLevels[i]), widths.levels);
+      }
+      if (static_cast<size_t>(laneLengths[i]) > capacity) {
+        return failure(api, "CachedAttention: lane %zu has %d tokens, its cache holds %zu", i, laneLengths[i],
+                       capacity);
       }
       rowsLeft -= laneRows[i];
       Lane& lane = lanes[run.laneCount++];
       lane.rows = static_cast<size_t>(laneRows[i]);
       lane.length = static_cast<size_t>(laneLengths[i]);
-      RETURN_IF_FAILED(takeCaches(context, i, &lane));
+      lane.capacity = capacity;
+      lane.width = widths.widths[laneLevels[i]];
+      float* caches[2];
+      RETURN_IF_FAILED(arrays.take(firstArray + i, caches));
+      lane.keys = caches[0];
+      lane.values = caches[1];
     }
     if (rowsLeft != 0) {
       return failure(api, "CachedAttention: %lld rows belong to no lane", static_cast<long long>(rowsLeft));
@@ -126,56 +165,29 @@ struct CachedAttention {
     return nullptr;
   }
 
-  // The caches of a lane, at their outputs.
-  ort::Status* takeCaches(ort::KernelContext* context, size_t index, Lane* lane) const {
-    const AttentionShape& shape = attention->shape();
-    float** const places[] = {&lane->keys, &lane->values};
-    Shape shapes[2];
-    for (size_t i = 0; i < 2; i++) {
-      const float* past = nullptr;
-      RETURN_IF_FAILED(readInput(api, context, firstCache + 2 * index + i, &past, &shapes[i]));
-      const int64_t* sizes = shapes[i].sizes;
-      if (!past || shapes[i].rank != 4 || sizes[0] != 1 || sizes[1] != static_cast<int64_t>(shape.keyHeads) ||
-          sizes[2] != shapes[0].sizes[2] || sizes[2] % static_cast<int64_t>(keyTokens) != 0 ||
-          sizes[2] < static_cast<int64_t>(lane->length) || sizes[3] != shapes[0].sizes[3] || sizes[3] < 1 ||
-          sizes[3] > static_cast<int64_t>(shape.widest) || (pairs && sizes[3] % 2 != 0)) {
-        return failure(
-            api,
-            "CachedAttention: lane %zu has a cache of [%lld, %lld, %lld, %lld], wanted [1, %zu, at least %zu "
-            "by %zu, at most %zu]",
-            index, static_cast<long long>(sizes[0]), static_cast<long long>(sizes[1]), static_cast<long long>(sizes[2]),
-            static_cast<long long>(sizes[3]), shape.keyHeads, lane->length, keyTokens, shape.widest);
-      }
-      RETURN_IF_FAILED(makeOutput(api, context, 1 + 2 * index + i, shapes[i], places[i]));
-      const size_t bytes = static_cast<size_t>(shapes[i].count()) * sizeof(float);
-      if (*places[i] != past) std::memcpy(*places[i], past, bytes);
-    }
-    lane->capacity = static_cast<size_t>(shapes[0].sizes[2]);
-    lane->width = static_cast<size_t>(shapes[0].sizes[3]);
-    return nullptr;
-  }
-
   static const Routines* routines;
 
   static constexpr ort::CustomOp describe() {
     ort::CustomOp op = cpuOperator<CachedAttention>();
     op.getName = [](const ort::CustomOp*) -> const char* { return "CachedAttention"; };
-    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstCache + 1; };
+    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstArray + 1; };
     op.getInputType = [](const ort::CustomOp*, size_t index) {
-      return index == Input::laneRows || index == Input::pairs ? ort::int64
-             : index == Input::laneLengths                     ? ort::int32
-                                                               : ort::float32;
+      switch (index) {
+        case Input::laneRows:
+        case Input::laneLevels:
+        case Input::places:
+        case Input::pairs:
+          return ort::int64;
+        case Input::laneLengths:
+          return ort::int32;
+        default:
+          return ort::float32;
+      }
     };
     op.getInputPresence = [](const ort::CustomOp*, size_t index) {
-      return index < cosines ? ort::required : index < firstCache ? ort::optional : ort::variadic;
+      return index < cosines ? ort::required : index < firstArray ? ort::optional : ort::variadic;
     };
     op.getVariadicInputSameType = [](const ort::CustomOp*) { return 1; };
-    op.getVariadicInputMinimum = [](const ort::CustomOp*) { return 2; };
-    op.getOutputCount = [](const ort::CustomOp*) -> size_t { return 2; };
-    op.getOutputPresence = [](const ort::CustomOp*, size_t index) {
-      return index == 0 ? ort::required : ort::variadic;
-    };
-    op.getVariadicOutputMinimum = [](const ort::CustomOp*) { return 2; };
     return op;
   }
 };

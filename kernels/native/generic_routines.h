@@ -14,8 +14,16 @@ constexpr size_t lanes = 16;
 
 // The codes to ask memory for while those at `codes` are used: past the end of the product, what is wanted next.
 [[maybe_unused]] inline const uint8_t* wantedSoon(const TileProduct& p, const uint8_t* codes) {
+  const size_t blockBytes = p.blockSize * tileRows / 2;
   const uint8_t* ahead = codes + prefetchBytes;
-  return ahead < p.codes + p.blocks * p.blockSize * tileRows / 2 ? ahead : ahead + p.skipped;
+  return ahead < p.codes + p.blocks * blockBytes ? ahead : ahead + p.skipped * blockBytes;
+}
+
+// The scales of those codes, while the ones of a block are used. Where codes are skipped it takes a processor two
+// misses to find out where they go on.
+[[maybe_unused]] inline const uint16_t* scalesWantedSoon(const TileProduct& p, size_t block) {
+  const size_t ahead = block + prefetchBytes / (p.blockSize * tileRows / 2);
+  return p.scales + (ahead < p.blocks ? ahead : ahead + p.skipped) * tileRows;
 }
 
 [[maybe_unused]] float halfToFloat(uint16_t half) {

@@ -55,6 +55,7 @@ struct LaneAttention::Plan {
   size_t widest;   // of the lanes that work
   bool split;      // every stretch is worked on by itself
   bool serial;     // on the calling thread alone
+  bool append;     // a task has all queries of its head, so it can extend the caches itself
 
   size_t bytesPerTask() const { return roundUp(queries * widest * sizeof(float), alignment); }
   size_t bytesPerUnit() const { return roundUp(queries * (widest + 2) * sizeof(float), alignment); }
@@ -79,6 +80,7 @@ size_t LaneAttention::blocksOf(const Lane& lane) const {
 
 LaneAttention::Plan LaneAttention::plan(const AttentionRun& run) const {
   Plan plan{};
+  plan.append = true;
   const size_t perRow = shape_.queryHeads / shape_.keyHeads;
   size_t products = 0;
   for (size_t i = 0; i < run.laneCount; i++) {
@@ -86,6 +88,7 @@ LaneAttention::Plan LaneAttention::plan(const AttentionRun& run) const {
     if (lane.rows == 0) continue;
     const size_t blocks = blocksOf(lane);
     plan.tasks += blocks * shape_.keyHeads;
+    plan.append = plan.append && blocks == 1;
     plan.units += blocks * shape_.keyHeads * ceilDivide(lane.length, stretchTokens);
     const size_t queries = least(lane.rows * perRow, maxQueries);
     plan.queries = queries > plan.queries ? queries : plan.queries;
@@ -94,6 +97,7 @@ LaneAttention::Plan LaneAttention::plan(const AttentionRun& run) const {
   }
   plan.serial = products < serialProducts;
   plan.split = !plan.serial && plan.tasks < fewTasks && plan.units > plan.tasks;
+  plan.append = plan.append && !plan.split;
   return plan;
 }
 
@@ -215,6 +219,13 @@ void LaneAttention::runWhole(const AttentionRun& run, const Task& task) const {
 
 void LaneAttention::run(const AttentionRun& run, void* work, const Parallel& parallel) const {
   const Plan plan = this->plan(run);
+  if (plan.append) {
+    return forEach(parallel, plan.serial, plan.tasks, [&](size_t index) {
+      const Task task = taskAt(run, index);
+      append(run, *task.lane, task.firstRow, task.head);
+      runWhole(run, task);
+    });
+  }
   forEach(parallel, plan.serial, run.laneCount * shape_.keyHeads, [&](size_t index) {
     const size_t at = index / shape_.keyHeads;
     size_t firstRow = 0;

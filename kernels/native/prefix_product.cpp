@@ -11,9 +11,16 @@ namespace {
 
 constexpr size_t alignment = 64;
 
-// Weights of one task: small enough that two threads share a small matrix evenly, large enough to be worth the
-// handover, and they stay in the second-level cache while the rows of a prefill pass by.
-constexpr size_t taskBytes = size_t{1} << 17;
+// Weights of one task at most: large enough to be worth the handover, and they stay in the second-level cache while the
+// rows of a prefill pass by. Where inputs are cut, a narrow row leaves out something of every task, and as much again
+// passes before the processor's own prefetch is under way: there 128 KiB take 3 % longer at the largest rate (Zen 5).
+constexpr size_t taskBytes = size_t{1} << 17, cutTaskBytes = size_t{1} << 18;
+
+// Tasks of a matrix at least, if it has so many tiles: threads that share it are to end together.
+constexpr size_t leastTasks = 12;
+
+// Tiles of a task whose sums wait for the next chunk of their inputs.
+constexpr size_t maxWaiting = 16;
 
 // Elements below which quantizing is not worth another thread.
 constexpr size_t serialElements = size_t{1} << 15;
@@ -63,7 +70,7 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   for (size_t c = 0; c < chunkCount_; c++) {
     const size_t columns = cutsInputs ? shape_.channelsOf(stored[c]) : shape_.uncut;
     const size_t chunkBlocks = (columns + blockSize - 1) / blockSize;
-    chunks_[c] = {start, stored[c].widths[0], stored[c].level, cutsInputs ? blocks : 0, chunkBlocks};
+    chunks_[c] = {start, stored[c].widths[0], stored[c].level, cutsInputs ? blocks : 0, chunkBlocks, 0};
     start += stored[c].widths[0];
     channels += shape_.channelsOf(stored[c]);
     blocks += chunkBlocks;
@@ -78,6 +85,12 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   // The gate rows and the up rows of sixteen channels are neighbouring tiles.
   tiles_ =
       shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
+
+  const size_t tileBytes = blocks_ * tileRows * (blockSize / 2 + sizeof(uint16_t));
+  const size_t wanted = (cutsInputs ? cutTaskBytes : taskBytes) / tileBytes;
+  tilesPerTask_ = least(wanted > 0 ? wanted : 1, (tiles_ + leastTasks - 1) / leastTasks);
+  if (shape_.cut == Cut::gated) tilesPerTask_ = roundUp(tilesPerTask_, 2);
+  if (cutsInputs) tilesPerTask_ = least(tilesPerTask_, maxWaiting);
 
   const size_t padded = tiles_ * tileRows;
   const size_t codeBytes = padded * blocks_ * blockSize / 2;
@@ -99,8 +112,7 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   for (size_t c = 0; c < chunkCount_; c++) {
     const Chunk& chunk = chunks_[c];
     for (size_t row = 0; row < packedRows_; row++) {
-      packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks,
-              chunk.firstBlock, chunk.blocks);
+      packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks, c);
       if (stored[c].bias) bias_[row] += stored[c].bias[row];
     }
   }
@@ -129,9 +141,9 @@ void PrefixProduct::placeOutputs(const StoredChunk* stored) {
           outputOf_[place] = static_cast<uint32_t>(firstOutput + group * widest[axis] + channel);
         }
         chunkOf_[place] = static_cast<uint32_t>(c);
-        packRow(place, stored[c].codes + row * blocks_ * shape_.blockSize / 2, stored[c].scales + row * blocks_, 0,
-                blocks_);
+        packRow(place, stored[c].codes + row * blocks_ * shape_.blockSize / 2, stored[c].scales + row * blocks_, c);
         if (stored[c].bias) bias_[place] = stored[c].bias[row];
+        if (chunks_[c].endTile < place / tileRows + 1) chunks_[c].endTile = place / tileRows + 1;
       }
       starts[axis] += width;
       firstOutput += shape_.groups[axis] * widest[axis];
@@ -152,12 +164,19 @@ size_t PrefixProduct::rowsOf(size_t tile) const {
                                   : least(tileRows, packedRows_ - tile * tileRows);
 }
 
+size_t PrefixProduct::tilesOf(size_t task) const { return least(tilesPerTask_, tiles_ - task * tilesPerTask_); }
+
+// Where the blocks lie that a tile has of a chunk; of all chunks, where outputs are cut.
+size_t PrefixProduct::blockAt(size_t tile, size_t chunk) const {
+  const size_t inTask = tile % tilesPerTask_, first = tile - inTask;
+  return first * blocks_ + tilesOf(tile / tilesPerTask_) * chunks_[chunk].firstBlock + inTask * chunks_[chunk].blocks;
+}
+
 // Moves the words of one stored row to its place in a tile. Padding rows keep codes and scales of zero: nothing.
-void PrefixProduct::packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t firstBlock,
-                            size_t blocks) {
-  const size_t words = shape_.blockSize / 8;
+void PrefixProduct::packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t chunk) {
+  const size_t words = shape_.blockSize / 8, blocks = chunks_[chunk].blocks;
   const size_t inTile = packedRow % tileRows;
-  const size_t block = packedRow / tileRows * blocks_ + firstBlock;
+  const size_t block = blockAt(packedRow / tileRows, chunk);
   uint32_t* out = reinterpret_cast<uint32_t*>(codes_) + block * words * tileRows + inTile;
   for (size_t word = 0; word < blocks * words; word++) std::memcpy(out + word * tileRows, codes + word * 4, 4);
   for (size_t b = 0; b < blocks; b++) scales_[(block + b) * tileRows + inTile] = scales[b];
@@ -186,6 +205,15 @@ size_t PrefixProduct::extent(const ProductRun& run, const Chunk& chunk) const {
   if (!run.rowsUpTo) return run.rows;
   const int64_t rows = run.rowsUpTo[chunk.level];
   return rows < 0 ? 0 : least(static_cast<size_t>(rows), run.rows);
+}
+
+// Tiles with an output that some row computes. What no row keeps lies at the end.
+size_t PrefixProduct::activeTiles(const ProductRun& run) const {
+  if (shape_.cut == Cut::inputs) return tiles_;
+  size_t active = chunkCount_;
+  while (active > 0 && extent(run, chunks_[active - 1]) == 0) active--;
+  if (active == chunkCount_) return tiles_;
+  return active == 0 ? 0 : chunks_[active - 1].endTile;
 }
 
 void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_t row) const {
@@ -229,65 +257,87 @@ void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& paral
   } else {
     parallel.forEach(run.rows, [&](size_t row) { quantize(run, activations, row); });
   }
-  const size_t tileBytes = blocks_ * tileRows * (shape_.blockSize / 2 + sizeof(uint16_t));
-  size_t tilesPerTask = taskBytes / tileBytes > 0 ? taskBytes / tileBytes : 1;
-  if (shape_.cut == Cut::gated) tilesPerTask = roundUp(tilesPerTask, 2);
-  parallel.forEach((tiles_ + tilesPerTask - 1) / tilesPerTask, [&](size_t task) {
-    multiply(run, activations, task * tilesPerTask, least((task + 1) * tilesPerTask, tiles_));
-  });
+  // Tiles that no row keeps only need zeros. With few rows they are no tasks: threads would share the others unevenly.
+  const size_t shared = run.rows > maxRows ? tiles_ : activeTiles(run);
+  const size_t tasks = (shared + tilesPerTask_ - 1) / tilesPerTask_;
+  parallel.forEach(tasks, [&](size_t task) { multiply(run, activations, task); });
+  static constexpr float nothing[maxRows * tileRows] = {};
+  const size_t step = shape_.cut == Cut::gated ? 2 : 1;
+  for (size_t tile = tasks * tilesPerTask_; tile < tiles_; tile += step) storeTile(run, tile, 0, run.rows, nothing);
 }
 
-void PrefixProduct::multiply(const ProductRun& run, const Activations& activations, size_t firstTile,
-                             size_t lastTile) const {
-  const size_t step = shape_.cut == Cut::gated ? 2 : 1;
+void PrefixProduct::multiply(const ProductRun& run, const Activations& activations, size_t task) const {
   for (size_t row = 0; row < run.rows; row += maxRows) {
     const size_t rows = least(maxRows, run.rows - row);
-    for (size_t tile = firstTile; tile < lastTile; tile += step) {
-      alignas(64) float sums[2][maxRows * tileRows];
-      for (size_t i = 0; i < step; i++) sumTile(run, activations, tile + i, row, rows, sums[i]);
-      if (step == 2) routines_.gate(sums[0], sums[1], rows * tileRows, sums[0]);
-      storeTile(run, tile, row, rows, sums[0]);
+    if (shape_.cut == Cut::inputs) {
+      multiplyChunks(run, activations, task, row, rows);
+    } else {
+      multiplyTiles(run, activations, task, row, rows);
     }
   }
 }
 
-void PrefixProduct::sumTile(const ProductRun& run, const Activations& activations, size_t tile, size_t firstRow,
-                            size_t rows, float* sums) const {
-  std::memset(sums, 0, rows * tileRows * sizeof(float));
-  TileProduct product{};
-  product.blockSize = shape_.blockSize;
-  product.groupRows = rows;
-  product.sums = sums;
-  const auto add = [&](size_t block, size_t blocks, size_t active, bool last) {
-    if (active == 0 || blocks == 0) return;
-    const size_t at = tile * blocks_ + block;
-    product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
-    product.scales = scales_ + at * tileRows;
-    product.blocks = blocks;
-    product.skipped = last ? (blocks_ - block - blocks) * tileRows * shape_.blockSize / 2 : 0;
-    const size_t first = firstRow * blocks_ + block * rows;
-    product.activations = activations.codes + first * shape_.blockSize;
-    product.activationScales = activations.scales + first;
-    product.offsets = activations.offsets + first;
-    routines_.multiplyTile(product, active);
-  };
-  const auto active = [&](const Chunk& chunk) {
-    const size_t rowsOfChunk = extent(run, chunk);
-    return rowsOfChunk > firstRow ? least(rowsOfChunk - firstRow, rows) : 0;
-  };
-  if (shape_.cut != Cut::inputs) {
-    // The tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
-    add(0, blocks_, active(chunks_[chunkOf_[tile * tileRows]]), true);
-  } else {
-    // Chunks that the same rows take are one stretch of blocks.
-    for (size_t c = 0; c < chunkCount_;) {
-      const size_t block = chunks_[c].firstBlock;
-      const size_t count = active(chunks_[c]);
-      size_t end = block;
-      for (; c < chunkCount_ && active(chunks_[c]) == count; c++) end = chunks_[c].firstBlock + chunks_[c].blocks;
-      add(block, end - block, count, c == chunkCount_ || active(chunks_[c]) == 0);
+// Outputs cut: tile after tile.
+void PrefixProduct::multiplyTiles(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
+                                  size_t rows) const {
+  const size_t firstTile = task * tilesPerTask_, step = shape_.cut == Cut::gated ? 2 : 1;
+  for (size_t tile = firstTile; tile < firstTile + tilesOf(task); tile += step) {
+    alignas(64) float sums[2][maxRows * tileRows] = {};
+    for (size_t i = 0; i < step; i++) {
+      // The tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
+      const size_t chunk = chunkOf_[(tile + i) * tileRows];
+      multiplyBlocks(activations, tile + i, chunk, firstRow, rows, extent(run, chunks_[chunk]), 0, sums[i]);
+      addBias(tile + i, rows, sums[i]);
+    }
+    if (step == 2) routines_.gate(sums[0], sums[1], rows * tileRows, sums[0]);
+    storeTile(run, tile, firstRow, rows, sums[0]);
+  }
+}
+
+// Inputs cut: chunk after chunk, as far as some row goes.
+void PrefixProduct::multiplyChunks(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
+                                   size_t rows) const {
+  const size_t firstTile = task * tilesPerTask_, tiles = tilesOf(task);
+  alignas(64) float sums[maxWaiting][maxRows * tileRows];
+  std::memset(sums, 0, tiles * sizeof(sums[0]));
+  size_t active = 0;
+  while (active < chunkCount_ && extent(run, chunks_[active]) > firstRow) active++;
+  const size_t read = active == 0 ? 0 : chunks_[active - 1].firstBlock + chunks_[active - 1].blocks;
+  const size_t skipped = tiles * (blocks_ - read);
+  for (size_t c = 0; c < active; c++) {
+    for (size_t i = 0; i < tiles; i++) {
+      const bool last = c + 1 == active && i + 1 == tiles;
+      multiplyBlocks(activations, firstTile + i, c, firstRow, rows, extent(run, chunks_[c]), last ? skipped : 0,
+                     sums[i]);
     }
   }
+  for (size_t i = 0; i < tiles; i++) {
+    addBias(firstTile + i, rows, sums[i]);
+    storeTile(run, firstTile + i, firstRow, rows, sums[i]);
+  }
+}
+
+// The blocks that a tile has of a chunk, for those of `rows` rows that lie before row `end`.
+void PrefixProduct::multiplyBlocks(const Activations& activations, size_t tile, size_t chunk, size_t firstRow,
+                                   size_t rows, size_t end, size_t skipped, float* sums) const {
+  const size_t active = end > firstRow ? least(end - firstRow, rows) : 0;
+  if (active == 0) return;
+  const size_t at = blockAt(tile, chunk), first = firstRow * blocks_ + chunks_[chunk].firstBlock * rows;
+  TileProduct product{};
+  product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
+  product.scales = scales_ + at * tileRows;
+  product.blocks = chunks_[chunk].blocks;
+  product.blockSize = shape_.blockSize;
+  product.skipped = skipped;
+  product.activations = activations.codes + first * shape_.blockSize;
+  product.activationScales = activations.scales + first;
+  product.offsets = activations.offsets + first;
+  product.groupRows = rows;
+  product.sums = sums;
+  routines_.multiplyTile(product, active);
+}
+
+void PrefixProduct::addBias(size_t tile, size_t rows, float* sums) const {
   if (!bias_) return;
   for (size_t r = 0; r < rows; r++) {
     for (size_t i = 0; i < tileRows; i++) sums[r * tileRows + i] += bias_[tile * tileRows + i];

@@ -78,20 +78,28 @@ class PrefixProduct {
   struct Chunk {
     size_t start, width, level;  // start and width of the first axis
     size_t firstBlock, blocks;   // inputs cut: its blocks of every packed row
+    size_t endTile;              // outputs cut: the tile behind its last row
   };
   struct Activations;
 
   PrefixProduct(const Routines& routines, const ProductShape& shape) : routines_(routines), shape_(shape) {}
   bool pack(const StoredChunk* chunks);
   void placeOutputs(const StoredChunk* chunks);
-  void packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t firstBlock, size_t blocks);
+  void packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t chunk);
   Activations arrange(void* work, size_t rows) const;
   void quantize(const ProductRun&, const Activations&, size_t row) const;
-  void multiply(const ProductRun&, const Activations&, size_t firstTile, size_t lastTile) const;
-  void sumTile(const ProductRun&, const Activations&, size_t tile, size_t firstRow, size_t rows, float* sums) const;
+  void multiply(const ProductRun&, const Activations&, size_t task) const;
+  void multiplyTiles(const ProductRun&, const Activations&, size_t task, size_t firstRow, size_t rows) const;
+  void multiplyChunks(const ProductRun&, const Activations&, size_t task, size_t firstRow, size_t rows) const;
+  void multiplyBlocks(const Activations&, size_t tile, size_t chunk, size_t firstRow, size_t rows, size_t end,
+                      size_t skipped, float* sums) const;
+  void addBias(size_t tile, size_t rows, float* sums) const;
   void storeTile(const ProductRun&, size_t tile, size_t firstRow, size_t rows, const float* sums) const;
   size_t extent(const ProductRun& run, const Chunk& chunk) const;
+  size_t activeTiles(const ProductRun& run) const;
   size_t rowsOf(size_t tile) const;
+  size_t tilesOf(size_t task) const;
+  size_t blockAt(size_t tile, size_t chunk) const;
 
   const Routines& routines_;
   const ProductShape shape_;
@@ -100,9 +108,12 @@ class PrefixProduct {
   size_t inputs_ = 0, outputs_ = 0, levels_ = 0;
   size_t widest_ = 0;  // channels of a group of the first axis
   size_t blocks_ = 0;  // of a packed row
-  size_t packedRows_ = 0, tiles_ = 0;
-  uint8_t* codes_ = nullptr;      // [tiles][blocks][blockSize / 8][16][4]
-  uint16_t* scales_ = nullptr;    // [tiles][blocks][16]
+  size_t packedRows_ = 0, tiles_ = 0, tilesPerTask_ = 0;
+  // In the order in which they are read: [tasks][chunks][tiles of the task][blocks of the chunk], the chunks only where
+  // inputs are cut. So a task reads one stretch, and what a level leaves out lies behind it. A block has
+  // [blockSize / 8][16][4] bytes of codes and [16] scales.
+  uint8_t* codes_ = nullptr;
+  uint16_t* scales_ = nullptr;
   float* bias_ = nullptr;         // [packed rows]
   uint32_t* outputOf_ = nullptr;  // [packed rows]: the output that a packed row computes
   uint32_t* chunkOf_ = nullptr;   // [packed rows], outputs cut

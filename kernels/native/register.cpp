@@ -1,4 +1,4 @@
-// The library's two symbols.
+// What ONNX Runtime and the service ask of the library.
 #include <cstdlib>
 
 #include "cached_attention.h"

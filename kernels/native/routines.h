@@ -29,7 +29,7 @@ struct TileProduct {
   const uint16_t* scales;
   size_t blocks;
   size_t blockSize;
-  // Bytes between the last of these codes and those that are wanted next: what narrow rows leave out of a tile.
+  // Blocks between the last of these and those that are wanted next: what narrow rows leave out.
   size_t skipped;
   // [columns / 8][groupRows][8]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two
   // codes unfold.

@@ -32,6 +32,7 @@ void multiplyHalf(const TileProduct& p, size_t half) {
   const uint8_t* codes = p.codes + half * 32;
   const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
+    if (half == 0) __builtin_prefetch(scalesWantedSoon(p, block));
     __m256i dots[rows];
     for (size_t r = 0; r < rows; r++) dots[r] = _mm256_set1_epi32(p.offsets[block * p.groupRows + r]);
     for (size_t column = 0; column < p.blockSize; column += 32) {

@@ -28,6 +28,7 @@ void multiply(const TileProduct& p) {
   const uint8_t* codes = p.codes;
   const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
+    __builtin_prefetch(scalesWantedSoon(p, block));
     __m512i dots[rows];
     for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(p.offsets[block * p.groupRows + r]);
     for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {

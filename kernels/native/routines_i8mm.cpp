@@ -19,6 +19,7 @@ void multiplyPairs(const TileProduct& p) {
   const uint8_t* codes = p.codes;
   const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
+    __builtin_prefetch(scalesWantedSoon(p, block));
     int32x4_t products[pairs][2 * quarters];
     for (size_t pair = 0; pair < pairs; pair++) {
       const int32x2_t first = vdup_n_s32(p.offsets[block * p.groupRows + 2 * pair]);

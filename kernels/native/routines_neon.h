@@ -26,6 +26,7 @@ void multiplyByDots(const TileProduct& p) {
   const uint8_t* codes = p.codes;
   const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
+    __builtin_prefetch(scalesWantedSoon(p, block));
     int32x4_t dots[rows][quarters];
     for (size_t r = 0; r < rows; r++) {
       for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[block * p.groupRows + r]);

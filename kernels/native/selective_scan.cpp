@@ -1,29 +1,30 @@
 #include "selective_scan.h"
 
-#include <cstring>
-
+#include "lane_arrays.h"
 #include "lane_scan.h"
 #include "operator.h"
 
 namespace espalier {
 namespace {
 
-// Inputs before the states.
+// Inputs before the lanes' arrays.
 enum Input : size_t {
   packed = 0,
   laneRows = 1,
-  convX = 2,
-  convXBias = 3,
-  convBc = 4,
-  convBcBias = 5,
-  aLog = 6,
-  deltaBias = 7,
-  skip = 8,
-  norm = 9,
-  firstState = 10
+  laneLevels = 2,
+  places = 3,
+  convX = 4,
+  convXBias = 5,
+  convBc = 6,
+  convBcBias = 7,
+  aLog = 8,
+  deltaBias = 9,
+  skip = 10,
+  norm = 11,
+  firstArray = 12
 };
 
-constexpr size_t statesOfLane = 3;
+constexpr size_t cachesOfLane = 3;
 
 struct SelectiveScan {
   explicit SelectiveScan(ort::Api api) : api(api) {}
@@ -37,6 +38,8 @@ struct SelectiveScan {
   ort::Api api;
   ort::Allocator* allocator = nullptr;
   LaneScan* scan = nullptr;
+  LevelWidths channelWidths, stateWidths;
+  size_t firstCache = 0;
 
   ort::Status* prepare(const ort::KernelInfo* info) {
     ScanShape shape{};
@@ -61,6 +64,13 @@ struct SelectiveScan {
           "SelectiveScan: %zu heads of %zu of %zu channels, %zu groups of %zu of %zu states, %zu taps are no "
           "block",
           shape.heads, shape.channels, shape.fullChannels, shape.groups, shape.states, shape.fullStates, shape.taps);
+    }
+    RETURN_IF_FAILED(channelWidths.read(api, info, "SelectiveScan", "channel_widths", shape.channels));
+    RETURN_IF_FAILED(stateWidths.read(api, info, "SelectiveScan", "state_widths", shape.states));
+    RETURN_IF_FAILED(readInteger(api, info, "first_cache", &firstCache));
+    if (channelWidths.levels != stateWidths.levels) {
+      return failure(api, "SelectiveScan: channels of %zu levels, states of %zu", channelWidths.levels,
+                     stateWidths.levels);
     }
     const size_t channels = shape.heads * shape.fullChannels, states = 2 * shape.groups * shape.fullStates;
     ScanParameters parameters{};
@@ -92,25 +102,30 @@ struct SelectiveScan {
   ort::Status* compute(ort::KernelContext* context) const {
     const ScanShape& shape = scan->shape();
     ScanRun run{};
-    Shape packedShape, rowsShape;
-    const int64_t* rowsOfLanes = nullptr;
+    Shape packedShape, rowsShape, levelsShape;
+    const int64_t *rowsOfLanes = nullptr, *levelsOfLanes = nullptr;
     RETURN_IF_FAILED(readInput(api, context, Input::packed, &run.packed, &packedShape));
     RETURN_IF_FAILED(readInput(api, context, Input::laneRows, &rowsOfLanes, &rowsShape));
+    RETURN_IF_FAILED(readInput(api, context, Input::laneLevels, &levelsOfLanes, &levelsShape));
     const int64_t rows = packedShape.rank > 0 ? packedShape.sizes[0] : 0;
     if (packedShape.rank < 1 || packedShape.count() != rows * static_cast<int64_t>(shape.columns())) {
       return failure(api, "SelectiveScan: %lld elements in %lld rows, wanted %zu a row",
                      static_cast<long long>(packedShape.count()), static_cast<long long>(rows), shape.columns());
     }
     const int64_t laneCount = rowsShape.count();
-    if (laneCount > static_cast<int64_t>(maxScanLanes)) {
-      return failure(api, "SelectiveScan: %lld lanes, wanted at most %zu", static_cast<long long>(laneCount),
-                     maxScanLanes);
+    if (laneCount > static_cast<int64_t>(maxScanLanes) || levelsShape.count() != laneCount) {
+      return failure(api, "SelectiveScan: %lld lanes with %lld levels, wanted as many and at most %zu",
+                     static_cast<long long>(laneCount), static_cast<long long>(levelsShape.count()), maxScanLanes);
     }
     int64_t rowsLeft = rows;
     for (int64_t i = 0; i < laneCount; i++) {
       if (rowsOfLanes[i] < 0 || rowsOfLanes[i] > rowsLeft) {
         return failure(api, "SelectiveScan: lane %lld has %lld rows of %lld that are left", static_cast<long long>(i),
                        static_cast<long long>(rowsOfLanes[i]), static_cast<long long>(rowsLeft));
+      }
+      if (levelsOfLanes[i] < 0 || levelsOfLanes[i] >= static_cast<int64_t>(channelWidths.levels)) {
+        return failure(api, "SelectiveScan: lane %lld has level %lld of %zu", static_cast<long long>(i),
+                       static_cast<long long>(levelsOfLanes[i]), channelWidths.levels);
       }
       rowsLeft -= rowsOfLanes[i];
     }
@@ -125,12 +140,30 @@ struct SelectiveScan {
     RETURN_IF_FAILED(makeOutput(api, context, 0, out, &run.y));
     if (rows == 0) return nullptr;
 
+    LaneArrays arrays(api, context, "SelectiveScan");
+    RETURN_IF_FAILED(arrays.open(Input::places, firstCache, cachesOfLane));
     ScanLane lanes[maxScanLanes];
     for (int64_t i = 0; i < laneCount; i++) {
       if (rowsOfLanes[i] == 0) continue;
       ScanLane& lane = lanes[run.laneCount++];
       lane.rows = static_cast<size_t>(rowsOfLanes[i]);
-      RETURN_IF_FAILED(takeStates(context, static_cast<size_t>(i), &lane));
+      lane.channels = channelWidths.widths[levelsOfLanes[i]];
+      lane.states = stateWidths.widths[levelsOfLanes[i]];
+      const size_t before = shape.taps - 1;
+      const size_t wanted[cachesOfLane] = {before * shape.heads * lane.channels,
+                                           before * 2 * shape.groups * lane.states,
+                                           shape.heads * lane.states * lane.channels};
+      for (size_t cache = 0; cache < cachesOfLane; cache++) {
+        if (arrays.floats(cache) < wanted[cache]) {
+          return failure(api, "SelectiveScan: the place of state %zu has %zu floats, wanted %zu", cache,
+                         arrays.floats(cache), wanted[cache]);
+        }
+      }
+      float* caches[cachesOfLane];
+      RETURN_IF_FAILED(arrays.take(firstArray + static_cast<size_t>(i), caches));
+      lane.convX = caches[0];
+      lane.convBc = caches[1];
+      lane.state = caches[2];
     }
     run.rows = static_cast<size_t>(rows);
     run.lanes = lanes;
@@ -142,62 +175,22 @@ struct SelectiveScan {
     return nullptr;
   }
 
-  // The states of a lane, at their outputs.
-  ort::Status* takeStates(ort::KernelContext* context, size_t index, ScanLane* lane) const {
-    const ScanShape& shape = scan->shape();
-    float** const places[statesOfLane] = {&lane->convX, &lane->convBc, &lane->state};
-    const float* past[statesOfLane];
-    Shape shapes[statesOfLane];
-    for (size_t i = 0; i < statesOfLane; i++) {
-      RETURN_IF_FAILED(readInput(api, context, firstState + statesOfLane * index + i, &past[i], &shapes[i]));
-    }
-    const Shape& state = shapes[2];
-    const auto size = [&](size_t axis) { return state.rank == 4 ? state.sizes[axis] : -1; };
-    const int64_t heads = static_cast<int64_t>(shape.heads), groups = static_cast<int64_t>(shape.groups);
-    const int64_t before = static_cast<int64_t>(shape.taps) - 1;
-    if (size(0) != 1 || size(1) != heads || size(2) < 1 || size(2) > static_cast<int64_t>(shape.states) ||
-        size(3) < 1 || size(3) > static_cast<int64_t>(shape.channels) ||
-        shapes[0].count() != before * heads * size(3) || shapes[1].count() != before * 2 * groups * size(2)) {
-      return failure(api,
-                     "SelectiveScan: lane %zu has a state of [%lld, %lld, %lld, %lld] behind %lld and %lld inputs, "
-                     "wanted [1, %zu, at most %zu, at most %zu] and %lld of each channel",
-                     index, static_cast<long long>(size(0)), static_cast<long long>(size(1)),
-                     static_cast<long long>(size(2)), static_cast<long long>(size(3)),
-                     static_cast<long long>(shapes[0].count()), static_cast<long long>(shapes[1].count()), shape.heads,
-                     shape.states, shape.channels, static_cast<long long>(before));
-    }
-    lane->states = static_cast<size_t>(size(2));
-    lane->channels = static_cast<size_t>(size(3));
-    for (size_t i = 0; i < statesOfLane; i++) {
-      RETURN_IF_FAILED(makeOutput(api, context, 1 + statesOfLane * index + i, shapes[i], places[i]));
-      if (*places[i] != past[i]) {
-        std::memcpy(*places[i], past[i], static_cast<size_t>(shapes[i].count()) * sizeof(float));
-      }
-    }
-    return nullptr;
-  }
-
   static const Routines* routines;
 
   static constexpr ort::CustomOp describe() {
     ort::CustomOp op = cpuOperator<SelectiveScan>();
     op.getName = [](const ort::CustomOp*) -> const char* { return "SelectiveScan"; };
-    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstState + 1; };
+    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstArray + 1; };
     op.getInputType = [](const ort::CustomOp*, size_t index) {
-      return index == Input::laneRows ? ort::int64 : ort::float32;
+      return index == Input::laneRows || index == Input::laneLevels || index == Input::places ? ort::int64
+                                                                                              : ort::float32;
     };
     op.getInputPresence = [](const ort::CustomOp*, size_t index) {
-      return index == firstState                                       ? ort::variadic
+      return index == firstArray                                       ? ort::variadic
              : index == Input::convXBias || index == Input::convBcBias ? ort::optional
                                                                        : ort::required;
     };
-    op.getVariadicInputMinimum = [](const ort::CustomOp*) -> int { return statesOfLane; };
     op.getVariadicInputSameType = [](const ort::CustomOp*) { return 1; };
-    op.getOutputCount = [](const ort::CustomOp*) -> size_t { return 2; };
-    op.getOutputPresence = [](const ort::CustomOp*, size_t index) {
-      return index == 0 ? ort::required : ort::variadic;
-    };
-    op.getVariadicOutputMinimum = [](const ort::CustomOp*) -> int { return statesOfLane; };
     return op;
   }
 };

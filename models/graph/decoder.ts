@@ -9,6 +9,7 @@ import { computedOnHost } from "./host_lanes.ts";
 import { chunkedLinear, type Norm } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
 import { halfWeights, toSingle } from "./half_weights.ts";
+import { laneArrays } from "./lane_arrays.ts";
 import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
 import { pooledAttention } from "./pooled_attention.ts";
@@ -39,8 +40,10 @@ export type Operators = "stock" | "half" | "native" | "cuda";
  *
  * Output: `logits` float32 `[n, V]`, and the caches and states.
  *
- * On a CUDA device there is also `likeliest` int64 `[n]`, the token of every row's greatest logit; the caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64
- * `[lanes]`, says where in them a lane's sequence has its own.
+ * Our own operators on the CPU take a lane's caches and states as one array, see `laneArrays`, and write it where it is:
+ * it is no output. On a CUDA device there is also `likeliest` int64 `[n]`, the token of every row's greatest logit; the
+ * caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64 `[lanes]`, says where in
+ * them a lane's sequence has its own.
  */
 export function decoderGraph(
   plan: ModelPlan,
@@ -101,6 +104,19 @@ function laneParts(
   const { config, levels } = plan;
   const rowsUpTo = countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels);
   const gates = gatesOf(graph, rowsUpTo, levels);
+  const mixers = (): Pick<BlockContext, "core" | "stateSpace"> => {
+    if (!native) {
+      return {
+        core: afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs)),
+        stateSpace: stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs)),
+      };
+    }
+    const arrays = laneArrays(graph, plan, laneInputs.count);
+    return {
+      core: laneAttention(graph, config, laneInputs, arrays, positions),
+      stateSpace: selectiveScan(config, weights, laneInputs, arrays),
+    };
+  };
   const int4 = native ? asInt4(weights) : null;
   const ours = int4 === null ? weights : prefixWeights(int4);
   return {
@@ -108,12 +124,7 @@ function laneParts(
       config,
       weights: ours,
       linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
-      core: int4 === null
-        ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs))
-        : laneAttention(graph, config, laneInputs, positions),
-      stateSpace: int4 === null
-        ? stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs))
-        : selectiveScan(config, weights, laneInputs),
+      ...mixers(),
     },
     embed: (tokens) => ours.embed(graph, tokens, embeddingMatrix(config)),
     head: (hidden) => languageModelHead(graph, hidden, plan, ours),

@@ -1,7 +1,8 @@
-import { ABSENT, ElementType, type GraphBuilder, type Value } from "../../onnx/mod.ts";
+import { ABSENT, type GraphBuilder, type Value } from "../../onnx/mod.ts";
 import { type ModelConfig, rotaryDimOf } from "../description.ts";
 import type { AttentionCore } from "./block_context.ts";
-import { cacheNames, type LaneInputs } from "./cached_attention.ts";
+import type { LaneInputs } from "./cached_attention.ts";
+import type { LaneArrays } from "./lane_arrays.ts";
 import { ESPALIER } from "./prefix_linear.ts";
 import { rotaryAngles } from "./rotary.ts";
 
@@ -16,6 +17,7 @@ export function laneAttention(
   builder: GraphBuilder,
   config: ModelConfig,
   lanes: LaneInputs,
+  { arrays, places, firstOf }: LaneArrays,
   positions: Value,
 ): AttentionCore {
   const { numAttentionHeads, numKeyValueHeads, headDim } = config;
@@ -23,32 +25,23 @@ export function laneAttention(
   const { cosines, sines } = turns ? rotaryAngles(builder, config, positions) : { cosines: ABSENT, sines: ABSENT };
   return {
     attend(graph, packed, block, { pairs }) {
-      const names = Array.from({ length: lanes.count }, (_, lane) => cacheNames(block, lane));
-      const caches = names.flatMap(({ pastKey, pastValue }, lane) =>
-        [pastKey, pastValue].map((name) =>
-          graph.input(name, ElementType.float32, [
-            1,
-            numKeyValueHeads,
-            `capacity_${lane}`,
-            `${block.name}.width_${lane}`,
-          ])
-        )
-      );
-      const inputs = [packed, lanes.rows, lanes.lengths, cosines, sines, pairs ?? ABSENT, ...caches];
-      const [attended, ...extended] = graph.ops("CachedAttention", inputs, 1 + caches.length, {
+      const angles = [cosines, sines, pairs ?? ABSENT];
+      return graph.op("CachedAttention", [
+        ...[packed, lanes.rows, lanes.levels, lanes.lengths, places],
+        ...angles,
+        ...arrays,
+      ], {
         domain: ESPALIER,
         attributes: {
           query_heads: numAttentionHeads,
           key_heads: numKeyValueHeads,
           widest: block.widths[0]!,
+          widths: block.widths,
           turns: turns ? 1 : 0,
           scale: { float: headDim ** -0.5 },
+          first_cache: firstOf(block),
         },
       });
-      for (const [at, name] of names.flatMap(({ key, value }) => [key, value]).entries()) {
-        graph.output(name, extended[at]!, ElementType.float32);
-      }
-      return attended!;
     },
   };
 }

@@ -3,10 +3,12 @@ import { deepEqual, ok, rejects } from "node:assert/strict";
 import { openKernels } from "../../kernels/native_library.ts";
 import { ElementType, GraphBuilder, openRuntime } from "../../onnx/mod.ts";
 import { TINY_BAMBA, TINY_LLAMA, TINY_NEMOTRON_H } from "../../tests/support/tiny_models.ts";
+import { arrayPlaces, cachesOf } from "../caches.ts";
 import type { ModelConfig } from "../description.ts";
 import { type AttentionPlan, planModel } from "../plan.ts";
 import type { AttentionCore } from "./block_context.ts";
 import { cachedAttention, cacheNames, type LaneInputs } from "./cached_attention.ts";
+import { laneArrayName, laneArrays } from "./lane_arrays.ts";
 import { laneAttention } from "./lane_attention.ts";
 import { afterRotation, rotaryOf } from "./rotary.ts";
 
@@ -41,7 +43,16 @@ if (kernels !== null) {
       const tooMany = attend(TINY_LLAMA, kernels.path, 1, [{ rows: [7, 3, 0, 0], levels: [0, 1, 1, 1], surplus: 1 }]);
       await rejects(tooMany, /CachedAttention: 1 rows belong to no lane/);
       const tooLong = attend(TINY_LLAMA, kernels.path, 1, [{ rows: [49, 0, 0, 0], levels: [0, 1, 1, 1] }]);
-      await rejects(tooLong, /CachedAttention: lane 0 has a cache of \[1, 2, 48, 32\], wanted \[1, 2, at least 49/);
+      await rejects(tooLong, /CachedAttention: lane 0 has 49 tokens, its cache holds 48/);
+    });
+
+    it("refuses a level that there is none of, and arrays and places that do not fit, by name", async () => {
+      const step = { rows: [7, 0, 0, 0], levels: [0, 1, 1, 1] };
+      const attempt = (more: object) => attend(TINY_LLAMA, kernels.path, 1, [{ ...step, ...more }]);
+      await rejects(attempt({ levels: [2, 1, 1, 1] }), /CachedAttention: lane 0 has .* level 2 of 2/);
+      await rejects(attempt({ arrayFloats: 100 }), /CachedAttention: a lane's array has 100 floats, wanted 6144/);
+      await rejects(attempt({ places: [0, 3072, 3000] }), /CachedAttention: cache 1 lies at 3072 to 3000/);
+      await rejects(attempt({ places: [0, 3000, 6000] }), /keys of 3000 floats and values of 3000, wanted 64 a token/);
     });
   });
 }
@@ -51,12 +62,19 @@ async function attend(
   config: ModelConfig,
   operators: string | null,
   threads = 1,
-  steps: readonly { rows: readonly number[]; levels: readonly number[]; surplus?: number }[] = STEPS,
+  steps: readonly {
+    rows: readonly number[];
+    levels: readonly number[];
+    surplus?: number;
+    arrayFloats?: number;
+    places?: readonly number[];
+  }[] = STEPS,
 ): Promise<number[]> {
   const { numAttentionHeads, numKeyValueHeads, headDim } = config;
   const heads = numAttentionHeads + 2 * numKeyValueHeads;
   const spec = { kind: "attention" as const, widths: [headDim, headDim / 2], queryKeyBias: false, outputBias: false };
-  const block = planModel(config, [[spec]]).layers[0]![0] as AttentionPlan;
+  const plan = planModel(config, [[spec]]);
+  const block = plan.layers[0]![0] as AttentionPlan;
   const graph = new GraphBuilder();
   const packed = graph.input("packed", ElementType.float32, ["rows", heads, headDim]);
   const positions = graph.input("positions", ElementType.int64, ["rows"]);
@@ -68,7 +86,7 @@ async function attend(
   };
   const core: AttentionCore = operators === null
     ? afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, lanes))
-    : laneAttention(graph, config, lanes, positions);
+    : laneAttention(graph, config, lanes, laneArrays(graph, plan, LANES), positions);
   const rotaryDim = config.rope.rotaryDim ?? headDim;
   const places = (group: number) =>
     Array.from({ length: headDim / 2 }, (_, i) => Math.min((i * 3 + group) % (headDim / 2), rotaryDim / 2));
@@ -89,17 +107,22 @@ async function attend(
   using binding = session.bind();
   const attended: number[] = [];
   const lengths = new Int32Array(LANES);
-  const caches = Array.from({ length: LANES }, (_, lane) => {
-    const level = steps.at(-1)!.levels[lane]!;
-    const shape = [1, numKeyValueHeads, CAPACITY, block.widths[level]!];
-    const cache = () =>
-      runtime.tensor(ElementType.float32, shape, new Float32Array(shape.reduce((a, b) => a * b)).fill(NaN));
-    return { key: cache(), value: cache() };
-  });
-  caches.forEach(({ key, value }, lane) => {
+  const integers = (list: readonly number[]) =>
+    runtime.tensor(ElementType.int64, [list.length], BigInt64Array.from(list, BigInt));
+  const unwritten = (shape: readonly number[]) =>
+    runtime.tensor(ElementType.float32, shape, new Float32Array(shape.reduce((a, b) => a * b)).fill(NaN));
+  if (operators !== null) {
+    const places = steps[0]!.places ?? arrayPlaces(cachesOf(plan), CAPACITY);
+    binding.input("cache_places", integers(places));
+    const { arrayFloats = places.at(-1)! } = steps[0]!;
+    for (let lane = 0; lane < LANES; lane++) binding.input(laneArrayName(lane), unwritten([arrayFloats]));
+  }
+  for (let lane = 0; operators === null && lane < LANES; lane++) {
+    const shape = [1, numKeyValueHeads, CAPACITY, block.widths[steps.at(-1)!.levels[lane]!]!];
+    const [key, value] = [unwritten(shape), unwritten(shape)];
     const names = cacheNames(block, lane);
     binding.input(names.pastKey, key).output(names.key, key).input(names.pastValue, value).output(names.value, value);
-  });
+  }
   for (const { rows: laneRows, levels, surplus = 0 } of steps) {
     const rows = laneRows.reduce((sum, count) => sum + count, surplus);
     const width = laneRows.flatMap((count, lane) => Array<number>(count).fill(block.widths[levels[lane]!]!));
@@ -109,8 +132,6 @@ async function attend(
     );
     const place = laneRows.flatMap((count, lane) => Array.from({ length: count }, (_, i) => lengths[lane]! + i));
     const out = new Float32Array(rows * numAttentionHeads * headDim);
-    const integers = (list: readonly number[]) =>
-      runtime.tensor(ElementType.int64, [list.length], BigInt64Array.from(list, BigInt));
     laneRows.forEach((count, lane) => lengths[lane]! += count);
     await binding
       .input("packed", runtime.tensor(ElementType.float32, [rows, heads, headDim], values))

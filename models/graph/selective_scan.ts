@@ -1,42 +1,35 @@
-import { ABSENT, type Attribute, ElementType, type GraphBuilder, type Value } from "../../onnx/mod.ts";
+import { ABSENT, type Attribute, type GraphBuilder, type Value } from "../../onnx/mod.ts";
 import { mambaOf, type ModelConfig } from "../description.ts";
 import { blockVectors, type MambaPlan } from "../plan.ts";
 import type { LaneInputs } from "./cached_attention.ts";
-import { stateNames } from "./cached_state_space.ts";
+import type { LaneArrays } from "./lane_arrays.ts";
 import { ESPALIER } from "./prefix_linear.ts";
 import type { StateSpaceMixer } from "./state_space.ts";
 import type { Weights } from "./weights.ts";
 
 /** Our own operator: one node per Mamba block for the states of all lanes, see `kernels/native/selective_scan.h`. */
-export function selectiveScan(config: ModelConfig, weights: Weights, lanes: LaneInputs): StateSpaceMixer {
+export function selectiveScan(
+  config: ModelConfig,
+  weights: Weights,
+  lanes: LaneInputs,
+  { arrays, places, firstOf }: LaneArrays,
+): StateSpaceMixer {
   return {
     mix(graph, projected, block) {
       if (!("whole" in projected)) throw new TypeError("Cannot scan axes that do not lie side by side");
-      const { numHeads, convKernel } = mambaOf(config);
-      const states = Array.from({ length: lanes.count }, (_, lane) => {
-        const { convX, convBc, scan } = stateNames(block, lane);
-        return [
-          { ...convX, shape: [1, convKernel - 1, `${convX.past}.channels`] },
-          { ...convBc, shape: [1, convKernel - 1, `${convBc.past}.channels`] },
-          { ...scan, shape: [1, numHeads, `${scan.past}.states`, `${scan.past}.channels`] },
-        ];
-      }).flat();
-      const [mixed, ...present] = graph.ops(
-        "SelectiveScan",
-        [
-          projected.whole,
-          lanes.rows,
-          ...scanVectors(graph, config, weights, block),
-          ...states.map(({ past, shape }) => graph.input(past, ElementType.float32, shape)),
-        ],
-        1 + states.length,
-        {
-          domain: ESPALIER,
-          attributes: scanAttributes(config, block),
+      return graph.op("SelectiveScan", [
+        ...[projected.whole, lanes.rows, lanes.levels, places],
+        ...scanVectors(graph, config, weights, block),
+        ...arrays,
+      ], {
+        domain: ESPALIER,
+        attributes: {
+          ...scanAttributes(config, block),
+          channel_widths: block.widths,
+          state_widths: block.stateWidths,
+          first_cache: firstOf(block),
         },
-      );
-      states.forEach((state, index) => graph.output(state.present, present[index]!, ElementType.float32));
-      return mixed!;
+      });
     },
   };
 }

@@ -17,9 +17,9 @@ export function chatCompletions(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { raw } = c.req;
     const body = parseBody(ChatBody, withRateHeaders(await readJson(raw, services.limits), raw.headers));
-    const promptTokens = encodeMessages(body.messages, services);
+    const promptTokens = await encodeMessages(body.messages, services);
     const asked = body.max_completion_tokens ?? body.max_tokens;
-    const request = nativeRequest(
+    const request = await nativeRequest(
       body,
       {
         prompt: undefined,
@@ -41,10 +41,10 @@ export function chatCompletions(services: Services): Handler<RecordedEnv> {
 }
 
 /** @throws {RequestError} 400 if the model takes no conversations, or not this one; 413 if it is too long. */
-function encodeMessages(
+async function encodeMessages(
   messages: ChatBody["messages"],
   { tokenizer, chatTemplate, limits }: Pick<Services, "tokenizer" | "chatTemplate" | "limits">,
-): number[] {
+): Promise<readonly number[]> {
   if (tokenizer === null || chatTemplate === null) {
     const missing = tokenizer === null ? "tokenizer" : "chat_template in its tokenizer_config.json";
     throw new RequestError(400, `The model takes no conversations: it has no ${missing}. Use /v1/completions`, null);
@@ -56,7 +56,7 @@ function encodeMessages(
     throw error instanceof ChatTemplateError ? new RequestError(400, error.message, "messages") : error;
   }
   checkLength(text, limits, "messages");
-  return tokenizer.encode(text, { addSpecialTokens: false });
+  return await tokenizer.encode(text, { addSpecialTokens: false });
 }
 
 function chatMessage({ role, content }: ChatBody["messages"][number]): ChatMessage {

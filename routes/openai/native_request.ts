@@ -22,12 +22,12 @@ interface Differences {
  * @throws {RequestError} As `generateRequest`, 404 if the model is another, 400 if its name pins another rate than a field
  * does; fields are called as the caller calls them.
  */
-export function nativeRequest(
+export async function nativeRequest(
   body: ChatBody | CompletionBody,
   { names, ...differences }: Differences,
   services: Pick<Services, "engine" | "model" | "tokenizer" | "limits" | "newSeed">,
   arrivedMs: number,
-): TextRequest {
+): Promise<TextRequest> {
   const pinned = body.model === undefined ? null : pinnedRate(body.model, services.model);
   if (pinned !== null && typeof body.pruning_rate === "number" && body.pruning_rate !== pinned) {
     throw new RequestError(400, `It differs from the rate of the model, which is ${pinned}`, "pruning_rate");
@@ -53,7 +53,7 @@ export function nativeRequest(
   };
   const given = Object.fromEntries(Object.entries(fields).filter(([, value]) => value !== null && value !== undefined));
   try {
-    return generateRequest(parseBody(GenerateBody, given), services, arrivedMs);
+    return await generateRequest(parseBody(GenerateBody, given), services, arrivedMs);
   } catch (error) {
     if (!(error instanceof RequestError) || error.param === null) throw error;
     const [field = "", ...rest] = error.param.split(".");

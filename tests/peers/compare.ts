@@ -7,6 +7,7 @@ import { progressBar } from "../../commands/progress_bar.ts";
 import { median } from "../../commands/replay/statistics.ts";
 import { runCommand } from "../../commands/run_command.ts";
 import { table } from "../../compression/report.ts";
+import { openKernels } from "../../kernels/native_library.ts";
 import { ReadLoop } from "../../kernels/read_bandwidth.ts";
 import { bytesPerToken, espalier } from "./espalier.ts";
 import { Common } from "./flags.ts";
@@ -59,7 +60,8 @@ async function measureInTurn(
 ): Promise<{ samples: Speeds[][]; readLoop: number[] }> {
   const samples: Speeds[][] = participants.map(() => []);
   const readLoop: number[] = [];
-  using loop = new ReadLoop(workload.threads);
+  const { kernels } = await openKernels();
+  using loop = new ReadLoop(workload.threads, kernels?.path ?? null);
   using bar = progressBar("compare");
   for (let round = 0; round < rounds; round++) {
     readLoop.push(await loop.measure());

@@ -131,11 +131,12 @@ __device__ __forceinline__ void multiplyFew(const ProductParameters& p) {
             for (int n = 0; n < columns8; n++) {
               uint4 x = make_uint4(0, 0, 0, 0);
               const int token = 8 * n + g;
-              if (token < (own ? 1 : p.rows)) {
-                x = own ? ownRow[eight + word]
-                        : reinterpret_cast<const uint4*>(
-                              p.prepared)[static_cast<size_t>(token) * static_cast<size_t>(p.units * unitEights) +
-                                          static_cast<size_t>(eight + word)];
+              if (own) {
+                x = ownX[word];
+              } else if (token < p.rows) {
+                x = reinterpret_cast<const uint4*>(
+                    p.prepared)[static_cast<size_t>(token) * static_cast<size_t>(p.units * unitEights) +
+                                static_cast<size_t>(eight + word)];
               }
               const uint32_t firstX[2] = {x.x, x.y}, secondX[2] = {x.z, x.w};
               mma16816(wholeUnits ? unitSums[n][0] : accumulated[n][0], first, firstX);

@@ -1,0 +1,61 @@
+import type { ActiveRequest, WaitingRequest } from "./active_request.ts";
+import type { GenerationRequest } from "./generation.ts";
+import { limitsOf, type Targets } from "./limits.ts";
+import type { RunningWork, WaitingWork } from "./predictor.ts";
+
+/** What is known of the time and of answers in general. */
+export interface Expectations {
+  readonly targets: Targets;
+  readonly nowMs: number;
+  /** Whether what runs can be narrowed. */
+  readonly narrows: boolean;
+  /** Share of the tokens it may have that an answer is counted on to have. */
+  readonly lengthRatio: number;
+}
+
+/** What a waiting request needs. @param instantMs Its place in the order of urgency. */
+export function waitingWork(
+  { request }: Pick<WaitingRequest, "request">,
+  instantMs: number,
+  { targets, nowMs, lengthRatio }: Expectations,
+): WaitingWork {
+  const newTokens = expectedTokens(request, lengthRatio);
+  return {
+    promptTokens: request.promptTokens.length,
+    newTokens,
+    limits: limitsOf(request, { targets, newTokens, nowMs, firstTokenMs: null }),
+    waitedMs: nowMs - request.arrivedMs,
+    widestLevel: request.pinnedLevel ?? 0,
+    narrowestLevel: request.pinnedLevel ?? request.floorLevel,
+    instantMs,
+  };
+}
+
+/**
+ * What a running request needs after the present step; null if it needs no more.
+ *
+ * @param rows Its rows in the present step.
+ */
+export function runningWork(
+  { request, sequence, firstTokenMs, promptLength, prefilled, tokens }: ActiveRequest,
+  { rows, instantMs }: { rows: number; instantMs: number },
+  { targets, nowMs, narrows, lengthRatio }: Expectations,
+): RunningWork | null {
+  const promptTokens = Math.max(0, promptLength - prefilled - rows);
+  const expected = Math.max(expectedTokens(request, lengthRatio), tokens + 1);
+  const newTokens = expected - tokens - (rows > 0 && promptTokens === 0 ? 1 : 0);
+  if (newTokens <= 0) return null;
+  return {
+    level: sequence.level,
+    narrowestLevel: narrows ? request.pinnedLevel ?? request.floorLevel : sequence.level,
+    promptTokens,
+    context: sequence.length + rows,
+    newTokens,
+    instantMs,
+    limits: limitsOf(request, { targets, newTokens: expected, nowMs, firstTokenMs }),
+  };
+}
+
+function expectedTokens({ maxNewTokens }: GenerationRequest, lengthRatio: number): number {
+  return Math.max(1, Math.ceil(maxNewTokens * lengthRatio));
+}

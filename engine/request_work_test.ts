@@ -1,0 +1,52 @@
+import { deepEqual, equal } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { ActiveRequest } from "./active_request.ts";
+import { Channel } from "./channel.ts";
+import type { GenerationEvent } from "./generation.ts";
+import { NO_TARGETS } from "./limits.ts";
+import type { RateChoice } from "./rate_choice.ts";
+import { runningWork } from "./request_work.ts";
+import { SamplerScratch } from "./sampler.ts";
+import { toyRequest } from "./testing/toy_engine.ts";
+import { ToyRunner } from "./testing/toy_runner.ts";
+
+const expectations = { targets: NO_TARGETS, nowMs: 1000, narrows: true, lengthRatio: 1 };
+const choice: RateChoice = {
+  ...{ level: 0, reason: "idle" as const, predictedMs: 40, predictedMsAtRate0: 40 },
+  ...{ predictedTtftMs: 10, predictedTpotMs: 10, fits: true },
+};
+
+/** A request with a prompt of 3 tokens that may have 4, just begun. */
+function begun(): ActiveRequest {
+  const waiting = {
+    request: toyRequest(),
+    hopeless: false,
+    events: new Channel<GenerationEvent>(() => {}),
+    unlisten: () => {},
+  };
+  const sequence = new ToyRunner().openSequence(0);
+  return new ActiveRequest(waiting, { choice, sequence, nowMs: 1000 }, new SamplerScratch());
+}
+
+describe("runningWork()", () => {
+  it("counts what the present step does as done", () => {
+    const need = (rows: number) => {
+      const { promptTokens, newTokens, context } = runningWork(begun(), { rows, instantMs: 0 }, expectations)!;
+      return [promptTokens, newTokens, context];
+    };
+    deepEqual([need(0), need(2), need(3)], [[3, 4, 0], [1, 4, 2], [0, 3, 3]]);
+  });
+
+  it("counts on narrowing only where it can be done", () => {
+    const narrowest = (narrows: boolean) =>
+      runningWork(begun(), { rows: 0, instantMs: 0 }, { ...expectations, narrows })!.narrowestLevel;
+    deepEqual([narrowest(true), narrowest(false)], [2, 0]);
+  });
+
+  it("is nothing once the last token is on its way", () => {
+    const active = begun();
+    active.prefilled = 3;
+    active.tokens = 3;
+    equal(runningWork(active, { rows: 1, instantMs: 0 }, expectations), null);
+  });
+});

@@ -1,0 +1,29 @@
+// What memory gives to threads that only read: the yardstick of decoding. It reads as the best of our operators does,
+// huge pages from end to end and asking in advance, and computes next to nothing.
+#include "memory.h"
+#include "routines.h"
+
+#define EXPORTED extern "C" __attribute__((visibility("default")))
+
+// Memory for it, all written, so that every page is there; null if there is not enough.
+EXPORTED void* EspalierOpenStream(size_t bytes) {
+  auto* words = static_cast<uint64_t*>(espalier::allocateWeights(bytes));
+  for (size_t i = 0; words && i < bytes / sizeof(uint64_t); i++) words[i] = i;
+  return words;
+}
+
+EXPORTED void EspalierCloseStream(void* stream) { espalier::freeWeights(stream); }
+
+// Reads a stream, of whole lines of 64 bytes. The sum is there so that nothing is left out.
+EXPORTED uint64_t EspalierReadStream(const void* stream, size_t bytes) {
+  constexpr size_t line = 64 / sizeof(uint64_t);
+  const auto* words = static_cast<const uint64_t*>(stream);
+  uint64_t sums[line] = {};
+  for (size_t i = 0; i < bytes / sizeof(uint64_t); i += line) {
+    __builtin_prefetch(words + i + espalier::prefetchBytes / sizeof(uint64_t));
+    for (size_t j = 0; j < line; j++) sums[j] ^= words[i + j];
+  }
+  uint64_t sum = 0;
+  for (const uint64_t word : sums) sum ^= word;
+  return sum;
+}
