@@ -58,8 +58,9 @@ describe("PrefixMatMul in a session", () => {
       return Deno.memoryUsage().rss;
     };
     const before = await cycle(40); // by then the allocators have grown to what they keep
-    const after = await cycle(40);
-    ok(after - before < 32 * 2 ** 20, `40 more sessions hold ${(after - before) / 2 ** 20} MiB`);
+    // What is lost stays lost: the least of three is no lower for it. One alone may find what is about to be collected.
+    const after = Math.min(await cycle(40), await cycle(40), await cycle(40));
+    ok(after - before < 32 * 2 ** 20, `after 40 more sessions or 120, ${(after - before) / 2 ** 20} MiB more are held`);
   });
 
   it("lets the process end with the session open, and in the middle of a run", async () => {
