@@ -1,7 +1,7 @@
 import { setImmediate } from "node:timers/promises";
 import { cString, type Handle } from "./c_api.ts";
 import { appendCudaProvider, type CudaOptions } from "./cuda_provider.ts";
-import type { BoundTensor } from "./device_tensor.ts";
+import type { BoundTensor } from "./bound_tensor.ts";
 import { encodeModel } from "./protobuf.ts";
 import type { Model } from "./model.ts";
 import type { Runtime } from "./runtime.ts";

@@ -47,7 +47,7 @@ __device__ __forceinline__ uint32_t wordOf(const uint4& words, int i) {
 __device__ __forceinline__ int partsUsedFrom(const ProductParameters& p, int row, int all) {
   if (!p.rowsUpTo) return all;
   const int lane = static_cast<int>(threadIdx.x) % 32;
-  const bool used = lane<p.segments&& static_cast<int>(p.rowsUpTo[p.levels[min(lane, maxSegments - 1)]])> row;
+  const bool used = lane < p.segments && row < static_cast<int>(p.rowsUpTo[p.levels[min(lane, maxSegments - 1)]]);
   const int segments = __popc(__ballot_sync(allLanes, used));
   return segments == p.segments ? all : p.starts[segments];
 }

@@ -4,6 +4,7 @@
 
 #include "../lane_attention.h"
 #include "device_array.h"
+#include "random_lanes.h"
 
 namespace espalier::cuda {
 namespace {
@@ -117,19 +118,13 @@ AttentionCase randomAttention(Random& random, int keyHeads, int perHead, int wid
   for (int i = 0; i < keyHeads * (widest / 2); i++) {
     test.pairs.push_back(static_cast<int64_t>(random.below(test.frequencies())));
   }
-  p.laneCount = static_cast<int>(random.between(1, 5));
-  p.slots = p.laneCount + static_cast<int>(random.below(3));
-  std::vector<int> slots, chosen;
-  for (int i = 0; i < p.slots; i++) slots.push_back(i);
-  for (int i = 0; i < p.laneCount; i++) {
-    std::swap(slots[static_cast<size_t>(i)], slots[random.between(static_cast<size_t>(i), slots.size() - 1)]);
-    chosen.push_back(static_cast<int>(random.below(static_cast<size_t>(levels))));
-  }
-  std::sort(chosen.begin(), chosen.end());
+  const RandomLanes lanes = randomLanes(random, levels);
+  p.laneCount = lanes.count();
+  p.slots = lanes.slotCount;
   for (int i = 0; i < p.laneCount; i++) {
     AttendedSequence s;
-    s.level = chosen[static_cast<size_t>(i)];
-    s.slot = slots[static_cast<size_t>(i)];
+    s.level = lanes.levels[static_cast<size_t>(i)];
+    s.slot = lanes.slots[static_cast<size_t>(i)];
     s.tokens = static_cast<int>(random.between(1, static_cast<size_t>(random.chance(3) ? longest : 1 + longest / 4)));
     s.packed = random.floats(static_cast<size_t>(s.tokens) * test.heads() * test.widest(), 2);
     const size_t kept = static_cast<size_t>(p.widths[s.level]);

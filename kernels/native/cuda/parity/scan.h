@@ -4,6 +4,7 @@
 
 #include "../lane_scan.h"
 #include "device_array.h"
+#include "random_lanes.h"
 
 namespace espalier::cuda {
 namespace {
@@ -129,19 +130,13 @@ ScanCase randomScan(Random& random, int groups, int perGroup, int channels, int 
   test.deltaBias = random.floats(test.H(), 2);
   test.skip = random.floats(p.skipPerChannel ? fullP : test.H());
   test.norm = random.floats(fullP);
-  p.laneCount = static_cast<int>(random.between(1, 5));
-  p.slots = p.laneCount + static_cast<int>(random.below(3));
-  std::vector<int> slots, chosen;
-  for (int i = 0; i < p.slots; i++) slots.push_back(i);
-  for (int i = 0; i < p.laneCount; i++) {
-    std::swap(slots[static_cast<size_t>(i)], slots[random.between(static_cast<size_t>(i), slots.size() - 1)]);
-    chosen.push_back(static_cast<int>(random.below(static_cast<size_t>(levels))));
-  }
-  std::sort(chosen.begin(), chosen.end());
+  const RandomLanes lanes = randomLanes(random, levels);
+  p.laneCount = lanes.count();
+  p.slots = lanes.slotCount;
   for (int i = 0; i < p.laneCount; i++) {
     ScannedSequence s;
-    s.level = chosen[static_cast<size_t>(i)];
-    s.slot = slots[static_cast<size_t>(i)];
+    s.level = lanes.levels[static_cast<size_t>(i)];
+    s.slot = lanes.slots[static_cast<size_t>(i)];
     s.tokens = static_cast<int>(random.between(1, static_cast<size_t>(longest)));
     s.packed = random.floats(static_cast<size_t>(s.tokens) * test.columns(), 2);
     // Whatever a level lacks is never read.
