@@ -251,19 +251,23 @@ async function productSession(set: string, { inFeatures, outFeatures, blockSize 
     { length: outFeatures * blocks },
     (_, i) => (-1) ** i * (0.01 + (i * 31 % 17) / 256),
   );
+  // A file may begin with what a product has nothing to do with.
+  const places = [64, 64 + codes.length + codes.length % 2];
+  const file = new Uint8Array(places[1]! + scales.byteLength);
+  file.set(codes, places[0]);
+  file.set(new Uint8Array(scales.buffer), places[1]);
   const graph = new GraphBuilder();
   const x = graph.input("x", ElementType.float32, shape);
   const absent = "" as Value;
   const inputs = [
     ...[x, absent, absent, absent],
-    graph.initializer("codes", ElementType.uint8, [outFeatures, blocks, blockSize / 2], codes),
-    graph.initializer("scales", ElementType.float16, [outFeatures, blocks], new Uint8Array(scales.buffer)),
+    graph.initializer("file", ElementType.uint8, [file.length], file),
   ];
   const y = graph.op("PrefixMatMul", inputs, {
     domain: "espalier",
     attributes: {
       ...{ cut: 0, activation: 0, groups: [1], uncut: inFeatures, block_size: blockSize, epsilon: { float: 0 } },
-      ...{ widths: [outFeatures], levels: [0], biases: [0] },
+      ...{ widths: [outFeatures], levels: [0], biases: [0], places },
     },
   });
   graph.output("y", y, ElementType.float32);
