@@ -68,6 +68,13 @@ describe("PrefixMatMul in a session", () => {
     ok(after - before < 32 * 2 ** 20, `after 40 more sessions or 120, ${(after - before) / 2 ** 20} MiB more are held`);
   });
 
+  it("registers nothing that would run when the process ends or the library is unloaded", async () => {
+    // What compilers call for every object with a destructor at namespace or function scope.
+    const symbols = new TextDecoder("latin1").decode(await Deno.readFile(path));
+    ok(symbols.includes("RegisterCustomOps\0"));
+    ok(!/\0(__cxa_atexit|atexit|__cxa_thread_atexit)\0/.test(symbols));
+  });
+
   it("lets the process end with the session open, and in the middle of a run", async () => {
     const support = JSON.stringify(import.meta.resolve("./support/one_product.ts"));
     for (const ending of ["await multiply(session, 512, 512)", "void multiply(session, 512, 512); Deno.exit(0)"]) {

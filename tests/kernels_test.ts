@@ -7,7 +7,7 @@ import { type ModelPlan, planAtLevel } from "../models/plan.ts";
 import { writeRandomArtefact } from "../models/random_artefact.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import { ElementType, GraphBuilder, openRuntime, type Value } from "../onnx/mod.ts";
-import { TINY_BAMBA, TINY_LLAMA, TINY_MAMBA2, TINY_NEMOTRON_H, TINY_QWEN } from "./support/tiny_models.ts";
+import { TINY_ARTEFACTS } from "./support/tiny_models.ts";
 
 const state = await openKernels();
 
@@ -53,7 +53,7 @@ if (state.kernels !== null) {
       }
     });
 
-    for (const [name, options] of Object.entries(MODELS())) {
+    for (const [name, options] of Object.entries(TINY_ARTEFACTS)) {
       describe(`Own operators on a tiny ${name} with ${set}`, () => {
         let [folder, artefact, decoder]: [string, Artefact | undefined, Decoder | undefined] = [
           "",
@@ -185,22 +185,6 @@ if (state.kernels !== null) {
 const INT8_BOUND = 0.03;
 
 const TOKENS = [5, 90, 17, 3, 3, 44, 61, 8, 23, 70, 11];
-
-function MODELS() {
-  return {
-    llama: { config: TINY_LLAMA },
-    qwen2: { config: TINY_QWEN },
-    mamba2: { config: TINY_MAMBA2 },
-    nemotron_h: {
-      config: TINY_NEMOTRON_H,
-      layers: [["mamba" as const], ["attention" as const], ["mlp" as const], ["mamba" as const]],
-    },
-    bamba: {
-      config: TINY_BAMBA,
-      layers: [["mamba" as const, "gatedMlp" as const], ["attention" as const, "gatedMlp" as const]],
-    },
-  };
-}
 
 async function open(
   set: string,
