@@ -14,7 +14,7 @@ import { benchDevice } from "./bench_device.ts";
 import { chooseDevice, DeviceFlag } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
-import { progressBar } from "./progress_bar.ts";
+import { type ProgressBar, progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
 import { formatProfile, profileSteps } from "./step_profile.ts";
 
@@ -37,6 +37,9 @@ const Flags = z.strictObject({
     "Tokens of the context that --context is compared with, for models with Mamba blocks",
   ),
   prefillTokens: z.int().min(1).max(100_000).default(256).describe("Tokens of the prefill"),
+  prefillContext: z.int().min(1).max(100_000).optional().describe(
+    "Tokens before a further prefill, as where a long prompt goes on",
+  ),
   device: DeviceFlag,
   promptTokens: z.int().min(1).max(100_000).default(512).describe("Tokens of a prompt, on a CUDA device"),
   outputTokens: z.int().min(2).max(100_000).default(128).describe("Tokens of an answer, on a CUDA device"),
@@ -55,6 +58,9 @@ const BATCHES = [4, 8] as const;
 /** Decode steps of a measurement; the first ones after a change of sequence warm it up. */
 const [WARM_UP, STEPS] = [2, 4];
 
+/** Chunks of `--prefill-tokens` behind `--prefill-context`, one after another. */
+const CHUNKS = 3;
+
 interface Subject {
   readonly artefact: Artefact;
   readonly decoder: Decoder;
@@ -72,6 +78,8 @@ interface Samples {
   /** A step of two sequences in turn: both at the first rate, both at the last, one at each. */
   readonly inTurn: { readonly first: number[]; readonly last: number[]; readonly both: number[] };
   readonly prefill: number[][];
+  /** Chunks behind the prefill context at the first rate; empty without one. */
+  readonly further: { readonly own: number[]; readonly stock: number[] };
   /** Decode steps behind the short context and behind the long one; only of models with Mamba blocks. */
   readonly contexts: { readonly short: number[]; readonly long: number[] };
 }
@@ -136,7 +144,7 @@ async function open(
   flags: Flags,
   profilePrefix?: string,
 ): Promise<Subject> {
-  const { slots, threads, context, longContext, prefillTokens, rounds } = flags;
+  const { slots, threads, context, longContext, prefillTokens, prefillContext, rounds } = flags;
   const artefact = await openArtefact(folder);
   const longest = hasStates(artefact) ? Math.max(context, longContext) : context;
   const decoder = await openDecoder(openRuntime(), {
@@ -144,7 +152,7 @@ async function open(
     weights: artefact.weights(),
     folder,
     lanes: slots,
-    maxTokens: Math.max(longest + rounds * (WARM_UP + STEPS), prefillTokens),
+    maxTokens: Math.max(longest + rounds * (WARM_UP + STEPS), (prefillContext ?? 0) + CHUNKS * prefillTokens),
     maxRows: Math.max(prefillTokens, context, slots),
     threads,
     operators,
@@ -168,6 +176,9 @@ async function measure(
     stock: { decode: [], batches: BATCHES.map(() => []), prefill: [] },
     inTurn: { first: [], last: [], both: [] },
     prefill: levels.map(() => []),
+    further: flags.prefillContext === undefined
+      ? { own: [], stock: [] }
+      : await measureFurtherChunks(elastic.decoder, stock?.decoder ?? null, flags.prefillContext, flags),
     contexts: hasStates(elastic.artefact) ? await measureContexts(elastic.decoder, flags) : { short: [], long: [] },
   };
   using readLoop = new ReadLoop(flags.threads, operators);
@@ -245,11 +256,7 @@ async function measureContexts(
   using bar = progressBar("bench");
   try {
     for (const { length, sequence } of sequences) {
-      while (sequence.length < length) {
-        const tokens = new Int32Array(Math.min(decoder.maxRows, length - sequence.length)).fill(1);
-        await decoder.step([{ sequence, tokens, logits: "none" }]);
-        bar.update(sequence.length / length, `a context of ${length} tokens`);
-      }
+      await extend(decoder, sequence, length, bar);
     }
     const times: number[][] = [[], []];
     for (let round = 0; round < rounds; round++) {
@@ -264,6 +271,42 @@ async function measureContexts(
     return { short: times[0]!, long: times[1]! };
   } finally {
     for (const { sequence } of sequences) sequence.close();
+  }
+}
+
+/** Chunks of a long prompt in turn with those of stock operators, each behind the ones before it. */
+async function measureFurtherChunks(
+  own: Decoder,
+  stock: Decoder | null,
+  context: number,
+  { prefillTokens }: Flags,
+): Promise<Samples["further"]> {
+  const samples: Samples["further"] = { own: [], stock: [] };
+  const subjects = [
+    { decoder: own, times: samples.own },
+    ...(stock === null ? [] : [{ decoder: stock, times: samples.stock }]),
+  ].map(({ decoder, times }) => ({ decoder, times, sequence: decoder.openSequence(0) }));
+  using bar = progressBar("bench");
+  try {
+    for (const { decoder, sequence } of subjects) await extend(decoder, sequence, context, bar);
+    for (let chunk = 0; chunk < CHUNKS; chunk++) {
+      for (const { decoder, sequence, times } of subjects) {
+        const start = performance.now();
+        await decoder.step([{ sequence, tokens: new Int32Array(prefillTokens).fill(1), logits: "last" }]);
+        times.push(performance.now() - start);
+      }
+    }
+    return samples;
+  } finally {
+    for (const { sequence } of subjects) sequence.close();
+  }
+}
+
+async function extend(decoder: Decoder, sequence: Sequence, length: number, bar: ProgressBar): Promise<void> {
+  while (sequence.length < length) {
+    const tokens = new Int32Array(Math.min(decoder.maxRows, length - sequence.length)).fill(1);
+    await decoder.step([{ sequence, tokens, logits: "none" }]);
+    bar.update(sequence.length / length, `a context of ${length} tokens`);
   }
 }
 
@@ -302,6 +345,11 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
         ratio: perRound(samples.stock.batches[i]!, samples.batches[i]!),
       })),
       prefill: perRound(samples.stock.prefill, samples.prefill[0]!),
+    },
+    further: flags.prefillContext === undefined ? null : {
+      behind: flags.prefillContext,
+      ms: median(samples.further.own),
+      stockToNative: samples.further.stock.length === 0 ? null : perRound(samples.further.stock, samples.further.own),
     },
     rateChange: perRound(
       samples.inTurn.both,
@@ -382,6 +430,13 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
     ...(result.context === null ? [] : [
       `decode behind ${result.context.long} tokens: ${result.context.longToShort.toFixed(3)} × the time behind ` +
       `${result.context.short}`,
+    ]),
+    ...(result.further === null ? [] : [
+      `${CHUNKS} chunks of ${result.prefillTokens} behind ${result.further.behind} tokens and each other: ` +
+      `${result.further.ms.toFixed(0)} ms` +
+      (result.further.stockToNative === null
+        ? ""
+        : `; stock operators take ${result.further.stockToNative.toFixed(2)} × the time`),
     ]),
     `steps at the first and the last rate in turn: ${result.rateChange.toFixed(3)} × the mean of the two`,
     ...result.batchSpeedups.map(({ sequences, speedup }) =>

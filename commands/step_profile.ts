@@ -4,23 +4,25 @@ import type { Decoder } from "../models/decoder.ts";
 import { table } from "../compression/report.ts";
 import { nodesByProvider, operatorTimes, type RunTimes, type TimelineOptions } from "./operator_times.ts";
 
-/** Decode steps, and prefills, that are summed; one of each before them warms the session up. */
-const [DECODE_RUNS, PREFILL_RUNS] = [8, 2];
+/** Decode steps, and prefills, of which medians are taken; one of each before them warms the session up. */
+const [DECODE_RUNS, PREFILL_RUNS] = [8, 3];
 
 /** Sequences of the decode steps. */
 const BATCHES = [1, 8] as const;
 
 /**
- * Times every operator in decode steps of one and of eight sequences and in a prefill chunk, all at rate 0.
+ * Times every operator in decode steps of one and of eight sequences and in a prefill chunk, all at rate 0; with a
+ * prefill context also in chunks that are behind so many tokens, and behind each other.
  *
  * @param decoder One that was opened to profile. It is of no other use any more.
  * @returns By what the runs were, such as "decode of 8", and how many nodes ran on which provider.
  */
 export async function profileSteps(
   decoder: Decoder,
-  { context, prefillTokens, batches = BATCHES }: {
+  { context, prefillTokens, prefillContext, batches = BATCHES }: {
     context: number;
     prefillTokens: number;
+    prefillContext?: number | undefined;
     batches?: readonly number[];
   },
   options: TimelineOptions = {},
@@ -43,6 +45,19 @@ export async function profileSteps(
     const sequence = decoder.openSequence(0);
     await decoder.step([{ sequence, tokens: chunk(prefillTokens), logits: "last" }]);
     labels.push(run === 0 ? null : `prefill of ${prefillTokens}`);
+    sequence.close();
+  }
+  if (prefillContext !== undefined) {
+    const sequence = decoder.openSequence(0);
+    while (sequence.length < prefillContext) {
+      const length = Math.min(decoder.maxRows, prefillContext - sequence.length);
+      await decoder.step([{ sequence, tokens: chunk(length), logits: "none" }]);
+      labels.push(null);
+    }
+    for (let run = 0; run < PREFILL_RUNS; run++) {
+      await decoder.step([{ sequence, tokens: chunk(prefillTokens), logits: "last" }]);
+      labels.push(`prefill of ${prefillTokens} behind ${prefillContext}`);
+    }
     sequence.close();
   }
   const path = decoder.endProfiling();

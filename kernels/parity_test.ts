@@ -1,8 +1,7 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { ok } from "node:assert/strict";
 import { type Architecture, buildKernels, COMPILERS, findCompiler } from "./build.ts";
-
-const SANITIZERS = ["-fsanitize=address,undefined", "-fno-sanitize-recover=all", "-O1"];
+import { linksSanitizers, SANITIZER_SETTINGS, SANITIZERS } from "./sanitizers.ts";
 
 /** What Debian calls its compiler for arm64 and the emulator of single programs. */
 const ARM64 = { compiler: "aarch64-linux-gnu-g++", emulator: "qemu-aarch64" };
@@ -11,7 +10,7 @@ const ARM64 = { compiler: "aarch64-linux-gnu-g++", emulator: "qemu-aarch64" };
 const PROCESSORS = { "max": "i8mm dotprod portable", "neoverse-n1": "dotprod portable", "cortex-a72": "portable" };
 
 const compiler = await findCompiler();
-const sanitized = compiler !== null && await links(compiler, SANITIZERS);
+const sanitized = compiler !== null && await linksSanitizers(compiler);
 const missing: string[] = [];
 for (const tool of Object.values(ARM64)) if (!await succeeds(tool, ["--version"])) missing.push(tool);
 
@@ -32,7 +31,9 @@ describe("Native code against plain loops", () => {
     it.skip(`there is no compiler (${COMPILERS.join(", ")})`, () => {});
   } else {
     it("holds for every block size, cut and row count, on every instruction set of this processor", async () => {
-      await run([await build(compiler, Deno.build.arch)]);
+      const program = await build(compiler, Deno.build.arch);
+      await run([program]);
+      await run([program, "--decoder-steps", "1000"]);
     });
   }
 
@@ -40,7 +41,8 @@ describe("Native code against plain loops", () => {
     it.skip("no compiler links sanitizers", () => {});
   } else {
     it("holds under the sanitizers of addresses and undefined behaviour", async () => {
-      await run([await build(compiler, Deno.build.arch, SANITIZERS), "--steps", "100", "--seed", "7"]);
+      const program = await build(compiler, Deno.build.arch, SANITIZERS);
+      await run([program, "--steps", "100", "--decoder-steps", "500", "--seed", "7"], SANITIZER_SETTINGS);
     });
   }
 
@@ -50,7 +52,16 @@ describe("Native code against plain loops", () => {
     it("holds on arm64 with and without dot products and matrix instructions", async () => {
       const program = await build(ARM64.compiler, "aarch64", ["-static"]);
       for (const [processor, sets] of Object.entries(PROCESSORS)) {
-        const output = await run([ARM64.emulator, "-cpu", processor, program, "--steps", "30"]);
+        const output = await run([
+          ARM64.emulator,
+          "-cpu",
+          processor,
+          program,
+          "--steps",
+          "30",
+          "--decoder-steps",
+          "30",
+        ]);
         ok(output.startsWith(`instruction sets: ${sets}\n`), output);
       }
     });
@@ -58,22 +69,11 @@ describe("Native code against plain loops", () => {
 });
 
 /** What a program prints. Fails with it, if the program does. */
-async function run([program, ...args]: string[]): Promise<string> {
-  const { success, stdout, stderr } = await new Deno.Command(program!, { args }).output();
+async function run([program, ...args]: string[], env: Readonly<Record<string, string>> = {}): Promise<string> {
+  const { success, stdout, stderr } = await new Deno.Command(program!, { args, env }).output();
   const output = new TextDecoder().decode(stdout) + new TextDecoder().decode(stderr);
   ok(success && / 0 failed\n$/.test(output), output);
   return output;
-}
-
-async function links(compiler: string, flags: readonly string[]): Promise<boolean> {
-  const folder = await Deno.makeTempDir();
-  try {
-    await Deno.writeTextFile(`${folder}/empty.cpp`, "int main() {}\n");
-    return await succeeds(compiler, [...flags, `${folder}/empty.cpp`, "-o", `${folder}/empty`]) &&
-      await succeeds(`${folder}/empty`, []);
-  } finally {
-    await Deno.remove(folder, { recursive: true });
-  }
 }
 
 async function succeeds(program: string, args: readonly string[]): Promise<boolean> {

@@ -101,6 +101,7 @@ export async function openArtefact(folder: string): Promise<Artefact> {
     weights: ({ accuracy = 4 } = {}) =>
       int4Weights({
         blockSize,
+        file: { file: WEIGHTS_FILE, offset: 0, length: manifest.files[WEIGHTS_FILE]!.bytes },
         locate,
         pairsOf: ({ name, widths }) => pairs.get(name)!.flatMap((head) => head.slice(0, widths[0]! / 2)),
         accuracy,

@@ -1,6 +1,6 @@
 import { cudaDevice, ElementType, GraphBuilder, type Runtime } from "../onnx/mod.ts";
 import { halfProduct, toHalf, toSingle } from "./graph/half_weights.ts";
-import { ESPALIER_CUDA, wholeProduct } from "./graph/prefix_linear.ts";
+import { cudaProvider, wholeProduct } from "./graph/prefix_linear.ts";
 import { dequantizeInt4 } from "./int4.ts";
 
 /** Rows, outputs and inputs of the product, and the columns that share a scale. */
@@ -35,7 +35,7 @@ export async function probeDevice(runtime: Runtime, operators: string | null): P
   const input = graph.input("x", ElementType.float32, ["rows", IN]);
   const y = operators === null
     ? toSingle(graph, halfProduct(graph, weights, toHalf(graph, input), matrix))
-    : wholeProduct(graph, { weights, x: input, matrix, domain: ESPALIER_CUDA });
+    : wholeProduct(graph, { provider: cudaProvider(weights), x: input, matrix });
   graph.output("y", y, ElementType.float32, ["rows", OUT]);
   using session = await runtime.openSession({
     model: graph.build(),

@@ -45,6 +45,7 @@ const FLAGS: Readonly<Record<Task, readonly string[]>> = {
     "context",
     "long-context",
     "prefill-tokens",
+    "prefill-context",
     "device",
     "prompt-tokens",
     "output-tokens",
@@ -198,13 +199,27 @@ describe("Commands", () => {
   });
 
   it("bench prints what it measured as JSON", async () => {
-    const small = ["--rounds", "1", "--context", "4", "--prefill-tokens", "8", "--threads", "1", "--json"];
+    const prefills = ["--prefill-tokens", "8", "--prefill-context", "20"];
+    const small = ["--rounds", "1", "--context", "4", ...prefills, "--threads", "1", "--json"];
     const { code, stdout, stderr } = await run("bench", "--model", artefact, ...small);
     equal(code, 0, stderr);
-    const { model, rounds, levels } = JSON.parse(stdout);
+    const { model, rounds, levels, further } = JSON.parse(stdout);
+    equal(further.behind, 20);
+    ok(further.ms > 0);
     deepEqual([model, rounds], ["artefact", 1]);
     deepEqual(levels.map(({ pruningRate }: { pruningRate: number }) => pruningRate), PRUNING_RATES);
     ok(levels.every((level: Record<string, number>) => Object.values(level).every((value) => Number.isFinite(value))));
+  });
+
+  it("bench profiles prefills, also behind a context", async () => {
+    const prefills = ["--prefill-tokens", "8", "--prefill-context", "20"];
+    const small = ["--context", "4", ...prefills, "--threads", "1", "--profile"];
+    const { code, stdout, stderr } = await run("bench", "--model", artefact, ...small);
+    equal(code, 0, stderr);
+    for (const runs of ["decode of 1", "decode of 8", "prefill of 8", "prefill of 8 behind 20"]) {
+      ok(stdout.includes(`stock operators, ${runs}: `), stdout);
+    }
+    ok(stdout.includes("GroupQueryAttention"), stdout);
   });
 
   describe("refuse in words, and with 1,", () => {

@@ -20,8 +20,13 @@ describe("PrefixMatMul in a session", () => {
 
   it("refuses what is no layer, by name", async () => {
     const refused: [Omit<ProductOptions, "inFeatures" | "outFeatures">, RegExp][] = [
-      [{ codeBytes: 4000 }, /PrefixMatMul: input 4 has 4000 elements, wanted 4096/],
-      [{ scalesVary: true }, /Input 5 must be a constant/],
+      [{ bytes: 4000 }, /PrefixMatMul: 4096 elements of 1 bytes at byte 0 of 4000/],
+      [{ bytes: 4222 }, /PrefixMatMul: 64 elements of 2 bytes at byte 4096 of 4222/],
+      [{ fileVaries: true }, /Input 4 must be a constant/],
+      [{ attributes: { places: [-1, 4096] } }, /PrefixMatMul: 4096 elements of 1 bytes at byte -1 of 4224/],
+      [{ attributes: { places: [0, 4095] } }, /PrefixMatMul: 64 elements of 2 bytes at byte 4095 of 4224/],
+      [{ attributes: { places: [0] } }, /PrefixMatMul: 1 places, wanted more/],
+      [{ attributes: { places: [0, 4096, 0] } }, /PrefixMatMul: 3 places, wanted 2/],
       [{ attributes: { cut: 3 } }, /PrefixMatMul: cut 3, activation 0, uncut 256, block_size 128 are no layer/],
       [{ attributes: { activation: 2 } }, /activation 2, .* are no layer/],
       [{ attributes: { cut: 2, activation: 1 } }, /cut 2 has 1 axes and activation 1: only outputs can have/],
@@ -34,8 +39,8 @@ describe("PrefixMatMul in a session", () => {
       [{ attributes: { widths: [0] } }, /chunk 0 has no channels/],
       [{ attributes: { widths: [-1] } }, /chunk 0 has width -1/],
       [{ attributes: { levels: [-1] } }, /chunk 0 has level -1/],
-      [{ attributes: { widths: [17] } }, /input 4 has 4096 elements, wanted 2176/],
-      [{ attributes: { biases: [1] } }, /Input 6 must be a constant/],
+      [{ attributes: { widths: [33] } }, /66 elements of 2 bytes at byte 4096 of 4224/],
+      [{ attributes: { biases: [1] } }, /PrefixMatMul: 2 places, wanted more/],
     ];
     for (const [options, message] of refused) {
       await rejects(openProduct(path, { inFeatures: 256, outFeatures: 32, ...options }), message);
@@ -61,6 +66,13 @@ describe("PrefixMatMul in a session", () => {
     // What is lost stays lost: the least of three is no lower for it. One alone may find what is about to be collected.
     const after = Math.min(await cycle(40), await cycle(40), await cycle(40));
     ok(after - before < 32 * 2 ** 20, `after 40 more sessions or 120, ${(after - before) / 2 ** 20} MiB more are held`);
+  });
+
+  it("registers nothing that would run when the process ends or the library is unloaded", async () => {
+    // What compilers call for every object with a destructor at namespace or function scope.
+    const symbols = new TextDecoder("latin1").decode(await Deno.readFile(path));
+    ok(symbols.includes("RegisterCustomOps\0"));
+    ok(!/\0(__cxa_atexit|atexit|__cxa_thread_atexit)\0/.test(symbols));
   });
 
   it("lets the process end with the session open, and in the middle of a run", async () => {

@@ -7,7 +7,7 @@ import { type ModelPlan, planAtLevel } from "../models/plan.ts";
 import { writeRandomArtefact } from "../models/random_artefact.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import { ElementType, GraphBuilder, openRuntime, type Value } from "../onnx/mod.ts";
-import { TINY_BAMBA, TINY_LLAMA, TINY_MAMBA2, TINY_NEMOTRON_H, TINY_QWEN } from "./support/tiny_models.ts";
+import { TINY_ARTEFACTS } from "./support/tiny_models.ts";
 
 const state = await openKernels();
 
@@ -53,7 +53,7 @@ if (state.kernels !== null) {
       }
     });
 
-    for (const [name, options] of Object.entries(MODELS())) {
+    for (const [name, options] of Object.entries(TINY_ARTEFACTS)) {
       describe(`Own operators on a tiny ${name} with ${set}`, () => {
         let [folder, artefact, decoder]: [string, Artefact | undefined, Decoder | undefined] = [
           "",
@@ -186,22 +186,6 @@ const INT8_BOUND = 0.03;
 
 const TOKENS = [5, 90, 17, 3, 3, 44, 61, 8, 23, 70, 11];
 
-function MODELS() {
-  return {
-    llama: { config: TINY_LLAMA },
-    qwen2: { config: TINY_QWEN },
-    mamba2: { config: TINY_MAMBA2 },
-    nemotron_h: {
-      config: TINY_NEMOTRON_H,
-      layers: [["mamba" as const], ["attention" as const], ["mlp" as const], ["mamba" as const]],
-    },
-    bamba: {
-      config: TINY_BAMBA,
-      layers: [["mamba" as const, "gatedMlp" as const], ["attention" as const, "gatedMlp" as const]],
-    },
-  };
-}
-
 async function open(
   set: string,
   artefact: Artefact,
@@ -251,19 +235,23 @@ async function productSession(set: string, { inFeatures, outFeatures, blockSize 
     { length: outFeatures * blocks },
     (_, i) => (-1) ** i * (0.01 + (i * 31 % 17) / 256),
   );
+  // A file may begin with what a product has nothing to do with.
+  const places = [64, 64 + codes.length + codes.length % 2];
+  const file = new Uint8Array(places[1]! + scales.byteLength);
+  file.set(codes, places[0]);
+  file.set(new Uint8Array(scales.buffer), places[1]);
   const graph = new GraphBuilder();
   const x = graph.input("x", ElementType.float32, shape);
   const absent = "" as Value;
   const inputs = [
     ...[x, absent, absent, absent],
-    graph.initializer("codes", ElementType.uint8, [outFeatures, blocks, blockSize / 2], codes),
-    graph.initializer("scales", ElementType.float16, [outFeatures, blocks], new Uint8Array(scales.buffer)),
+    graph.initializer("file", ElementType.uint8, [file.length], file),
   ];
   const y = graph.op("PrefixMatMul", inputs, {
     domain: "espalier",
     attributes: {
       ...{ cut: 0, activation: 0, groups: [1], uncut: inFeatures, block_size: blockSize, epsilon: { float: 0 } },
-      ...{ widths: [outFeatures], levels: [0], biases: [0] },
+      ...{ widths: [outFeatures], levels: [0], biases: [0], places },
     },
   });
   graph.output("y", y, ElementType.float32);

@@ -8,14 +8,55 @@ size_t rowsOf(const ProductShape& shape, const StoredChunk& chunk) {
   return shape.cut == Cut::inputs ? shape.uncut : shape.channelsOf(chunk);
 }
 
-template <typename T>
-ort::Status* constant(ort::Api api, const ort::KernelInfo* info, size_t index, size_t count, const T** data) {
-  Shape shape;
-  RETURN_IF_FAILED(readConstant(api, info, index, data, &shape));
-  if (shape.count() == static_cast<int64_t>(count)) return nullptr;
-  return failure(api, "PrefixMatMul: input %zu has %lld elements, wanted %zu", index,
-                 static_cast<long long>(shape.count()), count);
-}
+// Codes, scales and a bias.
+constexpr size_t maxConstants = 3 * maxChunks;
+
+// A layer's constants, one after another.
+class ConstantReader {
+ public:
+  ConstantReader(ort::Api api, const ort::KernelInfo* info) : api_(api), info_(info) {}
+
+  ort::Status* open(Constants from) {
+    if (from == Constants::inputs) return nullptr;
+    Shape shape;
+    RETURN_IF_FAILED(readConstant(api_, info_, firstConstant, &file_, &shape));
+    bytes_ = static_cast<size_t>(shape.count());
+    return readIntegers(api_, info_, "places", places_, maxConstants, &placeCount_);
+  }
+
+  template <typename T>
+  ort::Status* next(size_t count, const T** data) {
+    const size_t index = read_++;
+    if (!file_) {
+      Shape shape;
+      RETURN_IF_FAILED(readConstant(api_, info_, firstConstant + index, data, &shape));
+      if (shape.count() == static_cast<int64_t>(count)) return nullptr;
+      return failure(api_, "PrefixMatMul: input %zu has %lld elements, wanted %zu", firstConstant + index,
+                     static_cast<long long>(shape.count()), count);
+    }
+    if (index >= placeCount_) return failure(api_, "PrefixMatMul: %zu places, wanted more", placeCount_);
+    const int64_t place = places_[index];
+    if (place < 0 || place % static_cast<int64_t>(alignof(T)) != 0 || static_cast<size_t>(place) > bytes_ ||
+        (bytes_ - static_cast<size_t>(place)) / sizeof(T) < count) {
+      return failure(api_, "PrefixMatMul: %zu elements of %zu bytes at byte %lld of %zu", count, sizeof(T),
+                     static_cast<long long>(place), bytes_);
+    }
+    *data = reinterpret_cast<const T*>(file_ + place);
+    return nullptr;
+  }
+
+  ort::Status* close() const {
+    if (!file_ || read_ == placeCount_) return nullptr;
+    return failure(api_, "PrefixMatMul: %zu places, wanted %zu", placeCount_, read_);
+  }
+
+ private:
+  ort::Api api_;
+  const ort::KernelInfo* info_;
+  const uint8_t* file_ = nullptr;
+  size_t bytes_ = 0, placeCount_ = 0, read_ = 0;
+  int64_t places_[maxConstants];
+};
 
 }  // namespace
 
@@ -24,7 +65,7 @@ size_t blocksOf(const ProductShape& shape, const StoredChunk& chunk) {
   return rowsOf(shape, chunk) * ((columns + shape.blockSize - 1) / shape.blockSize);
 }
 
-ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Layer* out) {
+ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Constants from, Layer* out) {
   Layer& layer = *out = {};
   ProductShape& shape = layer.shape;
   size_t cut = 0, activation = 0, widthCount = 0, biasCount = 0;
@@ -59,7 +100,8 @@ ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Layer* out) {
     return failure(api, "PrefixMatMul: %zu widths, %zu levels and %zu biases of %zu axes do not belong together",
                    widthCount, layer.chunkCount, biasCount, shape.axes);
   }
-  size_t input = firstChunk;
+  ConstantReader constants(api, info);
+  RETURN_IF_FAILED(constants.open(from));
   for (size_t c = 0; c < layer.chunkCount; c++) {
     StoredChunk& chunk = layer.chunks[c];
     if (levels[c] < 0 || (c > 0 && levels[c] > levels[c - 1])) {
@@ -77,10 +119,11 @@ ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Layer* out) {
     }
     if (shape.channelsOf(chunk) == 0) return failure(api, "PrefixMatMul: chunk %zu has no channels", c);
     const size_t blocks = blocksOf(shape, chunk);
-    RETURN_IF_FAILED(constant(api, info, input++, blocks * shape.blockSize / 2, &chunk.codes));
-    RETURN_IF_FAILED(constant(api, info, input++, blocks, &chunk.scales));
-    if (biases[c]) RETURN_IF_FAILED(constant(api, info, input++, rowsOf(shape, chunk), &chunk.bias));
+    RETURN_IF_FAILED(constants.next(blocks * shape.blockSize / 2, &chunk.codes));
+    RETURN_IF_FAILED(constants.next(blocks, &chunk.scales));
+    if (biases[c]) RETURN_IF_FAILED(constants.next(rowsOf(shape, chunk), &chunk.bias));
   }
+  RETURN_IF_FAILED(constants.close());
   if (shape.cut == Cut::outputs && shape.axes == 1 && shape.groups[0] > 1) layer.heads = shape.groups[0];
   return nullptr;
 }

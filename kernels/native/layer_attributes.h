@@ -8,8 +8,14 @@ namespace espalier {
 
 constexpr size_t maxChunks = 64;
 
-// Inputs of a node before its chunks.
-enum LayerInput : size_t { x = 0, rowsUpTo = 1, normWeight = 2, residual = 3, firstChunk = 4 };
+// Inputs of a node before its constants.
+enum LayerInput : size_t { x = 0, rowsUpTo = 1, normWeight = 2, residual = 3, firstConstant = 4 };
+
+// How a node has its constants, which are codes, scales and, if it has one, the bias of every chunk.
+enum class Constants {
+  inputs,  // each is an input
+  file,    // one input is the file they lie in, uint8 [bytes]; the attribute `places` says where each begins
+};
 
 struct Layer {
   ProductShape shape;
@@ -20,7 +26,7 @@ struct Layer {
 };
 
 // Reads and checks a node's attributes and constants.
-ort::Status* readLayer(ort::Api, const ort::KernelInfo*, Layer* out);
+ort::Status* readLayer(ort::Api, const ort::KernelInfo*, Constants, Layer* out);
 
 // Codes of all stored rows of a chunk, in blocks.
 size_t blocksOf(const ProductShape&, const StoredChunk&);
@@ -36,14 +42,12 @@ ort::Status* readRun(ort::Api, ort::KernelContext*, const LayerSizes&, ProductRu
 // The description's fields that do not depend on the provider.
 constexpr void describeLayer(ort::CustomOp* op) {
   op->getName = [](const ort::CustomOp*) -> const char* { return "PrefixMatMul"; };
-  op->getInputCount = [](const ort::CustomOp*) -> size_t { return firstChunk + 1; };
   op->getInputType = [](const ort::CustomOp*, size_t index) {
-    return index == rowsUpTo ? ort::int64 : index < firstChunk ? ort::float32 : ort::anyType;
+    return index == rowsUpTo ? ort::int64 : index < firstConstant ? ort::float32 : ort::anyType;
   };
   op->getInputPresence = [](const ort::CustomOp*, size_t index) {
-    return index == LayerInput::x ? ort::required : index < firstChunk ? ort::optional : ort::variadic;
+    return index == LayerInput::x ? ort::required : ort::optional;
   };
-  op->getVariadicInputMinimum = [](const ort::CustomOp*) { return 2; };
 }
 
 }  // namespace espalier

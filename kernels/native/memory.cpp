@@ -7,6 +7,13 @@
 #include <cstdint>
 #include <new>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/asan_interface.h>
+#else
+#define ASAN_POISON_MEMORY_REGION(start, bytes)
+#define ASAN_UNPOISON_MEMORY_REGION(start, bytes)
+#endif
+
 namespace espalier {
 namespace {
 
@@ -26,6 +33,13 @@ struct Slab {
 
 constexpr size_t slabBytes = size_t{1} << 26;
 
+// A sanitizer sees slabs only, not what is allocated in them: it is told. Between two allocations lies a band then.
+#if defined(__SANITIZE_ADDRESS__)
+constexpr size_t band = 64;
+#else
+constexpr size_t band = 0;
+#endif
+
 // Plain data: valid until the process ends, whatever order libraries are unloaded in.
 pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 Slab* slabs = nullptr;
@@ -44,6 +58,7 @@ Slab* addSlab(size_t bytes) {
     munmap(mapping, mappedBytes);
     return nullptr;
   }
+  ASAN_POISON_MEMORY_REGION(start, bytes);
   slabs = slab;
   return slab;
 }
@@ -51,7 +66,7 @@ Slab* addSlab(size_t bytes) {
 }  // namespace
 
 void* allocateWeights(size_t wanted) {
-  const size_t bytes = roundUp(wanted, alignment);
+  const size_t bytes = roundUp(wanted, alignment) + band;
   pthread_mutex_lock(&mutex);
   Slab* slab = slabs;
   while (slab && slab->bytes - slab->used < bytes) slab = slab->next;
@@ -59,6 +74,7 @@ void* allocateWeights(size_t wanted) {
   void* address = nullptr;
   if (slab) {
     address = slab->start + slab->used;
+    ASAN_UNPOISON_MEMORY_REGION(address, wanted);
     slab->used += bytes;
     slab->living++;
   }
@@ -74,6 +90,7 @@ void freeWeights(void* address) {
     if (address < slab->start || address >= slab->start + slab->bytes) continue;
     if (--slab->living == 0) {
       *link = slab->next;
+      ASAN_UNPOISON_MEMORY_REGION(slab->start, slab->bytes);
       munmap(slab->mapping, slab->mappedBytes);
       delete slab;
     }

@@ -25,7 +25,7 @@ struct PrefixMatMul {
   ort::Status* prepare(const ort::KernelInfo* info) {
     Layer layer;
     RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
-    RETURN_IF_FAILED(readLayer(api, info, &layer));
+    RETURN_IF_FAILED(readLayer(api, info, Constants::file, &layer));
     epsilon = layer.epsilon;
     heads = layer.heads;
     product = PrefixProduct::create(*routines, layer.shape, layer.chunks, layer.chunkCount);
@@ -56,6 +56,7 @@ struct PrefixMatMul {
   static constexpr ort::CustomOp describe() {
     ort::CustomOp op = cpuOperator<PrefixMatMul>();
     describeLayer(&op);
+    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstConstant + 1; };
     return op;
   }
 };

@@ -261,9 +261,7 @@ void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& paral
   const size_t shared = run.rows > maxRows ? tiles_ : activeTiles(run);
   const size_t tasks = (shared + tilesPerTask_ - 1) / tilesPerTask_;
   parallel.forEach(tasks, [&](size_t task) { multiply(run, activations, task); });
-  static constexpr float nothing[maxRows * tileRows] = {};
-  const size_t step = shape_.cut == Cut::gated ? 2 : 1;
-  for (size_t tile = tasks * tilesPerTask_; tile < tiles_; tile += step) storeTile(run, tile, 0, run.rows, nothing);
+  if (tasks * tilesPerTask_ < tiles_) clearTiles(run, tasks * tilesPerTask_);
 }
 
 void PrefixProduct::multiply(const ProductRun& run, const Activations& activations, size_t task) const {
@@ -281,12 +279,13 @@ void PrefixProduct::multiply(const ProductRun& run, const Activations& activatio
 void PrefixProduct::multiplyTiles(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
                                   size_t rows) const {
   const size_t firstTile = task * tilesPerTask_, step = shape_.cut == Cut::gated ? 2 : 1;
-  for (size_t tile = firstTile; tile < firstTile + tilesOf(task); tile += step) {
+  const size_t endTile = firstTile + tilesOf(task);
+  for (size_t tile = firstTile; tile < endTile; tile += step) {
     alignas(64) float sums[2][maxRows * tileRows] = {};
     for (size_t i = 0; i < step; i++) {
       // The tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
       const size_t chunk = chunkOf_[(tile + i) * tileRows];
-      multiplyBlocks(activations, tile + i, chunk, firstRow, rows, extent(run, chunks_[chunk]), 0, sums[i]);
+      multiplyBlocks(activations, (tile + i) * blocks_, chunk, firstRow, rows, extent(run, chunks_[chunk]), 0, sums[i]);
       addBias(tile + i, rows, sums[i]);
     }
     if (step == 2) routines_.gate(sums[0], sums[1], rows * tileRows, sums[0]);
@@ -304,11 +303,12 @@ void PrefixProduct::multiplyChunks(const ProductRun& run, const Activations& act
   while (active < chunkCount_ && extent(run, chunks_[active]) > firstRow) active++;
   const size_t read = active == 0 ? 0 : chunks_[active - 1].firstBlock + chunks_[active - 1].blocks;
   const size_t skipped = tiles * (blocks_ - read);
+  size_t at = firstTile * blocks_;
   for (size_t c = 0; c < active; c++) {
-    for (size_t i = 0; i < tiles; i++) {
+    const size_t end = extent(run, chunks_[c]);
+    for (size_t i = 0; i < tiles; i++, at += chunks_[c].blocks) {
       const bool last = c + 1 == active && i + 1 == tiles;
-      multiplyBlocks(activations, firstTile + i, c, firstRow, rows, extent(run, chunks_[c]), last ? skipped : 0,
-                     sums[i]);
+      multiplyBlocks(activations, at, c, firstRow, rows, end, last ? skipped : 0, sums[i]);
     }
   }
   for (size_t i = 0; i < tiles; i++) {
@@ -317,12 +317,12 @@ void PrefixProduct::multiplyChunks(const ProductRun& run, const Activations& act
   }
 }
 
-// The blocks that a tile has of a chunk, for those of `rows` rows that lie before row `end`.
-void PrefixProduct::multiplyBlocks(const Activations& activations, size_t tile, size_t chunk, size_t firstRow,
+// The blocks from `at` on, which a tile has of a chunk, for those of `rows` rows that lie before row `end`.
+void PrefixProduct::multiplyBlocks(const Activations& activations, size_t at, size_t chunk, size_t firstRow,
                                    size_t rows, size_t end, size_t skipped, float* sums) const {
   const size_t active = end > firstRow ? least(end - firstRow, rows) : 0;
   if (active == 0) return;
-  const size_t at = blockAt(tile, chunk), first = firstRow * blocks_ + chunks_[chunk].firstBlock * rows;
+  const size_t first = firstRow * blocks_ + chunks_[chunk].firstBlock * rows;
   TileProduct product{};
   product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
   product.scales = scales_ + at * tileRows;
@@ -352,10 +352,8 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
   bool all = true;  // every row computes every output
   if (shape_.cut != Cut::inputs && run.rowsUpTo) {
     const uint32_t* chunks = chunkOf_ + tile * tileRows;
-    for (size_t i = 0; i < count; i++) {
-      extents[i] = i > 0 && chunks[i] == chunks[i - 1] ? extents[i - 1] : extent(run, chunks_[chunks[i]]);
-    }
-    all = extents[count - 1] >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+    all = extent(run, chunks_[chunks[count - 1]]) >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+    for (size_t i = 0; i < count && !all; i++) extents[i] = extent(run, chunks_[chunks[i]]);
   }
   for (size_t r = 0; r < rows; r++) {
     const size_t row = firstRow + r;
@@ -383,6 +381,21 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
       for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[outputs[0] + i] + values[i];
     } else {
       std::memcpy(y + outputs[0], values, count * sizeof(float));
+    }
+  }
+}
+
+// What becomes of outputs that no row computes: nothing is added.
+void PrefixProduct::clearTiles(const ProductRun& run, size_t firstTile) const {
+  const bool gated = shape_.cut == Cut::gated;
+  // Gated channels lie in order, two tiles for sixteen of them.
+  const size_t first = gated ? firstTile / 2 * tileRows : firstTile * tileRows, end = gated ? widest_ : packedRows_;
+  for (size_t row = 0; row < run.rows; row++) {
+    float* y = run.y + row * outputs_;
+    const float* residual = run.residual ? run.residual + row * outputs_ : nullptr;
+    for (size_t i = first; i < end; i++) {
+      const size_t output = gated ? i : outputOf_[i];
+      y[output] = residual ? residual[output] : 0.0f;
     }
   }
 }

@@ -14,7 +14,14 @@ import { laneAttention } from "./lane_attention.ts";
 import { rmsNorm } from "./norm.ts";
 import { pooledAttention } from "./pooled_attention.ts";
 import { pooledScan } from "./pooled_scan.ts";
-import { ESPALIER_CUDA, prefixLinear, prefixWeights, wholeProduct } from "./prefix_linear.ts";
+import {
+  cpuProvider,
+  cudaProvider,
+  ESPALIER_CUDA,
+  prefixLinear,
+  prefixWeights,
+  wholeProduct,
+} from "./prefix_linear.ts";
 import { afterRotation, rotaryOf } from "./rotary.ts";
 import { selectiveScan } from "./selective_scan.ts";
 import { stockMixer } from "./stock_mixer.ts";
@@ -123,7 +130,9 @@ function laneParts(
     context: {
       config,
       weights: ours,
-      linear: int4 === null ? chunkedLinear(weights, gates) : prefixLinear(int4, levels === 1 ? null : rowsUpTo),
+      linear: int4 === null
+        ? chunkedLinear(weights, gates)
+        : prefixLinear(cpuProvider(int4), levels === 1 ? null : rowsUpTo),
       ...mixers(),
     },
     embed: (tokens) => ours.embed(graph, tokens, embeddingMatrix(config)),
@@ -170,11 +179,12 @@ function deviceParts(
 ): Parts {
   const { config, levels } = plan;
   const { lanes, rowsUpTo } = stepPlan(graph, laneInputs, levels);
+  const provider = cudaProvider(weights);
   return {
     context: {
       config,
       weights,
-      linear: prefixLinear(weights, levels === 1 ? null : rowsUpTo, ESPALIER_CUDA),
+      linear: prefixLinear(provider, levels === 1 ? null : rowsUpTo),
       core: pooledAttention(graph, config, { lanes, positions, capacity }),
       stateSpace: pooledScan(config, weights, lanes),
     },
@@ -182,7 +192,7 @@ function deviceParts(
     head(hidden) {
       const norm = { weight: weights.vector(graph, "final_norm", config.hiddenSize), epsilon: config.rmsNormEps };
       const product = (x: Value, matrix: Matrix, norm?: Norm) =>
-        wholeProduct(graph, { weights, x, matrix, domain: ESPALIER_CUDA, ...(norm && { norm }) });
+        wholeProduct(graph, { provider, x, matrix, ...(norm && { norm }) });
       return plan.headRotation
         ? product(product(hidden, headRotationMatrix(config), norm), headMatrix(config))
         : product(hidden, headMatrix(config), norm);

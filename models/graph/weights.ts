@@ -13,9 +13,19 @@ export interface Weights {
   pairs(graph: GraphBuilder, block: AttentionPlan, shape: readonly [number, number]): Value;
 }
 
+/** Where a matrix lies in the file of weights: the first byte of each of its tensors. */
+export interface MatrixPlace {
+  readonly codes: number;
+  readonly scales: number;
+  readonly bias: number | null;
+}
+
 /** Weights that are stored as int4 codes. */
 export interface Int4Weights extends Weights {
   readonly blockSize: number;
+  /** All of the file, uint8 `[bytes]`. */
+  file(graph: GraphBuilder): Value;
+  placeOf(matrix: Matrix): MatrixPlace;
   /** A matrix as it is stored: codes `[N, blocks, blockSize / 2]`, float16 scales `[N, blocks]`, float32 bias `[N]`. */
   stored(graph: GraphBuilder, matrix: Matrix): { codes: Value; scales: Value; bias: Value | null };
 }
@@ -37,8 +47,10 @@ const INT8_ACTIVATIONS = 4;
  * @param accuracy 0 computes in float32: for tests of exactness.
  */
 export function int4Weights(
-  { blockSize, locate, pairsOf, accuracy = INT8_ACTIVATIONS }: {
+  { blockSize, file, locate, pairsOf, accuracy = INT8_ACTIVATIONS }: {
     blockSize: number;
+    /** All of the file that the tensors lie in. */
+    file: FileRange;
     locate: TensorLocator;
     /** The rotary pairs of a block, G rows of half its widest width. */
     pairsOf: (block: AttentionPlan) => readonly number[];
@@ -59,6 +71,12 @@ export function int4Weights(
   };
   return {
     blockSize,
+    file: (graph) => graph.initializer("weights", ElementType.uint8, [file.length], file),
+    placeOf: ({ name, bias }) => ({
+      codes: locate(`${name}.codes`).offset,
+      scales: locate(`${name}.scales`).offset,
+      bias: bias ? locate(`${name}.bias`).offset : null,
+    }),
     stored,
     product(graph, x, matrix) {
       const { codes, scales, bias } = stored(graph, matrix);

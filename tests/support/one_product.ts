@@ -7,30 +7,31 @@ export interface ProductOptions {
   readonly outFeatures: number;
   /** In place of the right ones. */
   readonly attributes?: Readonly<Record<string, Attribute>>;
-  /** Bytes of codes, in place of the right number. */
-  readonly codeBytes?: number;
-  /** Makes the scales an input of the graph. */
-  readonly scalesVary?: boolean;
+  /** Bytes of the file, in place of the right number. */
+  readonly bytes?: number;
+  /** Makes the file an input of the graph. */
+  readonly fileVaries?: boolean;
 }
 
 /** A session over one `PrefixMatMul` of weights that are all alike, from `x` to `y`. @param operators Path of the library. */
 export async function openProduct(operators: string, options: ProductOptions): Promise<Session> {
-  const { inFeatures, outFeatures, attributes, scalesVary = false } = options;
-  const blocks = Math.ceil(inFeatures / BLOCK_SIZE);
-  const { codeBytes = outFeatures * blocks * BLOCK_SIZE / 2 } = options;
+  const { inFeatures, outFeatures, attributes, fileVaries = false } = options;
+  const blocks = outFeatures * Math.ceil(inFeatures / BLOCK_SIZE);
+  const codeBytes = blocks * BLOCK_SIZE / 2;
+  const { bytes = codeBytes + 2 * blocks } = options;
+  const file = new Uint8Array(codeBytes + 2 * blocks);
+  file.fill(0x37, 0, codeBytes).set(new Uint8Array(new Float16Array(blocks).fill(0.01).buffer), codeBytes);
   const graph = new GraphBuilder();
-  const scales = new Uint8Array(new Float16Array(outFeatures * blocks).fill(0.01).buffer);
   const y = graph.op("PrefixMatMul", [
     ...[graph.input("x", ElementType.float32, ["rows", "columns"]), ABSENT, ABSENT, ABSENT],
-    graph.initializer("codes", ElementType.uint8, [codeBytes], new Uint8Array(codeBytes).fill(0x37)),
-    scalesVary
-      ? graph.input("scales", ElementType.float16, [outFeatures, blocks])
-      : graph.initializer("scales", ElementType.float16, [outFeatures, blocks], scales),
+    fileVaries
+      ? graph.input("file", ElementType.uint8, [bytes])
+      : graph.initializer("file", ElementType.uint8, [bytes], file.subarray(0, bytes)),
   ], {
     domain: "espalier",
     attributes: {
       ...{ cut: 0, activation: 0, groups: [1], uncut: inFeatures, block_size: BLOCK_SIZE, epsilon: { float: 0 } },
-      ...{ widths: [outFeatures], levels: [0], biases: [0] },
+      ...{ widths: [outFeatures], levels: [0], biases: [0], places: [0, codeBytes] },
       ...attributes,
     },
   });

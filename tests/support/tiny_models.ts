@@ -1,4 +1,5 @@
 import type { ModelConfig } from "../../models/description.ts";
+import type { RandomArtefactOptions } from "../../models/random_artefact.ts";
 
 /** Small enough for plain loops, large enough that every axis is cut: heads of 16 in halves, MLPs in blocks. */
 export const TINY_LLAMA: ModelConfig = {
@@ -80,4 +81,13 @@ export const TINY_BAMBA: ModelConfig = {
   mamba: { ...TINY_MAMBA2.mamba!, numGroups: 1 },
   rope: { theta: 10_000, scaling: null, rotaryDim: 16 },
   tieWordEmbeddings: true,
+};
+
+/** Every family as random artefacts are made of it. */
+export const TINY_ARTEFACTS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "layers">>> = {
+  llama: { config: TINY_LLAMA },
+  qwen2: { config: TINY_QWEN },
+  mamba2: { config: TINY_MAMBA2 },
+  nemotron_h: { config: TINY_NEMOTRON_H, layers: [["mamba"], ["attention"], ["mlp"], ["mamba"]] },
+  bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]] },
 };

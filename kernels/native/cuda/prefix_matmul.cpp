@@ -34,7 +34,7 @@ struct PrefixMatMul {
   ort::Status* prepare(const ort::KernelInfo* info) {
     Layer layer;
     RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
-    RETURN_IF_FAILED(readLayer(api, info, &layer));
+    RETURN_IF_FAILED(readLayer(api, info, Constants::inputs, &layer));
     ProductPlan product;
     if (const char* reason = planProduct(layer.shape, layer.chunks, layer.chunkCount, &product)) {
       return failure(api, "PrefixMatMul: %zu chunks of blocks of %zu: %s", layer.chunkCount, layer.shape.blockSize,
@@ -103,14 +103,11 @@ struct PrefixMatMul {
   static constexpr ort::CustomOp describe() {
     ort::CustomOp op = cudaOperator<PrefixMatMul>();
     describeLayer(&op);
-    // Chunks stay on the host until they are packed. Only inputs that are counted here can be asked for there, so none
-    // is variadic.
-    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstChunk + inputsOfChunk * maxSegments; };
-    op.getInputPresence = [](const ort::CustomOp*, size_t index) {
-      return index == LayerInput::x ? ort::required : ort::optional;
-    };
+    // Constants stay on the host until they are packed. Only inputs that are counted here can be asked for there, so
+    // none is variadic.
+    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstConstant + inputsOfChunk * maxSegments; };
     op.getInputMemory = [](const ort::CustomOp*, size_t index) {
-      return index < firstChunk ? ort::ownMemory : ort::cpuMemory;
+      return index < firstConstant ? ort::ownMemory : ort::cpuMemory;
     };
     return op;
   }

@@ -85,7 +85,8 @@ Sequence withoutCache(const AttentionCase& test, Sequence sequence, float fill) 
   return sequence;
 }
 
-AttentionCase randomAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows, size_t longest) {
+// Heads without sequences.
+AttentionCase randomHeads(Random& random, size_t keyHeads, size_t perHead) {
   AttentionCase test;
   const size_t widest = random.chance(4) ? 2 * random.between(1, 40) : 8 * random.between(1, 10);
   test.shape = {keyHeads * perHead, keyHeads, widest, 1.0f / std::sqrt(static_cast<float>(widest))};
@@ -94,6 +95,23 @@ AttentionCase randomAttention(Random& random, size_t keyHeads, size_t perHead, s
   for (size_t i = 0; i < keyHeads * (widest / 2); i++) {
     test.pairs.push_back(static_cast<int64_t>(random.below(test.frequencies)));
   }
+  return test;
+}
+
+// The angles of the tokens up to this one.
+void extendAngles(Sequence& s, size_t frequencies, size_t tokens) {
+  for (size_t token = s.cosines.size() / frequencies; token < tokens; token++) {
+    for (size_t f = 0; f < frequencies; f++) {
+      const double angle = static_cast<double>(token) * std::pow(0.7, static_cast<double>(f));
+      s.cosines.push_back(static_cast<float>(std::cos(angle)));
+      s.sines.push_back(static_cast<float>(std::sin(angle)));
+    }
+  }
+}
+
+AttentionCase randomAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows, size_t longest) {
+  AttentionCase test = randomHeads(random, keyHeads, perHead);
+  const size_t widest = test.shape.widest;
   const float size = random.chance(4) ? 6.0f : 2.0f;
   for (size_t i = random.between(1, 4); i > 0; i--) {
     Sequence s{};
@@ -106,13 +124,7 @@ AttentionCase randomAttention(Random& random, size_t keyHeads, size_t perHead, s
     for (size_t at = 0; at < s.packed.size(); at++) {
       if (at % widest >= s.width) s.packed[at] = 0;
     }
-    for (size_t token = 0; token < s.tokens(); token++) {
-      for (size_t f = 0; f < test.frequencies; f++) {
-        const double angle = static_cast<double>(token) * std::pow(0.7, static_cast<double>(f));
-        s.cosines.push_back(static_cast<float>(std::cos(angle)));
-        s.sines.push_back(static_cast<float>(std::sin(angle)));
-      }
-    }
+    extendAngles(s, test.frequencies, s.tokens());
     test.sequences.push_back(s);
   }
   return test;
@@ -174,6 +186,20 @@ std::vector<Estimate> estimateQuery(const Routines& routines, const AttentionCas
   return estimates;
 }
 
+// Holds a head of one of a sequence's new rows against plain loops.
+void checkQuery(const Routines& routines, const AttentionCase& test, const Sequence& s, size_t row, size_t queryHead,
+                const float* y) {
+  const std::vector<Estimate> wanted = estimateQuery(routines, test, s, s.before + row, queryHead);
+  for (size_t c = 0; c < test.shape.widest; c++) {
+    if (c < s.width) {
+      check(within(y[c], wanted[c]), "%s: row %zu, head %zu, component %zu: %.9g, wanted %.9g ± %.2g", routines.name,
+            row, queryHead, c, static_cast<double>(y[c]), wanted[c].value, wanted[c].error);
+    } else {
+      check(y[c] == 0.0f, "%s: row %zu has more than its level", routines.name, row);
+    }
+  }
+}
+
 void checkAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows, size_t longest) {
   AttentionCase test = randomAttention(random, keyHeads, perHead, rows, longest);
   int length = std::snprintf(currentCase, sizeof(currentCase), "attention, %zu · %zu heads of %zu%s, lanes", keyHeads,
@@ -210,16 +236,7 @@ void checkAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows
       const std::vector<float>& y = together.y[i];
       for (size_t row = 0; row < s.rows; row += random.between(1, 9)) {
         const size_t queryHead = random.below(test.shape.queryHeads);
-        const std::vector<Estimate> wanted = estimateQuery(routines, test, s, s.before + row, queryHead);
-        for (size_t c = 0; c < widest; c++) {
-          const float found = y[row * outPerRow + queryHead * widest + c];
-          if (c < s.width) {
-            check(within(found, wanted[c]), "%s: lane %zu, row %zu, head %zu, component %zu: %.9g, wanted %.9g ± %.2g",
-                  routines.name, i, row, queryHead, c, static_cast<double>(found), wanted[c].value, wanted[c].error);
-          } else {
-            check(found == 0.0f, "%s: lane %zu, row %zu has more than its level", routines.name, i, row);
-          }
-        }
+        checkQuery(routines, test, s, row, queryHead, y.data() + row * outPerRow + queryHead * widest);
       }
 
       const Outcome alone = attend(routines, test, {s}, {s.before}, forward, 0xff);

@@ -1,9 +1,10 @@
 // Holds every routine of every instruction set that this processor has, and the product that is built of them, against
 // plain loops in integers and double precision. Random cases; a seed repeats them.
 //
-//   parity [--steps N] [--seed S]
+//   parity [--steps N] [--decoder-steps N] [--seed S]
 //
-// Without steps it runs a table: every block size, cut and row count. Ends with 1 if anything differed.
+// Steps are cases of all kinds; decoder steps those of `decoder.h`. Without either it runs a table: every block size,
+// cut and row count. Ends with 1 if anything differed.
 //
 // Bounds, with u = 2^-24, the rounding of one float operation:
 // - Integers (codes, offsets, sums of products) are equal.
@@ -20,6 +21,7 @@
 #include <cstring>
 
 #include "attention.h"
+#include "decoder.h"
 #include "memory.h"
 #include "products.h"
 #include "routines.h"
@@ -50,6 +52,15 @@ void runTable(Random& random) {
   }
 }
 
+void runDecoders(Random& random, size_t steps) {
+  DecoderCounts counts;
+  while (counts.steps < steps) {
+    checkDecoder(random, std::min(steps - counts.steps, random.between(20, 200)), counts);
+  }
+  std::printf("%zu decoder steps of %zu rows, %zu of several levels; %zu sequences, narrowed %zu times\n", counts.steps,
+              counts.rows, counts.mixed, counts.opened, counts.narrowed);
+}
+
 bool readNumber(const char* text, uint64_t* number) {
   char* end = nullptr;
   *number = text ? std::strtoull(text, &end, 10) : 0;
@@ -59,11 +70,16 @@ bool readNumber(const char* text, uint64_t* number) {
 }  // namespace
 
 int main(int count, char** arguments) {
-  uint64_t steps = 0, seed = 1;
+  uint64_t steps = 0, decoderSteps = 0, seed = 1;
+  const struct {
+    const char* flag;
+    uint64_t* number;
+  } numbers[] = {{"--steps", &steps}, {"--decoder-steps", &decoderSteps}, {"--seed", &seed}};
   for (int i = 1; i < count; i += 2) {
-    const bool isSteps = std::strcmp(arguments[i], "--steps") == 0, isSeed = std::strcmp(arguments[i], "--seed") == 0;
-    if ((!isSteps && !isSeed) || !readNumber(arguments[i + 1], isSteps ? &steps : &seed)) {
-      std::fprintf(stderr, "Cannot read %s: wanted --steps N, --seed S\n", arguments[i]);
+    const auto* known = std::find_if(std::begin(numbers), std::end(numbers),
+                                     [&](const auto& number) { return std::strcmp(arguments[i], number.flag) == 0; });
+    if (known == std::end(numbers) || !readNumber(arguments[i + 1], known->number)) {
+      std::fprintf(stderr, "Cannot read %s: wanted --steps N, --decoder-steps N, --seed S\n", arguments[i]);
       return 2;
     }
   }
@@ -73,7 +89,7 @@ int main(int count, char** arguments) {
 
   Random random{seed};
   checkMemory(random);
-  if (steps == 0) runTable(random);
+  if (steps == 0 && decoderSteps == 0) runTable(random);
   for (uint64_t step = 0; step < steps; step++) {
     const size_t blockSize = blockSizes[random.below(3)];
     checkRoutines(random, blockSize);
@@ -86,6 +102,7 @@ int main(int count, char** arguments) {
                    random.chance(8) ? 900 : 90);
     if (random.chance(4)) checkScan(random, large);
   }
+  if (decoderSteps > 0) runDecoders(random, decoderSteps);
   std::printf("%" PRIu64 " checks with seed %" PRIu64 ", %" PRIu64 " failed\n", checks, seed, failures);
   return failures == 0 ? 0 : 1;
 }

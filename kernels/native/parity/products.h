@@ -24,6 +24,12 @@ struct Layer {
     return shape.cut == Cut::inputs ? shape.channelsOf(chunk) : shape.uncut;
   }
 
+  void add(const StoredChunk& chunk) {
+    for (size_t axis = 0; axis < shape.axes; axis++) widest[axis] += chunk.widths[axis];
+    chunks.push_back(chunk);
+    levels = std::max(levels, chunk.level + 1);
+  }
+
   // Calls visit(output, chunk, stored row) for every stored row where outputs are cut.
   template <typename Visit>
   void forEachOutput(Visit&& visit) const {
@@ -42,6 +48,27 @@ struct Layer {
     }
   }
 };
+
+// Draws the weights of a layer that has its shape and its chunks' extents.
+void drawWeights(Random& random, Layer& layer, bool biased) {
+  const Cut cut = layer.shape.cut;
+  const size_t blockSize = layer.shape.blockSize;
+  for (StoredChunk& chunk : layer.chunks) {
+    const size_t rows = layer.rowsOf(chunk), blocks = (layer.columnsOf(chunk) + blockSize - 1) / blockSize;
+    layer.codes.push_back(random.bytes(rows * blocks * blockSize / 2));
+    layer.scales.push_back(random.halves(rows * blocks));
+    layer.biases.push_back(random.floats(biased && !random.chance(4) ? rows : 0));
+  }
+  size_t channels = 0;
+  for (size_t c = 0; c < layer.chunks.size(); c++) {
+    layer.chunks[c].codes = layer.codes[c].data();
+    layer.chunks[c].scales = layer.scales[c].data();
+    layer.chunks[c].bias = layer.biases[c].empty() ? nullptr : layer.biases[c].data();
+    channels += layer.shape.channelsOf(layer.chunks[c]);
+  }
+  layer.inputs = cut == Cut::inputs ? channels : layer.shape.uncut;
+  layer.outputs = cut == Cut::inputs ? layer.shape.uncut : cut == Cut::gated ? layer.widest[0] : channels;
+}
 
 // A layer; with `large`, one of which the weights are several tasks.
 Layer randomLayer(Random& random, Cut cut, size_t blockSize, bool large) {
@@ -65,27 +92,11 @@ Layer randomLayer(Random& random, Cut cut, size_t blockSize, bool large) {
       chunk.widths[axis] = none               ? 0
                            : random.chance(3) ? 16 * random.between(1, 3)
                                               : random.between(1, (large ? 120 : 40) / layer.shape.axes);
-      layer.widest[axis] += chunk.widths[axis];
     }
-    layer.chunks.push_back(chunk);
-    layer.levels = std::max(layer.levels, level + 1);
+    layer.add(chunk);
     level -= random.below(level + 1) / 2;
   }
-  for (StoredChunk& chunk : layer.chunks) {
-    const size_t rows = layer.rowsOf(chunk), blocks = (layer.columnsOf(chunk) + blockSize - 1) / blockSize;
-    layer.codes.push_back(random.bytes(rows * blocks * blockSize / 2));
-    layer.scales.push_back(random.halves(rows * blocks));
-    layer.biases.push_back(random.floats(biased && !random.chance(4) ? rows : 0));
-  }
-  size_t channels = 0;
-  for (size_t c = 0; c < count; c++) {
-    layer.chunks[c].codes = layer.codes[c].data();
-    layer.chunks[c].scales = layer.scales[c].data();
-    layer.chunks[c].bias = layer.biases[c].empty() ? nullptr : layer.biases[c].data();
-    channels += layer.shape.channelsOf(layer.chunks[c]);
-  }
-  layer.inputs = cut == Cut::inputs ? channels : layer.shape.uncut;
-  layer.outputs = cut == Cut::inputs ? layer.shape.uncut : cut == Cut::gated ? layer.widest[0] : channels;
+  drawWeights(random, layer, biased);
   return layer;
 }
 
@@ -221,6 +232,17 @@ std::vector<size_t> levelsOf(const Layer& layer) {
   return levels;
 }
 
+// Holds a row that was computed against plain loops. `levels` are the layer's `levelsOf`.
+void checkRow(const Routines& routines, const Layer& layer, const std::vector<size_t>& levels, const Batch& batch,
+              size_t row, const float* y) {
+  const std::vector<Estimate> wanted = estimateRow(routines, layer, batch, row);
+  for (size_t i = 0; i < layer.outputs; i++) {
+    if (batch.levels[row] > levels[i]) continue;
+    check(within(y[i], wanted[i]), "%s: row %zu, output %zu: %.9g, wanted %.9g ± %.2g", routines.name, row, i,
+          static_cast<double>(y[i]), wanted[i].value, wanted[i].error);
+  }
+}
+
 // The same rows with what their levels drop set to zero: the input of a masked run.
 Batch masked(const Layer& layer, const Batch& batch) {
   Batch result = batch;
@@ -265,13 +287,7 @@ void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool l
     const std::vector<float> y = run(*product, layer, batch, 0, rows, false, forward, 0x00);
 
     for (size_t row = 0; row<rows; row += rows> 17 ? 7 : 1) {
-      const std::vector<Estimate> wanted = estimateRow(routines, layer, batch, row);
-      for (size_t i = 0; i < layer.outputs; i++) {
-        if (!keeps(row, i)) continue;
-        const float found = y[row * layer.outputs + i];
-        check(within(found, wanted[i]), "%s: row %zu, output %zu: %.9g, wanted %.9g ± %.2g", routines.name, row, i,
-              static_cast<double>(found), wanted[i].value, wanted[i].error);
-      }
+      checkRow(routines, layer, levels, batch, row, y.data() + row * layer.outputs);
       const std::vector<float> alone = run(*product, layer, batch, row, row + 1, false, forward, 0xff);
       check(sameBits(alone.data(), y.data() + row * layer.outputs, layer.outputs), "%s: row %zu differs alone",
             routines.name, row);

@@ -247,6 +247,22 @@ std::vector<float> widened(const std::vector<float>& values, size_t kept, size_t
   return wide;
 }
 
+// Holds a sequence's rows and the state behind them against plain loops.
+void checkScanned(const Routines& routines, const ScanBlock& block, const float* packed, const ScannedSequence& before,
+                  const ScannedSequence& after, const float* y) {
+  const size_t outputs = block.shape.heads * block.shape.channels;
+  const PlainScan wanted = scanPlainly(block, packed, before);
+  for (size_t at = 0; at < before.rows * outputs; at++) {
+    check(within(y[at], wanted.y[at]), "%s: output %zu of row %zu: %.9g, wanted %.9g ± %.2g", routines.name,
+          at % outputs, at / outputs, static_cast<double>(y[at]), wanted.y[at].value, wanted.y[at].error);
+    if (at % block.shape.channels >= before.channels)
+      check(y[at] == 0, "%s: a channel that is not kept", routines.name);
+  }
+  for (size_t at = 0; at < wanted.state.size(); at++) {
+    check(within(after.state[at], wanted.state[at]), "%s: state %zu", routines.name, at);
+  }
+}
+
 void checkScan(Random& random, bool large = false) {
   const ScanBlock block = randomBlock(random, large);
   const ScanShape& shape = block.shape;
@@ -277,18 +293,7 @@ void checkScan(Random& random, bool large = false) {
     size_t first = 0;
     for (size_t i = 0; i < before.size(); i++) {
       const ScannedSequence& sequence = before[i];
-      const PlainScan wanted = scanPlainly(block, packed.data() + first * columns, sequence);
-      for (size_t at = 0; at < sequence.rows * outputs; at++) {
-        const float found = y[first * outputs + at];
-        check(within(found, wanted.y[at]), "%s: sequence %zu, output %zu of row %zu: %.9g, wanted %.9g ± %.2g",
-              routines.name, i, at % outputs, at / outputs, static_cast<double>(found), wanted.y[at].value,
-              wanted.y[at].error);
-        if (at % shape.channels >= sequence.channels)
-          check(found == 0, "%s: a channel that is not kept", routines.name);
-      }
-      for (size_t at = 0; at < wanted.state.size(); at++) {
-        check(within(after[i].state[at], wanted.state[at]), "%s: sequence %zu, state %zu", routines.name, i, at);
-      }
+      checkScanned(routines, block, packed.data() + first * columns, sequence, after[i], y.data() + first * outputs);
 
       const std::vector<float> own(packed.begin() + static_cast<long>(first * columns),
                                    packed.begin() + static_cast<long>((first + sequence.rows) * columns));
