@@ -8,7 +8,7 @@ import type { Policy, PolicyOptions } from "./policy.ts";
  * the numbers below, with seeds 101 to 116 of `REPLAYED` in `virtual_service.ts` at 0.5 and 1.2 times the load;
  * `policies_test.ts` runs others.
  */
-const ROOM = { waiting: 6, from: 1, slope: 2, most: 1 } as const;
+const ROOM = { waiting: 6, from: 1.1, slope: 2, most: 1 } as const;
 
 /**
  * Hysteresis: a level wider than what runs must leave this much more. Steps of two levels cost like the wider one, so
@@ -35,8 +35,8 @@ const BARELY = 0.95;
  * narrowest. One wide sequence makes every step read the wide weights, so levels that differ within a step cost like
  * wide ones. Those who run are narrowed to it, so running wide risks nothing: what is decided now can be made narrow at
  * the next step, up to the last moment at which narrowing still helps. While little comes, levels are chosen by what is
- * likely, even lucky; the more comes and waits, the more room is left, for those who come next have budgets too. The
- * level of a sequence that starts is found in the same way.
+ * likely; the more comes and waits, the more room is left, for those who come next have budgets too. The level of a
+ * sequence that starts is found in the same way.
  *
  * At its arrival a request is refused if only the load stands in its way: if even with everyone at the narrowest level
  * it would miss its budget, or make another miss. That cannot be mended later, so here the safe prediction counts.
@@ -83,7 +83,7 @@ function all(level: number): { readonly waiting: number; readonly running: numbe
 
 function marginOf({ utilization, options: { load: { requestsWaiting, slots } } }: Situation): number {
   const pressure = utilization + requestsWaiting / (ROOM.waiting * slots);
-  return BARELY + Math.min(ROOM.most, ROOM.slope * Math.max(0, pressure - ROOM.from));
+  return 1 + Math.min(ROOM.most, ROOM.slope * Math.max(0, pressure - ROOM.from));
 }
 
 function doorMargin({ utilization }: Situation): number {

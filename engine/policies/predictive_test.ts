@@ -41,7 +41,7 @@ describe("predictive()", () => {
 
   it("goes back to a wider level than what runs only where that leaves more room", () => {
     const narrow = { effectivePruningRate: 0.35 };
-    deepEqual([levelOf(111, narrow), levelOf(118, narrow)], [1, 0]);
+    deepEqual([levelOf(111, narrow), levelOf(122, narrow)], [1, 0]);
     deepEqual([levelOf(111, { effectivePruningRate: 0 }), levelOf(90, { effectivePruningRate: 0.2 })], [0, 1]);
   });
 
