@@ -93,6 +93,7 @@ const Settings = z.strictObject({
   stalledSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.stalledSeconds)
     .describe("Time after which an answer that nobody takes is cancelled"),
   drainSeconds: z.number().min(0).max(3600).default(10).describe("Time for running requests when asked to stop"),
+  logPrompts: z.boolean().default(false).describe("Writes prompts into the log, which has no text otherwise"),
   prometheusUrl: z.url({ protocol: /^https?$/ }).optional()
     .describe("Prometheus server to ask what other workloads take of the machine"),
   prometheusQuery: z.string().min(1).default(OTHER_CPU_SHARE).describe("What to ask it: PromQL for a share, 0 to 1"),
@@ -235,6 +236,7 @@ async function serve(settings: Settings): Promise<void> {
     build,
     registry,
     metrics,
+    logPrompts: settings.logPrompts,
     log: (line) => console.log(JSON.stringify({ time: new Date().toISOString(), ...line })),
     now,
     newId: () => crypto.randomUUID(),

@@ -215,7 +215,9 @@ export class Engine {
     waiting: Pick<WaitingRequest, "request" | "hopeless">,
     { stage, place }: Pick<RateQuestion, "stage" | "place">,
   ): RateAnswer {
-    const work = waitingWork(waiting, this.#waiting.instantOf(waiting), this.#expectations());
+    // Whether its budget is lost is what is asked.
+    const own = { ...waiting, hopeless: false };
+    const work = waitingWork(own, this.#waiting.instantOf(waiting), this.#expectations());
     return this.#selector.choose({ ...this.#now(), request: waiting.request, stage, place, work });
   }
 

@@ -395,10 +395,10 @@ describe("Engine", () => {
     const runner = new ToyRunner({ onStep: () => void (clock.ms += 40) });
     const { engine } = toyEngine({ runner, now: () => clock.ms });
     equal(engine.predicted(0).tokenMs, 10);
-    await collect(engine.generate(toyRequest({ maxNewTokens: 30, arrivedMs: 1000 }), never()));
+    await collect(engine.generate(toyRequest({ maxNewTokens: 60, arrivedMs: 1000 }), never()));
     ok(Math.abs(engine.predicted(0).tokenMs - 40) < 2, `${engine.predicted(0).tokenMs} ms`);
-    // A level and a phase that were not measured follow the common factor.
-    ok(engine.predicted(2).tokenMs > 18 && engine.predicted(2).chunkMs > 36);
+    // A level and a phase that were not measured follow the common factor, which is most of the four times.
+    ok(engine.predicted(2).tokenMs > 18 && engine.predicted(2).chunkMs > 30);
   });
 
   it("says when work waits and no step ends", async () => {

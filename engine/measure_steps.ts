@@ -28,13 +28,19 @@ const [FEWEST_ROUNDS, MOST_ROUNDS] = [3, 15];
 const LONG_CHUNKS = 4;
 
 /**
+ * Single rows with a short and with a long context. Their difference is a few percent of a step, while one step in ten
+ * takes a quarter longer on a shared machine: so many that the lower quartiles tell them apart.
+ */
+const CONTEXT_STEPS = 12;
+
+/**
  * Runs steps of several sizes at every level and notes the lower quartiles of their times: what they cost with the
  * machine to themselves, for others only ever make a step longer. No sequence may be running.
  *
  * All are measured in turn, round by round, so that what else the machine does hits all of them alike. A narrower level
- * does a part of the work of a wider one; where it was measured slower, that is noise, and both get their mean. Where a
- * round would take longer than the whole budget, only single rows are measured at all levels, other sizes at the first
- * and the last level, and the levels between lie on lines over their rates.
+ * does a part of the work of a wider one, its context included; where it was measured slower, that is noise, and both
+ * get their mean. Where a round would take longer than the whole budget, only single rows are measured at all levels,
+ * other sizes at the first and the last level, and the levels between lie on lines over their rates.
  */
 export async function measureSteps(runner: StepRunner, options: MeasureOptions): Promise<StepTable> {
   const { pruningRates, now, budgetMs, onProgress } = options;
@@ -80,10 +86,11 @@ export async function measureSteps(runner: StepRunner, options: MeasureOptions):
   );
   const falling = rows.map((_, size) => neverRising(filled.map((sizes) => sizes[size]!)));
   const contexts: { decodeMs: number; prefillMs: number }[] = [];
-  for (const level of ends) contexts.push(await contextMs(runner, { level, chunk, steps, now }));
-  const [first, narrowest] = [contexts[0]!, contexts.at(-1)!];
-  const overLevels = (of: (costs: typeof first) => number) =>
-    pruningRates.map((_, level) => between(of(first), of(narrowest), level, pruningRates));
+  for (const level of ends) contexts.push(await contextMs(runner, { level, chunk, now }));
+  const overLevels = (of: (costs: typeof contexts[number]) => number) => {
+    const settled = neverRising(contexts.map(of));
+    return pruningRates.map((_, level) => between(settled[0]!, settled.at(-1)!, level, pruningRates));
+  };
   return {
     rows,
     stepMs: pruningRates.map((_, level) => falling.map((levels) => levels[level]!)),
@@ -129,35 +136,51 @@ async function prefillMs(
   }
 }
 
-/** What one token of context adds to a decode row and to a prompt row: the slope from no context to a long one. */
+/**
+ * What one token of context adds to a decode row and to a prompt row, of one sequence that grows: single rows while it
+ * is short, chunks, single rows again.
+ */
 async function contextMs(
   runner: StepRunner,
-  { level, chunk, steps, now }: Measurement & { chunk: number; steps: number },
+  { level, chunk, now }: Measurement & { chunk: number },
 ): Promise<{ decodeMs: number; prefillMs: number }> {
-  const chunks = Math.min(LONG_CHUNKS, Math.floor((runner.maxTokens - steps - 1) / chunk));
+  const chunks = Math.min(LONG_CHUNKS, Math.floor((runner.maxTokens - 2 * (1 + CONTEXT_STEPS)) / chunk));
   if (chunks < 2) return { decodeMs: 0, prefillMs: 0 };
-  const short = await decodeMs(runner, { level, count: 1, steps, now });
   const sequence = runner.openSequence(level);
+  const timed = async (rows: number) => {
+    const start = now();
+    await runner.step([{ sequence, tokens: new Int32Array(rows), logits: "last" }]);
+    return now() - start;
+  };
+  const times = async (count: number, rows: number) => {
+    const ms: number[] = [];
+    for (let i = 0; i < count; i++) ms.push(await timed(rows));
+    return ms;
+  };
   try {
-    const timed = async (rows: number) => {
-      const start = now();
-      await runner.step([{ sequence, tokens: new Int32Array(rows), logits: "last" }]);
-      return now() - start;
-    };
-    const first = await timed(chunk);
-    let long = first;
-    for (let i = 1; i < chunks; i++) long = await timed(chunk);
     await timed(1);
-    let decode = 0;
-    for (let i = 0; i < steps; i++) decode += await timed(1);
-    const offset = (chunks - 1) * chunk;
+    const short = await times(CONTEXT_STEPS, 1);
+    const prompt = await times(chunks, chunk);
+    await timed(1);
+    const long = await times(CONTEXT_STEPS, 1);
     return {
-      decodeMs: Math.max(0, (decode / steps - short) / (chunks * chunk)),
-      prefillMs: Math.max(0, (long - first) / (chunk * offset)),
+      decodeMs: Math.max(0, (lowerQuartile(long) - lowerQuartile(short)) / (chunks * chunk + 1 + CONTEXT_STEPS)),
+      prefillMs: Math.max(0, medianSlope(prompt) / (chunk * chunk)),
     };
   } finally {
     sequence.close();
   }
+}
+
+/** Of values at equal distances, the rise from one to the next: the median over all pairs (Theil and Sen). */
+function medianSlope(values: readonly number[]): number {
+  const slopes = values.flatMap((from, i) => values.slice(i + 1).map((to, j) => (to - from) / (j + 1)));
+  return median(slopes);
+}
+
+function median(values: readonly number[]): number {
+  const sorted = values.toSorted((a, b) => a - b);
+  return (sorted[(sorted.length - 1) >> 1]! + sorted[sorted.length >> 1]!) / 2;
 }
 
 /** Between what was measured at the first and at the last level, by the levels' rates. */

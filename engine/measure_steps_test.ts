@@ -6,25 +6,31 @@ import { ToyRunner } from "./testing/toy_runner.ts";
 
 const RATES = [0, 0.1, 0.4];
 
-/** A step takes 8 ms less the level, a quarter for every row, and a hundredth for every row and token of context. */
+/**
+ * A step takes 8 ms less the level, a quarter for every row, and a hundredth for every row and token of context; every
+ * `slowEvery`th takes half as long again.
+ */
 async function measured(
-  { slots = 2, maxTokens = 64, prefillChunk = 8, budgetMs = 1e6, perLevel = [8, 7, 6] }: {
+  { slots = 2, maxTokens = 64, prefillChunk = 8, budgetMs = 1e6, perLevel = [8, 7, 6], slowEvery, perContext }: {
     slots?: number;
     maxTokens?: number;
     prefillChunk?: number;
     budgetMs?: number;
     perLevel?: readonly number[];
+    slowEvery?: number;
+    perContext?: readonly number[];
   },
 ) {
-  let clock = 0;
+  let [clock, steps] = [0, 0];
   const runner = new ToyRunner({
     slots,
     maxTokens,
     onStep: (entries) => {
-      clock += perLevel[Math.min(...entries.map(({ sequence }) => sequence.level))]!;
+      let ms = perLevel[Math.min(...entries.map(({ sequence }) => sequence.level))]!;
       for (const { sequence, tokens } of entries) {
-        clock += tokens.length * (0.25 + 0.01 * sequence.length);
+        ms += tokens.length * (0.25 + (perContext?.[sequence.level] ?? 0.01) * sequence.length);
       }
+      clock += slowEvery !== undefined && ++steps % slowEvery === 0 ? 1.5 * ms : ms;
     },
   });
   const table = await measureSteps(runner, { pruningRates: RATES, prefillChunk, now: () => clock, budgetMs });
@@ -61,6 +67,16 @@ describe("measureSteps()", () => {
     const { table } = await measured({ perLevel: [8, 4, 6] });
     near(table.stepMs[1]![0]!, 5.25);
     near(table.stepMs[2]![0]!, 5.25);
+  });
+
+  it("finds what a context costs in decoding though every fourth step takes half as long again", async () => {
+    const { table: { decodeContextMs } } = await measured({ maxTokens: 128, slowEvery: 4 });
+    for (const ms of decodeContextMs) ok(Math.abs(ms - 0.01) < 0.001, `${ms}, not 0.01`);
+  });
+
+  it("gives the ends their mean where the context of the narrowest level was slower", async () => {
+    const { table: { decodeContextMs } } = await measured({ maxTokens: 128, perContext: [0.01, 0, 0.03] });
+    for (const ms of decodeContextMs) ok(Math.abs(ms - 0.02) < 1e-9, `${ms}, not 0.02`);
   });
 
   it("keeps to the tokens that a sequence can hold", async () => {

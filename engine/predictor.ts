@@ -1,5 +1,5 @@
 import type { LoadSnapshot } from "./load.ts";
-import { type Arrival, type Finish, forecastSchedule, type Work } from "./schedule_forecast.ts";
+import { type Finish, forecastSchedule, type Work } from "./schedule_forecast.ts";
 import { phaseOf, type StepCosts, type StepPart, widestLevel } from "./step_costs.ts";
 
 /** Times from now by which something is to happen, in milliseconds; infinite where nothing is asked. */
@@ -59,16 +59,19 @@ export interface SituationOptions {
   readonly busyMs: number;
 }
 
-/** Requests that have not come yet and are counted on: those further ahead hardly touch what runs now. */
-const EXPECTED = 6;
-
 /** Requests, per slot, whose time tells what the machine sustains. */
 const SUSTAINED = 4;
 
 /** Beyond this share the sensor of other work says little about what is left. */
 const MOST_CONTENTION = 0.8;
 
-/** Predicts what becomes of the requests that there are, under the load of one instant. */
+/**
+ * Predicts what becomes of the requests that there are, under the load of one instant.
+ *
+ * Nobody who has not come yet is counted on: in bursts the next one comes at once or not for long, and what holds in
+ * most cases is that none comes while a request is answered. With six at the mean pace, predictions at half of what
+ * rate 0 sustains were off by 10.7 % in the median, without by 8.5 %, and as many budgets were kept.
+ */
 export class Situation {
   readonly options: SituationOptions;
   readonly #stepMs: (parts: readonly StepPart[]) => number;
@@ -90,7 +93,7 @@ export class Situation {
   missed({ waiting, running }: OthersLevels, margin = 1): number {
     const options = this.options;
     const works = { running: narrowed(options.running, running), waiting: atLevel(options.waiting, waiting) };
-    const finishes = this.forecast(works.running, works.waiting, waiting);
+    const finishes = this.forecast(works.running, works.waiting);
     const factor = options.load.predictionError.median * margin;
     return countMissed(works.running, finishes.running, factor) + countMissed(works.waiting, finishes.waiting, factor);
   }
@@ -100,33 +103,21 @@ export class Situation {
     const { arrivals, slots } = this.options.load;
     if (arrivals.perSecond === 0) return 0;
     const count = SUSTAINED * slots;
-    const { lastTokenMs } = this.together(meanWork(arrivals, 0), { count, slots });
+    const { lastTokenMs } = this.together(meanWork(arrivals), { count, slots });
     return arrivals.perSecond * lastTokenMs / 1000 / count;
   }
 
   /** When the work that there is will be done. */
   remainingMs(): number {
     const { running, waiting, load } = this.options;
-    const finishes = this.forecast(running, atLevel(waiting, this.levels - 1), this.levels - 1);
+    const finishes = this.forecast(running, atLevel(waiting, this.levels - 1));
     return load.predictionError.median *
       [...finishes.running, ...finishes.waiting].reduce((last, { lastTokenMs }) => Math.max(last, lastTokenMs), 0);
   }
 
-  protected forecast(
-    running: readonly Work[],
-    waiting: readonly Work[],
-    expectedLevel: number,
-  ): ReturnType<typeof forecastSchedule> {
-    const { load, prefillChunk, busyMs } = this.options;
-    return forecastSchedule({
-      running,
-      waiting,
-      expected: expectedArrivals(load, expectedLevel),
-      slots: load.slots,
-      prefillChunk,
-      busyMs,
-      stepMs: this.#stepMs,
-    });
+  protected forecast(running: readonly Work[], waiting: readonly Work[]): ReturnType<typeof forecastSchedule> {
+    const { load: { slots }, prefillChunk, busyMs } = this.options;
+    return forecastSchedule({ running, waiting, slots, prefillChunk, busyMs, stepMs: this.#stepMs });
   }
 
   /** So many of one kind of work that come together to an idle machine. @returns The last one's times. */
@@ -134,7 +125,6 @@ export class Situation {
     const { waiting } = forecastSchedule({
       running: [],
       waiting: Array.from({ length: count }, () => work),
-      expected: [],
       slots,
       prefillChunk: this.options.prefillChunk,
       busyMs: 0,
@@ -162,7 +152,7 @@ export class Predictor extends Situation {
     const running = narrowed(options.running, others.running);
     const waiting = atLevel(options.waiting, others.waiting)
       .toSpliced(this.#place, 0, { ...this.#request, level, context: 0 });
-    const finishes = this.forecast(running, waiting, level);
+    const finishes = this.forecast(running, waiting);
     const factor = load.predictionError.median * margin;
     const own = finishes.waiting[this.#place]!;
     const meets = keeps(own, this.#request.limits, factor);
@@ -216,18 +206,10 @@ export function contentionSlowdown(share: number): number {
   return 1 / (1 - Math.min(Math.max(share, 0), MOST_CONTENTION));
 }
 
-/** Requests of the mean kind, evenly spaced, at the pace at which requests came lately. */
-function expectedArrivals({ arrivals }: LoadSnapshot, level: number): Arrival[] {
-  return Array.from({ length: arrivals.perSecond > 0 ? EXPECTED : 0 }, (_, i) => ({
-    ...meanWork(arrivals, level),
-    inMs: (i + 1) * 1000 / arrivals.perSecond,
-  }));
-}
-
-/** Nothing is known of its budget, so it gives way to those who are there. */
-function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"], level: number): Work {
+/** Work of the mean kind, at rate 0. */
+function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"]): Work {
   const whole = (tokens: number) => Math.max(1, Math.round(tokens));
-  return { level, context: 0, instantMs: Infinity, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
+  return { level: 0, context: 0, instantMs: 0, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
 }
 
 function atLevel(waiting: readonly WaitingWork[], level: number): (WaitingWork & Work)[] {

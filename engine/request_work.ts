@@ -1,7 +1,7 @@
 import type { ActiveRequest, WaitingRequest } from "./active_request.ts";
 import type { GenerationRequest } from "./generation.ts";
 import { limitsOf, type Targets } from "./limits.ts";
-import type { RunningWork, WaitingWork } from "./predictor.ts";
+import { NO_LIMITS, type RunningWork, type WaitingWork } from "./predictor.ts";
 
 /** What is known of the time and of answers in general. */
 export interface Expectations {
@@ -13,9 +13,14 @@ export interface Expectations {
   readonly lengthRatio: number;
 }
 
-/** What a waiting request needs. @param instantMs Its place in the order of urgency. */
+/**
+ * What a waiting request needs. A budget that is lost limits nothing any more: nobody is refused, and nothing narrowed,
+ * for its sake.
+ *
+ * @param instantMs Its place in the order of urgency.
+ */
 export function waitingWork(
-  { request }: Pick<WaitingRequest, "request">,
+  { request, hopeless }: Pick<WaitingRequest, "request" | "hopeless">,
   instantMs: number,
   { targets, nowMs, lengthRatio }: Expectations,
 ): WaitingWork {
@@ -23,7 +28,7 @@ export function waitingWork(
   return {
     promptTokens: request.promptTokens.length,
     newTokens,
-    limits: limitsOf(request, { targets, newTokens, nowMs, firstTokenMs: null }),
+    limits: hopeless ? NO_LIMITS : limitsOf(request, { targets, newTokens, nowMs, firstTokenMs: null }),
     waitedMs: nowMs - request.arrivedMs,
     widestLevel: request.pinnedLevel ?? 0,
     narrowestLevel: request.pinnedLevel ?? request.floorLevel,
@@ -37,7 +42,7 @@ export function waitingWork(
  * @param rows Its rows in the present step.
  */
 export function runningWork(
-  { request, sequence, firstTokenMs, promptLength, prefilled, tokens }: ActiveRequest,
+  { request, hopeless, sequence, firstTokenMs, promptLength, prefilled, tokens }: ActiveRequest,
   { rows, instantMs }: { rows: number; instantMs: number },
   { targets, nowMs, narrows, lengthRatio }: Expectations,
 ): RunningWork | null {
@@ -52,7 +57,7 @@ export function runningWork(
     context: sequence.length + rows,
     newTokens,
     instantMs,
-    limits: limitsOf(request, { targets, newTokens: expected, nowMs, firstTokenMs }),
+    limits: hopeless ? NO_LIMITS : limitsOf(request, { targets, newTokens: expected, nowMs, firstTokenMs }),
   };
 }
 

@@ -5,7 +5,7 @@ import { Channel } from "./channel.ts";
 import type { GenerationEvent } from "./generation.ts";
 import { NO_TARGETS } from "./limits.ts";
 import type { RateChoice } from "./rate_choice.ts";
-import { runningWork } from "./request_work.ts";
+import { runningWork, waitingWork } from "./request_work.ts";
 import { SamplerScratch } from "./sampler.ts";
 import { toyRequest } from "./testing/toy_engine.ts";
 import { ToyRunner } from "./testing/toy_runner.ts";
@@ -16,11 +16,11 @@ const choice: RateChoice = {
   ...{ predictedTtftMs: 10, predictedTpotMs: 10, fits: true },
 };
 
-/** A request with a prompt of 3 tokens that may have 4, just begun. */
-function begun(): ActiveRequest {
+/** A request with a prompt of 3 tokens that may have 4 within 500 ms, just begun. */
+function begun({ hopeless = false } = {}): ActiveRequest {
   const waiting = {
-    request: toyRequest(),
-    hopeless: false,
+    request: toyRequest({ budget: { latencyMs: 500, ttftMs: null, tpotMs: null }, arrivedMs: 900 }),
+    hopeless,
     events: new Channel<GenerationEvent>(() => {}),
     unlisten: () => {},
   };
@@ -43,10 +43,27 @@ describe("runningWork()", () => {
     deepEqual([narrowest(true), narrowest(false)], [2, 0]);
   });
 
+  it("is limited by its budget, and by nothing once that is lost", () => {
+    const limit = (hopeless: boolean) =>
+      runningWork(begun({ hopeless }), { rows: 0, instantMs: 0 }, expectations)!.limits.lastTokenMs;
+    deepEqual([limit(false), limit(true)], [400, Infinity]);
+  });
+
   it("is nothing once the last token is on its way", () => {
     const active = begun();
     active.prefilled = 3;
     active.tokens = 3;
     equal(runningWork(active, { rows: 1, instantMs: 0 }, expectations), null);
+  });
+});
+
+describe("waitingWork()", () => {
+  it("is limited by its budget, and by nothing once that is lost", () => {
+    const request = toyRequest({ budget: { latencyMs: 500, ttftMs: 200, tpotMs: null }, arrivedMs: 900 });
+    const limits = (hopeless: boolean) => {
+      const { firstTokenMs, lastTokenMs } = waitingWork({ request, hopeless }, 0, expectations).limits;
+      return [firstTokenMs, lastTokenMs];
+    };
+    deepEqual([limits(false), limits(true)], [[100, 400], [Infinity, Infinity]]);
   });
 });

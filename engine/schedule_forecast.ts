@@ -13,12 +13,6 @@ export interface Work {
   readonly instantMs: number;
 }
 
-/** Work that is expected to come. */
-export interface Arrival extends Work {
-  /** Milliseconds from now. */
-  readonly inMs: number;
-}
-
 /** Milliseconds from now. */
 export interface Finish {
   readonly startMs: number;
@@ -30,8 +24,6 @@ export interface Schedule {
   readonly running: readonly Work[];
   /** In the order in which they get slots. */
   readonly waiting: readonly Work[];
-  /** In the order of their coming; they get slots after those who wait. */
-  readonly expected: readonly Arrival[];
   readonly slots: number;
   /** Prompt rows of one step. */
   readonly prefillChunk: number;
@@ -65,7 +57,7 @@ class Lane {
  * @returns When each running and waiting sequence starts and ends, in the given orders.
  */
 export function forecastSchedule(
-  { running, waiting, expected, slots, prefillChunk, busyMs, stepMs }: Schedule,
+  { running, waiting, slots, prefillChunk, busyMs, stepMs }: Schedule,
 ): { readonly running: readonly Finish[]; readonly waiting: readonly Finish[] } {
   const started = running.map((work) => new Lane(work, 0));
   const queued = waiting.map((work) => new Lane(work, NaN));
@@ -74,17 +66,13 @@ export function forecastSchedule(
     const later = lanes.findIndex(({ work }) => work.instantMs > lane.work.instantMs);
     lanes.splice(later < 0 ? lanes.length : later, 0, lane);
   };
-  let [open, next, arrival, now] = [started.length + queued.length, 0, 0, busyMs];
+  let [open, next, now] = [started.length + queued.length, 0, busyMs];
 
   while (open > 0) {
-    while (lanes.length < slots) {
-      if (next < queued.length) {
-        const lane = queued[next++]!;
-        lane.startMs = now;
-        enter(lane);
-      } else if (arrival < expected.length && expected[arrival]!.inMs <= now) {
-        enter(new Lane(expected[arrival++]!, now));
-      } else break;
+    while (lanes.length < slots && next < queued.length) {
+      const lane = queued[next++]!;
+      lane.startMs = now;
+      enter(lane);
     }
 
     let room = prefillChunk;
@@ -99,9 +87,6 @@ export function forecastSchedule(
     }
     let ms = stepMs(parts);
     if (steps > 1) {
-      if (lanes.length < slots && arrival < expected.length) {
-        steps = Math.min(steps, Math.max(1, Math.ceil((expected[arrival]!.inMs - now) / ms)));
-      }
       for (const { part } of lanes) part.context += (steps - 1) / 2;
       ms = stepMs(parts);
       for (const { part } of lanes) part.context -= (steps - 1) / 2;

@@ -10,7 +10,6 @@ const forecast = (schedule: Partial<Schedule>) =>
   forecastSchedule({
     running: [],
     waiting: [],
-    expected: [],
     slots: 2,
     prefillChunk: 4,
     busyMs: 0,
@@ -41,13 +40,6 @@ describe("forecastSchedule()", () => {
 
   it("begins when the present step ends", () => {
     deepEqual(times(forecast({ waiting: [work(1, 1)], busyMs: 7 }).waiting), [[7, 18, 18]]);
-  });
-
-  it("counts on those who are expected, after those who wait", () => {
-    const expected = [{ ...work(4, 50), inMs: 12 }];
-    const { waiting } = forecast({ waiting: [work(1, 4)], expected });
-    // 11, 11, then the prompt of 4 comes beside it, then both decode.
-    deepEqual(times(waiting), [[0, 11, 11 + 11 + 15 + 12]]);
   });
 
   it("takes many steps at once as it would one by one", () => {

@@ -15,6 +15,7 @@ export function generate(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { record } = c.var;
     const body = parseBody(GenerateBody, await readJson(c.req.raw, services.limits));
+    record.prompt = body.prompt ?? body.prompt_tokens;
     const request = await generateRequest(body, services, record.arrivedMs);
     record.promptTokens = request.promptTokens.length;
 

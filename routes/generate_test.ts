@@ -255,6 +255,14 @@ describe("POST /generate", () => {
     match(await registry.metrics(), /^espalier_requests_total\{outcome="length",code="200"\} 1$/m);
   });
 
+  it("logs prompts only where it was told to, those of refused requests too", async () => {
+    const { app, logged } = toyApp({}, { logPrompts: true });
+    await post(app, GREEDY);
+    await post(app, { prompt_tokens: [3, 1], max_new_tokens: 4 });
+    await post(app, { ...GREEDY, pruning_rate: 0.2 });
+    deepEqual(logged.map(({ code, prompt }) => [code, prompt]), [[200, "abc"], [200, [3, 1]], [422, "abc"]]);
+  });
+
   describe("refuses", () => {
     const cases: [what: string, body: unknown, status: number, param: string | null, message: RegExp][] = [
       ["text that is no JSON", "{prompt", 400, null, /not valid JSON/],

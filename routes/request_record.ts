@@ -10,15 +10,17 @@ export class RequestRecord {
   /** Whether its answer is a stream, which goes on after the handler. */
   streams = false;
   promptTokens: number | null = null;
+  /** The prompt as it was asked: text, token ids or messages. It is logged only where the service was told to. */
+  prompt: unknown = null;
   #completionTokens = 0;
   #choice: RateChoice | null = null;
   #end: GenerationEnd | null = null;
   /** Until it is known, the fault is ours. */
   outcome: FinishReason | FailureOutcome = "error";
-  readonly #services: Pick<Services, "engine" | "metrics" | "log" | "now">;
+  readonly #services: Pick<Services, "engine" | "metrics" | "log" | "logPrompts" | "now">;
   readonly #route: string;
 
-  constructor(services: Pick<Services, "engine" | "metrics" | "log" | "now" | "newId">, route: string) {
+  constructor(services: Pick<Services, "engine" | "metrics" | "log" | "logPrompts" | "now" | "newId">, route: string) {
     this.#services = services;
     this.#route = route;
     this.id = services.newId();
@@ -34,7 +36,7 @@ export class RequestRecord {
 
   /** @param code The HTTP status that the caller got. */
   finish(code: number): void {
-    const { engine, metrics, log, now } = this.#services;
+    const { engine, metrics, log, logPrompts, now } = this.#services;
     const [outcome, choice, end] = [this.outcome, this.#choice, this.#end];
     metrics.requests.inc({ outcome, code: String(code) });
     log({
@@ -50,6 +52,7 @@ export class RequestRecord {
       completion_tokens: this.#completionTokens,
       budget_met: end?.budgetMet ?? null,
       timings_ms: end === null ? { total: tenths(now() - this.arrivedMs) } : timingsJson(end),
+      ...(logPrompts && { prompt: this.prompt }),
     });
   }
 }

@@ -79,6 +79,8 @@ export interface Services {
   readonly metrics: Metrics;
   /** Takes one line of the log. */
   readonly log: (line: Readonly<Record<string, unknown>>) => void;
+  /** Whether the line of a request has its prompt. */
+  readonly logPrompts: boolean;
   /** The engine's clock, in milliseconds. */
   readonly now: () => number;
   readonly newId: () => string;

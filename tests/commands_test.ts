@@ -18,7 +18,7 @@ const FLAGS: Readonly<Record<Task, readonly string[]>> = {
     ...["max-body-bytes", "max-prompt-length", "max-json-depth"],
     ...["api-keys", "api-keys-file", "allow-without-keys", "metrics-without-key", "cors-origins", "allowed-hosts"],
     ...["max-connections", "max-header-bytes", "header-seconds", "request-seconds", "idle-seconds", "stalled-seconds"],
-    ...["drain-seconds", "prometheus-url", "prometheus-query", "prometheus-seconds", "sysfs"],
+    ...["drain-seconds", "log-prompts", "prometheus-url", "prometheus-query", "prometheus-seconds", "sysfs"],
   ],
   compress: [
     ...["model", "out", "calibration", "samples", "sequence-length", "block-size", "recipe", "seed", "name", "threads"],

@@ -1,12 +1,20 @@
 import type { Situation } from "../predictor.ts";
-import type { Policy } from "./policy.ts";
+import type { Policy, PolicyOptions } from "./policy.ts";
 
 /**
  * Room that levels wider than the narrowest must leave, as a share of the predicted times, for requests yet to come:
- * none while those that come take less than `from` of what rate 0 sustains, then `slope` of what is above, at most
- * `most`. Chosen with seeds 11 to 18 and 41 to 48 of `virtual_service.ts`; `policies_test.ts` runs others.
+ * none while the pressure is less than `from`, then `slope` of what is above, at most `most`. Pressure is the pace of
+ * those that come as a share of what rate 0 sustains, and those that wait: `waiting` of them per slot count 1. Chosen, as
+ * the numbers below, with seeds 101 to 116 of `REPLAYED` in `virtual_service.ts` at 0.5 and 1.2 times the load;
+ * `policies_test.ts` runs others.
  */
-const ROOM = { from: 1.1, slope: 10, most: 1.5 } as const;
+const ROOM = { waiting: 6, from: 1.1, slope: 2, most: 1 } as const;
+
+/**
+ * Hysteresis: a level wider than what runs must leave this much more. Steps of two levels cost like the wider one, so
+ * going back too soon slows down those for whom the others were narrowed.
+ */
+const RETURN = 1.1;
 
 /**
  * How strict the door is: with this part of the safe prediction a request must keep its budget, from `least` while those
@@ -14,7 +22,7 @@ const ROOM = { from: 1.1, slope: 10, most: 1.5 } as const;
  * whoever was refused for it would have been served in time; when more comes than can ever be served, who is let in must
  * be safe.
  */
-const DOOR = { from: 1.3, to: 2.2, least: 0.5 } as const;
+const DOOR = { from: 1.4, to: 2, least: 0.3 } as const;
 
 /**
  * With this part of the predicted times a budget is kept by good luck at least. Those who are that close are not given
@@ -26,14 +34,14 @@ const BARELY = 0.95;
  * One level for all: the widest at which everyone, running and waiting, is predicted to keep as many budgets as at the
  * narrowest. One wide sequence makes every step read the wide weights, so levels that differ within a step cost like
  * wide ones. Those who run are narrowed to it, so running wide risks nothing: what is decided now can be made narrow at
- * the next step, up to the last moment at which narrowing still helps. So levels are chosen by what is likely, without
- * a margin for errors: whoever comes late is made room for when he comes. The level of a sequence that starts is found
- * in the same way.
+ * the next step, up to the last moment at which narrowing still helps. While little comes, levels are chosen by what is
+ * likely; the more comes and waits, the more room is left, for those who come next have budgets too. The level of a
+ * sequence that starts is found in the same way.
  *
  * At its arrival a request is refused if only the load stands in its way: if even with everyone at the narrowest level
  * it would miss its budget, or make another miss. That cannot be mended later, so here the safe prediction counts.
  */
-export function predictive({ shed }: { shed: boolean }): Policy {
+export function predictive({ shed, pruningRates }: PolicyOptions): Policy {
   const choose: Policy["choose"] = (load, { floorLevel, hasBudget, stage }, predictor) => {
     const narrowest = all(predictor.levels - 1);
     const narrow = predictor.underLoad(floorLevel, narrowest);
@@ -52,7 +60,8 @@ export function predictive({ shed }: { shed: boolean }): Policy {
     }
     const margin = marginOf(predictor);
     const level = widest(floorLevel, (level) => {
-      const { meets, othersMissed } = predictor.underLoad(level, all(level), margin);
+      const returns = pruningRates[level]! < load.effectivePruningRate;
+      const { meets, othersMissed } = predictor.underLoad(level, all(level), returns ? RETURN * margin : margin);
       return meets && othersMissed <= narrow.othersMissed;
     });
     const reason = level === 0 ? "idle" : predictor.keepsOnIdle(0) ? "load" : "budget";
@@ -72,8 +81,9 @@ function all(level: number): { readonly waiting: number; readonly running: numbe
   return { waiting: level, running: level };
 }
 
-function marginOf({ utilization }: Situation): number {
-  return 1 + Math.min(ROOM.most, ROOM.slope * Math.max(0, utilization - ROOM.from));
+function marginOf({ utilization, options: { load: { requestsWaiting, slots } } }: Situation): number {
+  const pressure = utilization + requestsWaiting / (ROOM.waiting * slots);
+  return 1 + Math.min(ROOM.most, ROOM.slope * Math.max(0, pressure - ROOM.from));
 }
 
 function doorMargin({ utilization }: Situation): number {

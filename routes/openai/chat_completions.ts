@@ -17,6 +17,7 @@ export function chatCompletions(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { raw } = c.req;
     const body = parseBody(ChatBody, withRateHeaders(await readJson(raw, services.limits), raw.headers));
+    c.var.record.prompt = body.messages;
     const promptTokens = await encodeMessages(body.messages, services);
     const asked = body.max_completion_tokens ?? body.max_tokens;
     const request = await nativeRequest(

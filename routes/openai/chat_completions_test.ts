@@ -37,6 +37,12 @@ describe("POST /v1/chat/completions", () => {
     equal(espalier.reason, "idle");
   });
 
+  it("logs the messages where the service was told to", async () => {
+    const { app, logged } = toyApp({}, { chatTemplate, logPrompts: true });
+    await sendTo(app, "/v1/chat/completions", GREEDY);
+    deepEqual(logged.map(({ prompt }) => prompt), [messages]);
+  });
+
   it("streams a role, pieces and a reason", async () => {
     const documents = await readDocuments(await ask({ ...GREEDY, stream: true }));
     equal(documents.pop(), "[DONE]");

@@ -18,6 +18,7 @@ export function completions(services: Services): Handler<RecordedEnv> {
     const { raw } = c.req;
     const body = parseBody(CompletionBody, withRateHeaders(await readJson(raw, services.limits), raw.headers));
     const prompt = onlyPrompt(body.prompt);
+    c.var.record.prompt = prompt;
     const request = await nativeRequest(
       body,
       {

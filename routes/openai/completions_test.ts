@@ -28,6 +28,12 @@ describe("POST /v1/completions", () => {
     deepEqual([espalier.pruning_rate, espalier.finish_reason, espalier.budget.latency_budget_ms], [0.15, "length", 1]);
   });
 
+  it("logs the prompt where the service was told to", async () => {
+    const { app, logged } = toyApp({}, { logPrompts: true });
+    await ask({ ...GREEDY, prompt: ["a"] }, {}, app);
+    deepEqual(logged.map(({ prompt }) => prompt), ["a"]);
+  });
+
   it("streams the text that one answer has whole, then a reason, the usage if wanted, and [DONE]", async () => {
     const { choices } = await (await ask(GREEDY)).json();
     for (const include_usage of [false, true]) {

@@ -59,6 +59,7 @@ export function toyApp(
     registry,
     metrics,
     log: (line) => void logged.push(line),
+    logPrompts: false,
     now: () => clock.ms,
     newId: () => `id-${ids++}`,
     newSeed: () => 1,

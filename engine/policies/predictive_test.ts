@@ -1,0 +1,54 @@
+import { deepEqual } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import type { LoadSnapshot } from "../load.ts";
+import { Predictor } from "../predictor.ts";
+import { StepCosts } from "../step_costs.ts";
+import { predictive } from "./predictive.ts";
+
+/** A decode step takes 10 ms at rate 0, 8 ms at the next level and 6 ms at the last. */
+const costs = new StepCosts({
+  rows: [1, 8],
+  stepMs: [[10, 10], [8, 8], [6, 6]],
+  decodeContextMs: [0, 0, 0],
+  prefillContextMs: [0, 0, 0],
+});
+const pruningRates = [0, 0.2, 0.35];
+const policy = predictive({ shed: true, pruningRates });
+
+/** The level of a request of 1 prompt token and 10 new ones, 11 steps, that starts alone with so much time left. */
+function levelOf(lastTokenMs: number, given: Partial<LoadSnapshot>): number {
+  const load: LoadSnapshot = {
+    ...{ slots: 2, requestsRunning: 0, requestsWaiting: 0, waitingPromptTokens: 0, effectivePruningRate: 0 },
+    ...{ contention: 0, stepRatio: () => 1, predictionError: { median: 1, safe: 1 } },
+    ...{ lengthRatio: { mean: 1, high: 1 }, arrivals: { perSecond: 0, promptTokens: 0, newTokens: 0 } },
+    ...given,
+  };
+  const predictor = new Predictor({
+    ...{ costs, load, prefillChunk: 8, running: [], waiting: [], busyMs: 0, place: 0 },
+    request: {
+      ...{ promptTokens: 1, newTokens: 11, instantMs: 0, waitedMs: 0, widestLevel: 0, narrowestLevel: 2 },
+      limits: { firstTokenMs: Infinity, lastTokenMs, decodeMs: Infinity },
+    },
+  });
+  const decision = policy.choose(load, { floorLevel: 2, hasBudget: true, stage: "start" }, predictor);
+  return decision.kind === "run" ? decision.level : NaN;
+}
+
+describe("predictive()", () => {
+  it("takes the widest level that is predicted to keep the budget", () => {
+    deepEqual([levelOf(111, {}), levelOf(100, {}), levelOf(80, {})], [0, 1, 2]);
+  });
+
+  it("goes back to a wider level than what runs only where that leaves more room", () => {
+    const narrow = { effectivePruningRate: 0.35 };
+    deepEqual([levelOf(111, narrow), levelOf(122, narrow)], [1, 0]);
+    deepEqual([levelOf(111, { effectivePruningRate: 0 }), levelOf(90, { effectivePruningRate: 0.2 })], [0, 1]);
+  });
+
+  it("leaves more room the more requests come, and the more of them wait", () => {
+    const arrivals = (perSecond: number) => ({ perSecond, promptTokens: 1, newTokens: 11 });
+    // Two slots sustain 18 such requests a second at rate 0.
+    deepEqual([levelOf(130, { arrivals: arrivals(18) }), levelOf(130, { arrivals: arrivals(27) })], [0, 2]);
+    deepEqual([levelOf(130, { requestsWaiting: 12 }), levelOf(130, { requestsWaiting: 24 })], [0, 2]);
+  });
+});
