@@ -286,6 +286,7 @@ describe("POST /generate", () => {
       ["an unknown way to miss", { ...GREEDY, on_miss: "wait" }, 400, "on_miss", /on_miss/],
       ["a seed out of range", { ...GREEDY, seed: 2 ** 32 }, 400, "seed", /seed/],
       ["no new tokens", { ...GREEDY, max_new_tokens: 0 }, 400, "max_new_tokens", /max_new_tokens/],
+      ["a rate above 1", { ...GREEDY, pruning_rate: 7 }, 400, "pruning_rate", /^pruning_rate: Too big[^;]*$/],
       [
         "a pin above the floor",
         { ...GREEDY, pruning_rate: 0.35, max_pruning_rate: 0.15 },

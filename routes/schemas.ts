@@ -47,8 +47,9 @@ export const GenerateBody = z.strictObject({
   if (body.prompt !== undefined && body.prompt_tokens !== undefined) {
     issue("prompt_tokens", "Give prompt or prompt_tokens, not both");
   }
-  if (body.pruning_rate !== undefined && body.pruning_rate > (body.max_pruning_rate ?? 1)) {
-    issue("pruning_rate", `It is above max_pruning_rate, which is ${body.max_pruning_rate}`);
+  const { pruning_rate: pinned, max_pruning_rate: most } = body;
+  if (pinned !== undefined && most !== undefined && pinned > most) {
+    issue("pruning_rate", `It is above max_pruning_rate, which is ${most}`);
   }
 });
 
