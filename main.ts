@@ -27,7 +27,7 @@ import {
 } from "./engine/mod.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
 import { chatTemplateOf } from "./models/chat_template.ts";
-import { openDecoder } from "./models/decoder.ts";
+import { type Decoder, openDecoder } from "./models/decoder.ts";
 import { poolBytes } from "./models/pools.ts";
 import { ThreadedTokenizer } from "./models/threaded_tokenizer.ts";
 import { cudaDevice, openRuntime } from "./onnx/mod.ts";
@@ -108,6 +108,9 @@ const MEASURE_MS = 1500;
 /** Time between two looks at what steps take. */
 const TABLE_WATCH_MS = 60_000;
 
+/** Time between two tries to open a model that broke. */
+const RECOVER_MS = 10_000;
+
 /** A Prometheus server that takes longer is taken for one that does not answer. */
 const PROMETHEUS_MS = 2000;
 
@@ -119,6 +122,7 @@ const CLOSE_MS = 1000;
 
 const now = () => performance.now();
 const say = (line: string) => console.error(line);
+const messageOf = (error: unknown) => error instanceof Error ? error.message : String(error);
 const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 async function serve(settings: Settings): Promise<void> {
@@ -144,7 +148,7 @@ async function serve(settings: Settings): Promise<void> {
       device: chosen.device,
       operators: chosen.operators,
     });
-  let decoder = await open();
+  const decoder = await open();
   const build: Build = {
     version: project.version,
     engine: `ONNX Runtime ${runtime.version}`,
@@ -195,6 +199,7 @@ async function serve(settings: Settings): Promise<void> {
   }, 1);
   for (const [kind, bytes] of Object.entries(build.memory)) metrics.modelBytes.set({ kind }, bytes);
 
+  let opened: Decoder | null = decoder;
   const engine = new Engine({
     runner: decoder,
     pruningRates,
@@ -209,12 +214,20 @@ async function serve(settings: Settings): Promise<void> {
     now,
     reopen: async () => {
       say("Steps failed: opening the model again");
-      decoder.close();
-      decoder = await open();
+      const broken = opened;
+      opened = null; // it is closed once, whatever comes of it
+      try {
+        broken?.close();
+        opened = await open();
+      } catch (error) {
+        say(`The model cannot be opened: ${messageOf(error)}; it is tried again in ${RECOVER_MS / 1000} s`);
+        throw error;
+      }
       say("The model is open again");
-      return decoder;
+      return opened;
     },
   });
+  setInterval(() => engine.recover(), RECOVER_MS);
   const app = createApp({
     engine,
     model: {
@@ -387,7 +400,7 @@ if (import.meta.main) {
   try {
     await serve(chosen);
   } catch (error) {
-    say(`Cannot start on ${chosen.host}:${chosen.port}: ${error instanceof Error ? error.message : error}`);
+    say(`Cannot start on ${chosen.host}:${chosen.port}: ${messageOf(error)}`);
     Deno.exit(1);
   }
 }

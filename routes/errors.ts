@@ -1,4 +1,4 @@
-import { BudgetError, QueueFullError, StepError, StoppingError } from "../engine/mod.ts";
+import { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "../engine/mod.ts";
 
 /** What is wrong with a request, as HTTP says it. */
 export type RefusalStatus = 400 | 401 | 403 | 404 | 405 | 408 | 413 | 415 | 417 | 422 | 431;
@@ -52,7 +52,9 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   }
   if (error instanceof QueueFullError) return answer(429, "overloaded_error", "rejected", error);
   if (error instanceof BudgetError) return answer(429, "budget_error", "rejected", error);
-  if (error instanceof StoppingError) return answer(503, "unavailable_error", "rejected", error);
+  if (error instanceof StoppingError || error instanceof NotReadyError) {
+    return answer(503, "unavailable_error", "rejected", error);
+  }
   // 499 is nginx's code for it; nobody reads the answer, the metrics do.
   if (error instanceof ClientGoneError) return answer(499, "cancelled_error", "cancelled", error);
   if (error instanceof StepError) return answer(500, "server_error", "error", error);
