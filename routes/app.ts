@@ -19,10 +19,12 @@ import type { Services } from "./services.ts";
 /** All routes of the service. */
 export function createApp(services: Services): Hono<RecordedEnv> {
   const app = new Hono<RecordedEnv>();
+  // Before the guard: whom it refuses is recorded too.
+  app.on("POST", ["/generate", "/v1/completions", "/v1/chat/completions"], recorded(services));
   app.use(guard(services));
-  app.post("/generate", recorded(services), generate(services));
-  app.post("/v1/completions", recorded(services), completions(services));
-  app.post("/v1/chat/completions", recorded(services), chatCompletions(services));
+  app.post("/generate", generate(services));
+  app.post("/v1/completions", completions(services));
+  app.post("/v1/chat/completions", chatCompletions(services));
   app.get("/v1/models", models(services));
   app.get("/info", info(services));
   app.get("/metrics", metrics(services));
@@ -35,7 +37,8 @@ export function createApp(services: Services): Hono<RecordedEnv> {
 
   app.notFound((c) => {
     const here = app.routes.filter(({ method, path }) => path === c.req.path && method !== "ALL");
-    const methods = new Set(here.map(({ method }) => method));
+    // Whatever answers GET answers HEAD.
+    const methods = new Set(here.flatMap(({ method }) => method === "GET" ? ["GET", "HEAD"] : [method]));
     if (methods.size === 0) throw new RequestError(404, `There is no ${c.req.path}`);
     c.header("Allow", [...methods].join(", "));
     throw new RequestError(405, `${c.req.path} takes ${[...methods].join(", ")}`);

@@ -28,6 +28,9 @@ export interface ErrorAnswer {
   readonly outcome: FailureOutcome;
 }
 
+/** Longest message and name of a field that are told: both can hold what the caller sent. */
+const [MOST_MESSAGE, MOST_PARAM] = [1000, 200];
+
 const REFUSAL_TYPES: { readonly [status in RefusalStatus]?: string } = {
   401: "authentication_error",
   403: "permission_error",
@@ -43,7 +46,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
     { message, param = null, retryAfterMs }: { message: string; param?: string | null; retryAfterMs?: number },
   ): ErrorAnswer => ({
     status,
-    body: { error: { type, message, param } },
+    body: { error: { type, message: shortened(message, MOST_MESSAGE), param: param && shortened(param, MOST_PARAM) } },
     retryAfterSeconds: retryAfterMs === undefined ? null : Math.max(1, Math.ceil(retryAfterMs / 1000)),
     outcome,
   });
@@ -59,4 +62,8 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   if (error instanceof ClientGoneError) return answer(499, "cancelled_error", "cancelled", error);
   if (error instanceof StepError) return answer(500, "server_error", "error", error);
   return answer(500, "server_error", "error", { message: "The service failed to answer" });
+}
+
+function shortened(text: string, most: number): string {
+  return text.length <= most ? text : `${text.slice(0, most)}…`.toWellFormed();
 }

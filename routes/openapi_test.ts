@@ -22,6 +22,11 @@ describe("openApiDocument()", () => {
     for (const name of ["GenerateBody", "CompletionBody", "ChatBody"]) {
       equal(components.schemas[name].additionalProperties, false, name);
     }
+    deepEqual([components.schemas.CompletionBody.required, components.schemas.ChatBody.required], [["prompt"], [
+      "messages",
+    ]]);
+    const [{ oneOf: [message] }] = [components.schemas.ChatBody.properties.messages.items];
+    deepEqual(message.required, ["role", "content"]);
   });
 
   it("describes what is answered", async () => {
