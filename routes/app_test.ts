@@ -72,6 +72,15 @@ describe("createApp()", () => {
     deepEqual(data[0], { id: "toy", object: "model", created: 1_700_000_000, owned_by: "espalier" });
   });
 
+  it("tells of one model by its name", async () => {
+    const { app } = toyApp();
+    const { data } = await (await app.request("/v1/models")).json();
+    deepEqual(await (await app.request("/v1/models/toy@0.15")).json(), data[2]);
+    const missing = await app.request("/v1/models/gpt");
+    deepEqual([missing.status, (await missing.json()).error.param], [404, "model"]);
+    equal((await app.request("/v1/models/toy", { method: "DELETE" })).headers.get("Allow"), "GET, HEAD");
+  });
+
   it("describes the levels with what they cost now", async () => {
     const stepMs = TOY_TABLE.stepMs.map((times) => times.map((ms) => ms + 0.123));
     const { app } = toyApp({ table: { ...TOY_TABLE, stepMs } });
