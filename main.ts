@@ -71,7 +71,7 @@ const Settings = z.strictObject({
   maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
     .describe("Arrays and objects inside each other in a body"),
   apiKeys: z.array(z.string()).default([]).describe(
-    "Key that callers must bring; other users see flags, not variables",
+    "Key that callers must bring; in the environment or a file, since other users see command lines",
   ),
   apiKeysFile: z.string().min(1).optional().describe("File with such keys, one a line"),
   allowWithoutKeys: z.boolean().default(false).describe("Serves a network without keys"),

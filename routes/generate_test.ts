@@ -154,6 +154,19 @@ describe("POST /generate", () => {
     await stopped;
   });
 
+  it("says of what has begun that it was cancelled, and of what waits that it was refused, when the service stops", async () => {
+    const gate = new Gate();
+    const { app, engine, logged } = toyApp({ runner: new ToyRunner({ slots: 1, onStep: () => gate.pass() }) });
+    const answers = [post(app, GREEDY), post(app, GREEDY)];
+    await gate.reached;
+    const aborted = engine.abort();
+    deepEqual((await Promise.all(answers)).map(({ status }) => status), [503, 503]);
+    const outcomes = logged.map(({ id, outcome }) => `${id} ${outcome}`);
+    deepEqual(outcomes.sort(), ["id-0 cancelled", "id-1 rejected"]);
+    gate.open();
+    await aborted;
+  });
+
   it("answers other routes while a step runs", async () => {
     const gate = new Gate();
     const { app } = toyApp({ runner: new ToyRunner({ onStep: () => gate.pass() }) });
