@@ -150,22 +150,22 @@ function describeFlag(field: string, type: z.ZodType): Flag {
   };
 }
 
-function helpText(flags: readonly Flag[], { name: command, summary, env }: CommandHelp): string {
+function helpText(flags: readonly Flag[], { name, summary, env }: CommandHelp): string {
   const value = ({ type, choices }: Flag) =>
     choices !== null ? ` ${choices.join("|")}` : { number: " number", boolean: "", text: " text", list: " text" }[type];
   const note = (flag: Flag) => {
     if (flag.required) return " (needed)";
     if (flag.type === "list") return " (can be repeated)";
+    if (flag.default === true) return ` (default; --no-${flag.name} turns it off)`;
     return flag.default === undefined || flag.default === false ? "" : ` (default ${flag.default})`;
   };
-  const name = (flag: Flag) => flag.type === "boolean" && flag.default === true ? `[no-]${flag.name}` : flag.name;
-  const rows = flags.map((flag) => [`--${name(flag)}${value(flag)}`, `${flag.description}${note(flag)}`]);
+  const rows = flags.map((flag) => [`--${flag.name}${value(flag)}`, `${flag.description}${note(flag)}`]);
   rows.push(["--help", "Shows this"]);
   const width = Math.max(...rows.map(([left]) => left!.length));
   return [
     summary,
     "",
-    `Usage: ${command} [flags]`,
+    `Usage: ${name} [flags]`,
     "",
     ...rows.map(([left, right]) => `  ${left!.padEnd(width)}  ${right}`),
     ...(env === undefined ? [] : ["", "A flag --a-flag can also be given in the environment, as ESPALIER_A_FLAG."]),

@@ -96,7 +96,7 @@ A flag --a-flag can also be given in the environment, as ESPALIER_A_FLAG.`,
 
   it("shows how what is on is turned off", () => {
     const flags = readFlags(z.strictObject({ quick: z.boolean().default(true) }), ["-h"], { name: "try", summary: "" });
-    match(flags.kind === "help" ? flags.text : flags.kind, /^ {2}--\[no-\]quick +\(default true\)$/m);
+    match(flags.kind === "help" ? flags.text : flags.kind, /^ {2}--quick +\(default; --no-quick turns it off\)$/m);
   });
 
   it("makes no flags of fields that a command line cannot give", () => {
