@@ -183,7 +183,8 @@ export class Engine {
 
   /** Tries again to open a runner that could not be opened, since no request can start that any more. */
   async recover(): Promise<void> {
-    if (this.state === "broken" && !this.#looping) this.#loop = this.#run();
+    if (this.state !== "broken" || this.#looping) return;
+    this.#loop = this.#run();
     await this.#loop;
   }
 

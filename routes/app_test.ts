@@ -61,7 +61,7 @@ describe("createApp()", () => {
     };
     await isRefused("reopening");
     gate.open();
-    await engine.recover();
+    while (engine.state === "reopening") await Promise.resolve();
     await isRefused("broken");
   });
 

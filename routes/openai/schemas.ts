@@ -53,6 +53,12 @@ const StreamOptions = z.strictObject({
   include_obfuscation: unset(z.literal(false)),
 });
 
+/**
+ * What a body must have and can give in several forms. By itself a union counts as one that can be left out if a form
+ * looks at its length first, which the published schema would say.
+ */
+const needed = <T extends z.ZodType>(type: T) => z.nonoptional(type);
+
 const ONE_ANSWER = "More than one answer is not supported";
 
 const sharedFields = {
@@ -73,7 +79,7 @@ const sharedFields = {
 /** Body of `POST /v1/completions`. */
 export const CompletionBody = z.strictObject({
   ...sharedFields,
-  prompt: z.nonoptional(z.union([
+  prompt: needed(z.union([
     z.string().min(1),
     listOf(z.string().min(1), { min: 1, max: 1 }),
     TokenIds,
@@ -90,7 +96,7 @@ export const CompletionBody = z.strictObject({
 }).superRefine(streamOptionsNeedStream);
 
 const TextPart = z.strictObject({ type: z.literal("text"), text: z.string() });
-const content = z.nonoptional(z.union(
+const content = needed(z.union(
   [z.string(), listOf(TextPart, { min: 1, max: 1024 })],
   "Expected a text, or parts of type text. Images, audio and files are not supported",
 ));
