@@ -224,7 +224,8 @@ function showRate(rate, reason) {
 }
 
 /** What came of it; load can have made the model narrower on the way. */
-function showEnd({ pruning_rate: rate, reason, finish_reason: finish, usage, budget, timings_ms: timings }) {
+function showEnd(end) {
+  const { pruning_rate: rate, mean_pruning_rate: mean, reason, usage, budget, timings_ms: timings } = end;
   showRate(rate, reason);
   if (budget.met !== null) {
     const asked = budget.latency_budget_ms;
@@ -235,8 +236,11 @@ function showEnd({ pruning_rate: rate, reason, finish_reason: finish, usage, bud
   }
   showBars(budget, timings.total);
   const tokens = `${usage.completion_tokens} ${usage.completion_tokens === 1 ? "token" : "tokens"}`;
-  $("said").textContent = `${tokens} at pruning rate ${percent(rate)} in ${duration(timings.total)}: ` +
-    `${FINISHES[finish] ?? finish}.`;
+  const rates = mean === rate
+    ? `at pruning rate ${percent(rate)}`
+    : `at pruning rates up to ${percent(rate)}, ${percent(mean)} on average,`;
+  $("said").textContent = `${tokens} ${rates} in ${duration(timings.total)}: ` +
+    `${FINISHES[end.finish_reason] ?? end.finish_reason}.`;
 }
 
 /** Prediction, outcome (null until it is known) and budget on one scale. */
