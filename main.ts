@@ -27,7 +27,7 @@ import {
 } from "./engine/mod.ts";
 import { type Artefact, openArtefact } from "./models/artefact.ts";
 import { chatTemplateOf } from "./models/chat_template.ts";
-import { openDecoder } from "./models/decoder.ts";
+import { type Decoder, openDecoder } from "./models/decoder.ts";
 import { poolBytes } from "./models/pools.ts";
 import { ThreadedTokenizer } from "./models/threaded_tokenizer.ts";
 import { cudaDevice, openRuntime } from "./onnx/mod.ts";
@@ -71,14 +71,15 @@ const Settings = z.strictObject({
   maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
     .describe("Arrays and objects inside each other in a body"),
   apiKeys: z.array(z.string()).default([]).describe(
-    "Key that callers must bring; other users see flags, not variables",
+    "Key that callers must bring; in the environment or a file, since other users see command lines",
   ),
   apiKeysFile: z.string().min(1).optional().describe("File with such keys, one a line"),
   allowWithoutKeys: z.boolean().default(false).describe("Serves a network without keys"),
   metricsWithoutKey: z.boolean().default(false).describe("Answers /metrics to everyone"),
-  corsOrigins: z.array(z.string().regex(/^https?:\/\/[^/\s]+$/)).default([])
+  corsOrigins: z.array(z.string().regex(/^https?:\/\/[^/\s]+$/, "Expected origins such as https://example.org"))
+    .default([])
     .describe("Origin whose pages may call, such as https://example.org"),
-  allowedHosts: z.array(z.string().regex(/^[\w.-]+$/).toLowerCase()).default([])
+  allowedHosts: z.array(z.string().regex(/^[\w.-]+$/, "Expected names without a port").toLowerCase()).default([])
     .describe("Name that the header Host may have besides loopback's; on a network, none means any"),
   maxConnections: z.int().min(1).max(100_000).default(DEFAULT_CONNECTION_LIMITS.maxConnections)
     .describe("Connections at once"),
@@ -108,17 +109,27 @@ const MEASURE_MS = 1500;
 /** Time between two looks at what steps take. */
 const TABLE_WATCH_MS = 60_000;
 
+/** Time between two tries to open a model that broke. */
+const RECOVER_MS = 10_000;
+
 /** A Prometheus server that takes longer is taken for one that does not answer. */
 const PROMETHEUS_MS = 2000;
 
 /** Tokens of ordinary text have 4 or so; what has more than this per token is no text that anybody waits for. */
 const UNITS_PER_TOKEN = 16;
 
+/**
+ * A terminal signals every process of its group, and `deno task` passes on what it gets: what comes so soon after the
+ * first signal is that one again.
+ */
+const SAME_SIGNAL_MS = 100;
+
 /** Time that open connections get after the last answer. */
 const CLOSE_MS = 1000;
 
 const now = () => performance.now();
 const say = (line: string) => console.error(line);
+const messageOf = (error: unknown) => error instanceof Error ? error.message : String(error);
 const mebibytes = (bytes: number) => `${(bytes / 2 ** 20).toFixed(1)} MiB`;
 
 async function serve(settings: Settings): Promise<void> {
@@ -144,7 +155,7 @@ async function serve(settings: Settings): Promise<void> {
       device: chosen.device,
       operators: chosen.operators,
     });
-  let decoder = await open();
+  const decoder = await open();
   const build: Build = {
     version: project.version,
     engine: `ONNX Runtime ${runtime.version}`,
@@ -195,6 +206,7 @@ async function serve(settings: Settings): Promise<void> {
   }, 1);
   for (const [kind, bytes] of Object.entries(build.memory)) metrics.modelBytes.set({ kind }, bytes);
 
+  let opened: Decoder | null = decoder;
   const engine = new Engine({
     runner: decoder,
     pruningRates,
@@ -209,12 +221,20 @@ async function serve(settings: Settings): Promise<void> {
     now,
     reopen: async () => {
       say("Steps failed: opening the model again");
-      decoder.close();
-      decoder = await open();
+      const broken = opened;
+      opened = null; // it is closed once, whatever comes of it
+      try {
+        broken?.close();
+        opened = await open();
+      } catch (error) {
+        say(`The model cannot be opened: ${messageOf(error)}; it is tried again in ${RECOVER_MS / 1000} s`);
+        throw error;
+      }
       say("The model is open again");
-      return decoder;
+      return opened;
     },
   });
+  setInterval(() => engine.recover(), RECOVER_MS);
   const app = createApp({
     engine,
     model: {
@@ -248,10 +268,12 @@ async function serve(settings: Settings): Promise<void> {
     limits: settings,
   });
   say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
-  stopOnSignals(async () => {
-    say(`Stopping: running requests have ${settings.drainSeconds} s`);
-    if (!await within(settings.drainSeconds * 1000, engine.stop())) await within(CLOSE_MS, engine.abort());
+  stopOnSignals(async (signal) => {
+    say(`Stopping on ${signal}: requests have ${settings.drainSeconds} s to end, another signal ends them at once`);
+    const inTime = await within(settings.drainSeconds * 1000, engine.stop());
+    if (!inTime) await within(CLOSE_MS, engine.abort());
     await within(CLOSE_MS, server.close());
+    say(inTime ? "Stopped: all requests had ended" : "Stopped: the time was up, and requests that ran were ended");
   });
 }
 
@@ -263,7 +285,10 @@ async function watchDevice(registry: Registry, sysfs: string): Promise<void> {
     say(`device sensors: ${sensors.map(({ name }) => name).join(", ") || `none in ${sysfs}`}`);
   } catch (error) {
     if (!(error instanceof Deno.errors.NotCapable)) throw error;
-    say(`device sensors: none; to read ${sysfs}, Deno wants --allow-all, or a mount of it elsewhere (--sysfs)`);
+    say(
+      `device sensors: none, for Deno reads ${sysfs} only with --allow-all; a mount elsewhere it reads like any folder ` +
+        "(sudo mount --bind /sys /mnt, then --sysfs /mnt)",
+    );
   }
 }
 
@@ -296,7 +321,7 @@ function watchContention(
 /** Who may ask. @throws {RangeError} If keys cannot be used, or a network would be served without any. */
 async function securityOf(settings: Settings): Promise<Security> {
   const { host, apiKeys, apiKeysFile, allowedHosts } = settings;
-  const keys = [...apiKeys, ...apiKeysFile === undefined ? [] : readKeys(await Deno.readTextFile(apiKeysFile))];
+  const keys = [...apiKeys, ...apiKeysFile === undefined ? [] : readKeys(await textOf(apiKeysFile))];
   checkBinding({ host, keys: keys.length, allowed: settings.allowWithoutKeys });
   return {
     keys: apiKeysFile === undefined && keys.length === 0 ? null : new ApiKeys(keys),
@@ -304,6 +329,14 @@ async function securityOf(settings: Settings): Promise<Security> {
     hosts: isLoopback(host) || allowedHosts.length > 0 ? allowedHosts : null,
     origins: settings.corsOrigins,
   };
+}
+
+async function textOf(apiKeysFile: string): Promise<string> {
+  try {
+    return await Deno.readTextFile(apiKeysFile);
+  } catch (cause) {
+    throw new Error(`Cannot read the API keys in ${apiKeysFile}: ${messageOf(cause)}`, { cause });
+  }
 }
 
 type MemoryUse = "weights" | "kv_cache" | "states" | "logits";
@@ -356,15 +389,19 @@ function describe(artefact: Artefact, build: Build, { maxTokens, slots }: { maxT
 }
 
 /** Runs `stop` on the first SIGINT or SIGTERM and exits with 0 after it; the second signal exits at once. */
-function stopOnSignals(stop: () => Promise<void>): void {
-  let stopping = false;
-  const onSignal = async () => {
-    if (stopping) Deno.exit(1);
-    stopping = true;
-    await stop();
+function stopOnSignals(stop: (signal: Deno.Signal) => Promise<void>): void {
+  let firstMs: number | null = null;
+  const onSignal = async (signal: Deno.Signal) => {
+    if (firstMs !== null) {
+      if (now() - firstMs < SAME_SIGNAL_MS) return;
+      say(`Stopped at once, on ${signal}`);
+      Deno.exit(1);
+    }
+    firstMs = now();
+    await stop(signal);
     Deno.exit(0);
   };
-  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, onSignal);
+  for (const signal of ["SIGINT", "SIGTERM"] as const) Deno.addSignalListener(signal, () => onSignal(signal));
 }
 
 /** Whether a promise settles in time. */
@@ -380,14 +417,14 @@ async function within(ms: number, promise: Promise<unknown>): Promise<boolean> {
 
 if (import.meta.main) {
   const chosen = parseFlags(Settings, Deno.args, {
-    name: "espalier",
+    name: "deno task start",
     summary: "Serves one compressed language model at the pruning rate that each request needs.",
     env: (name) => Deno.env.get(name),
   });
   try {
     await serve(chosen);
   } catch (error) {
-    say(`Cannot start on ${chosen.host}:${chosen.port}: ${error instanceof Error ? error.message : error}`);
+    say(`Cannot start on ${chosen.host}:${chosen.port}: ${messageOf(error)}`);
     Deno.exit(1);
   }
 }

@@ -156,6 +156,7 @@ function helpText(flags: readonly Flag[], { name, summary, env }: CommandHelp): 
   const note = (flag: Flag) => {
     if (flag.required) return " (needed)";
     if (flag.type === "list") return " (can be repeated)";
+    if (flag.default === true) return ` (default; --no-${flag.name} turns it off)`;
     return flag.default === undefined || flag.default === false ? "" : ` (default ${flag.default})`;
   };
   const rows = flags.map((flag) => [`--${flag.name}${value(flag)}`, `${flag.description}${note(flag)}`]);

@@ -94,6 +94,11 @@ A flag --a-flag can also be given in the environment, as ESPALIER_A_FLAG.`,
     );
   });
 
+  it("shows how what is on is turned off", () => {
+    const flags = readFlags(z.strictObject({ quick: z.boolean().default(true) }), ["-h"], { name: "try", summary: "" });
+    match(flags.kind === "help" ? flags.text : flags.kind, /^ {2}--quick +\(default; --no-quick turns it off\)$/m);
+  });
+
   it("makes no flags of fields that a command line cannot give", () => {
     const schema = z.strictObject({ when: z.date() });
     throws(() => readFlags(schema, [], { name: "try", summary: "" }), /"?when.* date/);

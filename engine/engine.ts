@@ -3,11 +3,12 @@ import type { StepEntry } from "../models/decoder.ts";
 import { ActiveRequest, type Course, deadlineOf, generationEnd, type WaitingRequest } from "./active_request.ts";
 import { Admission } from "./admission.ts";
 import { Channel } from "./channel.ts";
-import { StepError, StoppingError } from "./errors.ts";
+import { type EngineState, NOT_READY } from "./engine_state.ts";
+import { NotReadyError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
 import type { Targets } from "./limits.ts";
 import { LoadSensor } from "./load_sensor.ts";
-import type { Metrics } from "./metrics.ts";
+import { type Metrics, startRates } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
 import { contentionSlowdown, stepTimes } from "./predictor.ts";
 import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
@@ -41,9 +42,6 @@ export interface EngineOptions {
   /** A monotonic clock, in milliseconds. */
   readonly now: () => number;
 }
-
-/** `stalled`: work waits and no step has ended for long. `broken`: steps fail and the runner could not be reopened. */
-export type EngineState = "ready" | "draining" | "reopening" | "broken" | "stalled";
 
 /** No step takes that long. */
 const STALLED_MS = 30_000;
@@ -123,6 +121,7 @@ export class Engine {
       remainingMs: () => this.#selector.remainingMs(this.#now()),
     });
     metrics.slots.set(this.slots);
+    startRates(metrics, pruningRates);
     this.#gauge();
   }
 
@@ -130,7 +129,7 @@ export class Engine {
   get state(): EngineState {
     if (this.#stopping) return "draining";
     if (this.#reopening) return "reopening";
-    if (this.#failures >= BROKEN_FAILURES) return "broken";
+    if (this.#broken) return "broken";
     const busy = this.#waiting.length + this.#running.length > 0;
     return busy && this.#options.now() - this.#progressMs > STALLED_MS ? "stalled" : "ready";
   }
@@ -151,9 +150,10 @@ export class Engine {
    * does, and frees its slot before the next step.
    *
    * The events fail with the signal's reason, with a `BudgetError` if the budget was used up in the queue, with a
-   * `StepError` or with a `StoppingError`.
+   * `StepError`, with a `NotReadyError` or with a `StoppingError`.
    *
    * @throws {StoppingError} If no more requests are taken.
+   * @throws {NotReadyError} If the runner is being opened again, could not be, or hangs.
    * @throws {QueueFullError} If too many are waiting, or too many for this request's budget.
    * @throws {BudgetError} If no rate is predicted to meet the budget, and the request asked to be refused then.
    * @throws {RangeError} If the request is empty or too long.
@@ -181,6 +181,13 @@ export class Engine {
     return waiting.events;
   }
 
+  /** Tries again to open a runner that could not be opened, since no request can start that any more. */
+  async recover(): Promise<void> {
+    if (this.state !== "broken" || this.#looping) return;
+    this.#loop = this.#run();
+    await this.#loop;
+  }
+
   /** Takes no more requests. Settles when those it has are done. */
   async stop(): Promise<void> {
     this.#stopping = true;
@@ -190,7 +197,7 @@ export class Engine {
   /** Takes no more requests and ends those it has with a `StoppingError`. Settles after the present step. */
   async abort(): Promise<void> {
     this.#stopping = true;
-    const error = new StoppingError("The service is stopping");
+    const error = new StoppingError(NOT_READY.draining);
     for (const waiting of [...this.#waiting, ...this.#running]) this.#cancel(waiting, error);
     await this.#loop;
   }
@@ -199,9 +206,14 @@ export class Engine {
     const { metrics } = this.#options;
     this.#admission.checkLength(request);
     metrics.requestsArrived.inc();
-    if (this.#stopping) {
+    const { state } = this;
+    if (state === "draining") {
       metrics.admissionRejected.inc({ reason: "stopping" });
-      throw new StoppingError("The service is stopping");
+      throw new StoppingError(NOT_READY.draining);
+    }
+    if (state !== "ready") {
+      metrics.admissionRejected.inc({ reason: "not_ready" });
+      throw new NotReadyError(NOT_READY[state]);
     }
     this.#admission.checkRoom(request);
   }
@@ -248,9 +260,10 @@ export class Engine {
   async #run(): Promise<void> {
     this.#looping = true;
     try {
-      while (this.#waiting.length + this.#running.length > 0) {
+      // A broken runner is opened again even if nobody waits: a service that is not ready is sent nobody.
+      while (this.#waiting.length + this.#running.length > 0 || (this.#broken && !this.#stopping)) {
         this.#letGo();
-        if (this.#failures >= BROKEN_FAILURES && !await this.#reopen()) break;
+        if (this.#broken && !await this.#reopen()) break;
         this.#letIn();
         this.#narrow();
         this.#gauge();
@@ -361,23 +374,27 @@ export class Engine {
     });
   }
 
+  /** Whether steps fail until the runner is opened again. */
+  get #broken(): boolean {
+    return this.#failures >= BROKEN_FAILURES && this.#options.reopen !== undefined;
+  }
+
   /** Opens the runner again. @returns Whether it could; if not, all who wait have been told. */
   async #reopen(): Promise<boolean> {
     const { reopen, now } = this.#options;
     for (const active of [...this.#running]) {
       this.#fail(active, new Error("The session broke in another request's step"));
     }
-    if (reopen === undefined) return true;
     this.#reopening = true;
     try {
-      this.#runner = await reopen();
+      this.#runner = await reopen!();
       this.#failures = 0;
       return true;
     } catch (cause) {
       for (const waiting of [...this.#waiting]) {
         this.#unqueue(waiting);
         waiting.unlisten();
-        waiting.events.fail(new StepError("The session broke and could not be opened again", { cause }));
+        waiting.events.fail(new NotReadyError(NOT_READY.broken, { cause }));
       }
       return false;
     } finally {

@@ -1,12 +1,27 @@
 import { deepEqual, equal, ok, rejects, throws } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { BudgetError, QueueFullError, StepError, StoppingError } from "./errors.ts";
+import { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 import type { GenerationEnd } from "./generation.ts";
-import { collect, Gate, GREEDY, toyEngine, toyRequest } from "./testing/toy_engine.ts";
+import { collect, Gate, GREEDY, TOY_RATES, toyEngine, toyRequest } from "./testing/toy_engine.ts";
 import { toyAnswer, ToyRunner } from "./testing/toy_runner.ts";
 
 const never = () => new AbortController().signal;
 const idle = { requests_running: 0, requests_waiting: 0, waiting_prompt_tokens: 0, kv_cache_usage_ratio: 0 };
+
+/** A runner whose steps all fail. */
+function failing(): ToyRunner {
+  return new ToyRunner({
+    slots: 1,
+    onStep: () => {
+      throw new Error("device lost");
+    },
+  });
+}
+
+/** Lets everything run that can. */
+function turn(): Promise<void> {
+  return new Promise((resolve) => setTimeout(resolve, 0));
+}
 
 async function isIdle(gauges: () => Promise<Record<string, number>>, runner: ToyRunner, slots = 2): Promise<void> {
   const found = await gauges();
@@ -267,12 +282,7 @@ describe("Engine", () => {
   });
 
   it("opens the runner again when steps fail in a row, and says so meanwhile", async () => {
-    const broken = new ToyRunner({
-      slots: 1,
-      onStep: () => {
-        throw new Error("device lost");
-      },
-    });
+    const broken = failing();
     const fresh = new ToyRunner({ slots: 1 });
     const gate = new Gate();
     const reopen = async () => {
@@ -284,6 +294,7 @@ describe("Engine", () => {
     for (const answer of answers.slice(0, 2)) await rejects(answer, StepError);
     await gate.reached;
     equal(engine.state, "reopening");
+    throws(() => engine.generate(toyRequest(), never()), NotReadyError);
     gate.open();
     deepEqual((await answers[2]!).tokens, toyAnswer([1, 2, 3], 0, 4));
     equal(engine.state, "ready");
@@ -291,25 +302,36 @@ describe("Engine", () => {
     await isIdle(gauges, fresh, 1);
   });
 
-  it("tells those who wait when the runner cannot be opened again, and tries once more for the next", async () => {
-    const failing = () =>
-      new ToyRunner({
-        slots: 1,
-        onStep: () => {
-          throw new Error("device lost");
-        },
-      });
+  it("opens the runner again when nobody waits for it", async () => {
+    const fresh = new ToyRunner({ slots: 1 });
+    const { engine } = toyEngine({ runner: failing(), reopen: () => Promise.resolve(fresh) });
+    for (let i = 0; i < 2; i++) await rejects(collect(engine.generate(toyRequest(), never())), StepError);
+    await turn();
+    equal(engine.state, "ready");
+    equal((await collect(engine.generate(toyRequest(), never()))).tokens.length, 4);
+  });
+
+  it("refuses while the runner cannot be opened, tells those who wait, and recovers when it can", async () => {
     let attempts = 0;
     const reopen = () => {
-      if (++attempts === 1) throw new Error("no device");
+      if (++attempts <= 2) throw new Error("no device");
       return Promise.resolve(new ToyRunner({ slots: 1 }));
     };
-    const { engine } = toyEngine({ runner: failing(), reopen });
+    const { engine, gauges, metrics } = toyEngine({ runner: failing(), reopen });
     const answers = [1, 2, 3].map(() => collect(engine.generate(toyRequest(), never())));
-    for (const answer of answers) await rejects(answer, StepError);
+    for (const answer of answers.slice(0, 2)) await rejects(answer, StepError);
+    await rejects(answers[2]!, (error) => error instanceof NotReadyError && /no device/.test(String(error.cause)));
     equal(engine.state, "broken");
-    equal((await collect(engine.generate(toyRequest(), never()))).tokens.length, 4);
+    throws(() => engine.generate(toyRequest(), never()), NotReadyError);
+    const { values } = await metrics.admissionRejected.get();
+    equal(values.find(({ labels }) => labels["reason"] === "not_ready")!.value, 1);
+    await engine.recover();
+    deepEqual([engine.state, attempts], ["broken", 2]);
+    await engine.recover();
     equal(engine.state, "ready");
+    equal((await collect(engine.generate(toyRequest(), never()))).tokens.length, 4);
+    await engine.recover(); // there is nothing to do
+    deepEqual([attempts, (await gauges())["requests_waiting"]], [3, 0]);
   });
 
   it("lets those in first whose budget breaks first, and the hopeless after them", async () => {
@@ -434,6 +456,19 @@ describe("Engine", () => {
     match(text, 'espalier_step_seconds_count{phase="prefill",rate="0.15"} 1');
     match(text, 'espalier_step_seconds_count{phase="decode",rate="0.15"} 3');
     match(text, "espalier_inter_token_latency_seconds_count 3");
+  });
+
+  it("counts from 0, so that the first refusal and the first miss are seen to be one more", async () => {
+    const text = await toyEngine().registry.metrics();
+    for (const reason of ["queue_full", "budget", "overload", "stopping", "not_ready"]) {
+      match(text, `espalier_admission_rejected_total{reason="${reason}"} 0`);
+    }
+    for (const rate of TOY_RATES) {
+      match(text, `espalier_slo_requests_total{rate="${rate}",outcome="missed"} 0`);
+      match(text, `espalier_rate_selected_total{rate="${rate}",reason="floor"} 0`);
+      match(text, `espalier_tokens_total{phase="decode",rate="${rate}"} 0`);
+      match(text, `espalier_sequences_narrowed_total{rate="${rate}"} 0`);
+    }
   });
 });
 

@@ -21,6 +21,11 @@ export class StoppingError extends Error {
   override readonly name = "StoppingError";
 }
 
+/** The engine cannot run requests now: what runs them is being opened again, could not be opened, or hangs. */
+export class NotReadyError extends Error {
+  override readonly name = "NotReadyError";
+}
+
 /** A step or the choice of a token failed; the cause says how. */
 export class StepError extends Error {
   override readonly name = "StepError";

@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import { RATE_REASONS } from "./rate_choice.ts";
 
 /** Buckets of vLLM's series of the same names, in seconds. */
 const FIRST_TOKEN = [
@@ -16,6 +17,9 @@ const RATIO = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 
 const SHARE = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 const SLACK = [-10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
 
+/** Why requests are refused at the door. */
+const REFUSAL_REASONS = ["queue_full", "budget", "overload", "stopping", "not_ready"];
+
 /** All series of the service, without the prefix `espalier_` of their names. `rate` is a prepared pruning rate. */
 export type Metrics = ReturnType<typeof createMetrics>;
 
@@ -30,7 +34,7 @@ export function createMetrics(registry: Registry) {
   const counter = <L extends string>(name: string, help: string, labelNames: L[] = []) =>
     new Counter({ name: `espalier_${name}`, help, labelNames, registers });
 
-  return {
+  const metrics = {
     timeToFirstToken: histogram("time_to_first_token_seconds", "Arrival to first token", FIRST_TOKEN),
     interTokenLatency: histogram("inter_token_latency_seconds", "Between two tokens of a request", BETWEEN_TOKENS),
     requestLatency: histogram("e2e_request_latency_seconds", "Arrival to last token", REQUEST),
@@ -82,4 +86,19 @@ export function createMetrics(registry: Registry) {
     ]),
     admissionRejected: counter("admission_rejected_total", "Requests refused at the door", ["reason"]),
   };
+  for (const reason of REFUSAL_REASONS) metrics.admissionRejected.inc({ reason }, 0);
+  return metrics;
+}
+
+/**
+ * Sets the counters that have a rate among their labels to 0: `rate()` and `increase()` do not see the first count of a
+ * series that was absent before.
+ */
+export function startRates(metrics: Metrics, pruningRates: readonly number[]): void {
+  for (const rate of pruningRates.map(String)) {
+    for (const outcome of ["met", "missed"]) metrics.sloRequests.inc({ rate, outcome }, 0);
+    for (const phase of ["prefill", "decode"]) metrics.tokens.inc({ phase, rate }, 0);
+    for (const reason of RATE_REASONS) metrics.rateSelected.inc({ rate, reason }, 0);
+    metrics.sequencesNarrowed.inc({ rate }, 0);
+  }
 }

@@ -1,6 +1,7 @@
 /** Requests over time: a queue, steps in batches, rates by budget. */
-export { Engine, type EngineOptions, type EngineState } from "./engine.ts";
-export { BudgetError, QueueFullError, StepError, StoppingError } from "./errors.ts";
+export { Engine, type EngineOptions } from "./engine.ts";
+export { type EngineState, NOT_READY } from "./engine_state.ts";
+export { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 export type { FinishReason, GenerationEnd, GenerationRequest, GenerationStart, Timings } from "./generation.ts";
 export { NO_TARGETS, type Targets } from "./limits.ts";
 export { measureSteps } from "./measure_steps.ts";

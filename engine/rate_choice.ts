@@ -13,7 +13,9 @@ export interface Budget {
  * model even on a machine without other work. `load`: the requests beside it need one. `pinned`: it was asked for, by
  * the caller or by the policy. `floor`: its floor stopped a narrower one.
  */
-export type RateReason = "idle" | "budget" | "load" | "pinned" | "floor";
+export type RateReason = typeof RATE_REASONS[number];
+
+export const RATE_REASONS = ["idle", "budget", "load", "pinned", "floor"] as const;
 
 export interface RateChoice {
   readonly level: number;

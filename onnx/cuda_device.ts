@@ -181,6 +181,8 @@ function openDriver(): Driver {
   try {
     return Deno.dlopen("libcuda.so.1", FUNCTIONS).symbols;
   } catch (cause) {
-    throw new TypeError(`Cannot load NVIDIA's driver: ${(cause as Error).message}`, { cause });
+    // Deno says before it, once or twice, that it could not.
+    const message = (cause as Error).message.trim().replace(/^(Could not open library: )+/, "");
+    throw new TypeError(`Cannot load NVIDIA's driver: ${message}`, { cause });
   }
 }

@@ -20,7 +20,8 @@ describe("createApp()", () => {
     ]);
     await engine.stop();
     const draining = await app.request("/readyz");
-    deepEqual([draining.status, (await draining.json()).status], [503, "draining"]);
+    const { status, reason } = await draining.json();
+    deepEqual([draining.status, status, reason], [503, "draining", "The service is stopping"]);
   });
 
   it("is not ready while a step hangs", async () => {
@@ -31,9 +32,37 @@ describe("createApp()", () => {
     clock.ms += 31_000;
     const stalled = await app.request("/readyz");
     deepEqual([stalled.status, (await stalled.json()).status], [503, "stalled"]);
+    const refused = await post(app, { prompt: "a", max_new_tokens: 1 });
+    deepEqual([refused.status, (await refused.json()).error.type], [503, "unavailable_error"]);
     gate.open();
     await answer;
     equal((await app.request("/readyz")).status, 200);
+  });
+
+  it("answers 503 while the model is opened again, and while it cannot be", async () => {
+    const runner = new ToyRunner({ onStep: () => Promise.reject(new Error("device lost")) });
+    const gate = new Gate();
+    const reopen = async () => {
+      await gate.pass();
+      throw new Error("no device");
+    };
+    const { app, engine } = toyApp({ runner, reopen });
+    const body = { prompt: "a", max_new_tokens: 1 };
+    for (let i = 0; i < 2; i++) equal((await post(app, body)).status, 500);
+    await gate.reached;
+    const isRefused = async (status: string) => {
+      const ready = await app.request("/readyz");
+      deepEqual([ready.status, (await ready.json()).status], [503, status]);
+      const refused = await post(app, body);
+      const { error } = await refused.json();
+      deepEqual([refused.status, error.type], [503, "unavailable_error"]);
+      match(error.message, /^Steps failed, and the model /);
+      equal((await app.request("/livez")).status, 200);
+    };
+    await isRefused("reopening");
+    gate.open();
+    while (engine.state === "reopening") await Promise.resolve();
+    await isRefused("broken");
   });
 
   it("lists the model by name and per rate", async () => {
@@ -41,6 +70,15 @@ describe("createApp()", () => {
     equal(object, "list");
     deepEqual(data.map(({ id }: { id: string }) => id), ["toy", "toy@0", "toy@0.15", "toy@0.35"]);
     deepEqual(data[0], { id: "toy", object: "model", created: 1_700_000_000, owned_by: "espalier" });
+  });
+
+  it("tells of one model by its name", async () => {
+    const { app } = toyApp();
+    const { data } = await (await app.request("/v1/models")).json();
+    deepEqual(await (await app.request("/v1/models/toy@0.15")).json(), data[2]);
+    const missing = await app.request("/v1/models/gpt");
+    deepEqual([missing.status, (await missing.json()).error.param], [404, "model"]);
+    equal((await app.request("/v1/models/toy", { method: "DELETE" })).headers.get("Allow"), "GET, HEAD");
   });
 
   it("describes the levels with what they cost now", async () => {

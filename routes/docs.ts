@@ -61,11 +61,15 @@ function operationSection(
 <h2><code>${method.toUpperCase()} ${path}</code></h2>
 <p>${operation.summary}.${operation.security?.length === 0 ? " Needs no key." : ""}</p>
 ${
-    operation.parameters === undefined ? "" : html`<h3>Headers</h3>${
-      fieldTable(
-        operation.parameters.map((one: Any) => [one.name, { ...one.schema, description: one.description }, false]),
-      )
-    }`
+    operation.parameters === undefined
+      ? ""
+      : html`<h3>${operation.parameters[0].in === "path" ? "Path" : "Headers"}</h3>${
+        fieldTable(
+          operation.parameters.map((
+            one: Any,
+          ) => [one.name, { ...one.schema, description: one.description }, one.required]),
+        )
+      }`
   }
 ${body === undefined ? "" : html`<h3>Body</h3>${schemaTable(resolve(body, document))}`}
 ${answer === undefined ? "" : html`<h3>Answer</h3>${schemaTable(resolve(answer, document))}`}

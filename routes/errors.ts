@@ -1,4 +1,4 @@
-import { BudgetError, QueueFullError, StepError, StoppingError } from "../engine/mod.ts";
+import { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "../engine/mod.ts";
 
 /** What is wrong with a request, as HTTP says it. */
 export type RefusalStatus = 400 | 401 | 403 | 404 | 405 | 408 | 413 | 415 | 417 | 422 | 431;
@@ -28,6 +28,9 @@ export interface ErrorAnswer {
   readonly outcome: FailureOutcome;
 }
 
+/** Longest message and name of a field that are told: both can hold what the caller sent. */
+const [MOST_MESSAGE, MOST_PARAM] = [1000, 200];
+
 const REFUSAL_TYPES: { readonly [status in RefusalStatus]?: string } = {
   401: "authentication_error",
   403: "permission_error",
@@ -43,7 +46,7 @@ export function errorAnswer(error: unknown): ErrorAnswer {
     { message, param = null, retryAfterMs }: { message: string; param?: string | null; retryAfterMs?: number },
   ): ErrorAnswer => ({
     status,
-    body: { error: { type, message, param } },
+    body: { error: { type, message: shortened(message, MOST_MESSAGE), param: param && shortened(param, MOST_PARAM) } },
     retryAfterSeconds: retryAfterMs === undefined ? null : Math.max(1, Math.ceil(retryAfterMs / 1000)),
     outcome,
   });
@@ -52,9 +55,15 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   }
   if (error instanceof QueueFullError) return answer(429, "overloaded_error", "rejected", error);
   if (error instanceof BudgetError) return answer(429, "budget_error", "rejected", error);
-  if (error instanceof StoppingError) return answer(503, "unavailable_error", "rejected", error);
+  if (error instanceof StoppingError || error instanceof NotReadyError) {
+    return answer(503, "unavailable_error", "rejected", error);
+  }
   // 499 is nginx's code for it; nobody reads the answer, the metrics do.
   if (error instanceof ClientGoneError) return answer(499, "cancelled_error", "cancelled", error);
   if (error instanceof StepError) return answer(500, "server_error", "error", error);
   return answer(500, "server_error", "error", { message: "The service failed to answer" });
+}
+
+function shortened(text: string, most: number): string {
+  return text.length <= most ? text : `${text.slice(0, most)}…`.toWellFormed();
 }

@@ -9,7 +9,7 @@ export function explainError(
   record: RequestRecord | undefined,
 ): ErrorAnswer {
   const answer = errorAnswer(error);
-  if (record !== undefined) record.outcome = answer.outcome;
+  record?.fail(answer.outcome);
   if (answer.status === 500) log({ event: "error", id: record?.id ?? null, error: described(error) });
   return answer;
 }

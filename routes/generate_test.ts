@@ -154,6 +154,19 @@ describe("POST /generate", () => {
     await stopped;
   });
 
+  it("says of what has begun that it was cancelled, and of what waits that it was refused, when the service stops", async () => {
+    const gate = new Gate();
+    const { app, engine, logged } = toyApp({ runner: new ToyRunner({ slots: 1, onStep: () => gate.pass() }) });
+    const answers = [post(app, GREEDY), post(app, GREEDY)];
+    await gate.reached;
+    const aborted = engine.abort();
+    deepEqual((await Promise.all(answers)).map(({ status }) => status), [503, 503]);
+    const outcomes = logged.map(({ id, outcome }) => `${id} ${outcome}`);
+    deepEqual(outcomes.sort(), ["id-0 cancelled", "id-1 rejected"]);
+    gate.open();
+    await aborted;
+  });
+
   it("answers other routes while a step runs", async () => {
     const gate = new Gate();
     const { app } = toyApp({ runner: new ToyRunner({ onStep: () => gate.pass() }) });
@@ -274,6 +287,17 @@ describe("POST /generate", () => {
       ["an empty prompt", { prompt: "" }, 400, "prompt", /prompt/],
       ["no tokens", { prompt_tokens: [] }, 400, "prompt_tokens", /prompt_tokens/],
       ["tokens that are none", { prompt_tokens: [1, 1.5] }, 400, "prompt_tokens.1", /prompt_tokens.1/],
+      ["many tokens that are none, by the first", { prompt_tokens: [1, ..."ab"] }, 400, "prompt_tokens.1", /^[^;]*$/],
+      [
+        "a seed beyond integers, by its own bound",
+        { ...GREEDY, seed: 1e300 },
+        400,
+        "seed",
+        /^seed: Too big[^;]*4294967295$/,
+      ],
+      ["too many values", { ...GREEDY, stop: Array(1 << 15).fill("") }, 400, null, /more than 32768 values/],
+      ["many unknown fields", Object.fromEntries([...Array(9999).keys()].map((i) => [`k${i}`, 1])), 400, "k0", /…$/],
+      ["an unknown field with a long name", { ["k".repeat(5000)]: 1 }, 400, `${"k".repeat(200)}…`, /…$/],
       ["foreign tokens", { prompt_tokens: [1, 32] }, 400, "prompt_tokens.1", /vocabulary of 32/],
       ["a negative temperature", { ...GREEDY, temperature: -1 }, 400, "temperature", /temperature/],
       ["a number as text", { ...GREEDY, top_k: "5" }, 400, "top_k", /expected number/],

@@ -1,4 +1,5 @@
 import type { Handler } from "hono";
+import { NOT_READY } from "../engine/mod.ts";
 import type { Services } from "./services.ts";
 
 /** `GET /livez`: the process runs. */
@@ -11,6 +12,7 @@ export function readyz({ engine, build }: Pick<Services, "engine" | "build">): H
   return (c) => {
     const facts = { engine: build.engine, kernels: build.kernels, device: build.device.device };
     const { state } = engine;
-    return c.json({ status: state, ...facts }, state === "ready" ? 200 : 503);
+    if (state === "ready") return c.json({ status: state, ...facts });
+    return c.json({ status: state, reason: NOT_READY[state], ...facts }, 503);
   };
 }

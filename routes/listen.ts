@@ -57,6 +57,7 @@ export async function listen(
   const limits = { ...DEFAULT_CONNECTION_LIMITS, ...given };
   const server = createServer({
     maxHeaderSize: limits.maxHeaderBytes,
+    requireHostHeader: false, // it is asked for below, with an answer in our words
     headersTimeout: Math.min(limits.headerSeconds, limits.requestSeconds) * 1000,
     requestTimeout: limits.requestSeconds * 1000,
     keepAliveTimeout: limits.idleSeconds * 1000,
@@ -70,6 +71,9 @@ export async function listen(
     answers.set(incoming.socket, outgoing);
     void answer(handler, incoming, outgoing, limits.stalledSeconds * 1000);
   });
+  // A client that waits for leave to send its body gets it when the body is wanted, or a refusal in its place.
+  server.on("checkContinue", (incoming, outgoing) => server.emit("request", incoming, outgoing));
+  server.on("checkExpectation", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("clientError", (error, socket) => refuse(error, socket as Socket, answers.get(socket as Socket)));
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -115,7 +119,7 @@ async function answer(
   });
   let response: Response;
   try {
-    response = await handler(requestOf(incoming, leaving.signal));
+    response = await handler(requestOf(incoming, outgoing, leaving.signal));
   } catch (error) {
     const { status, body } = errorAnswer(error);
     response = Response.json(body, { status });
@@ -123,28 +127,45 @@ async function answer(
   await send(response, incoming, outgoing, { signal: leaving.signal, stalledMs });
 }
 
-/** @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT, or names two hosts. */
-function requestOf(incoming: IncomingMessage, signal: AbortSignal): Request {
+/**
+ * @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT, names no host or two, or has a body in
+ * two codings; 417 if it expects what we do not know.
+ */
+function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, signal: AbortSignal): Request {
   const { method = "GET", url: target = "/", rawHeaders } = incoming;
+  const expected = incoming.headers.expect;
+  const waits = expected?.toLowerCase() === "100-continue";
+  if (expected !== undefined && !waits) {
+    throw new RequestError(417, "The only expectation that is met is 100-continue", "Expect");
+  }
   try {
     const headers = new Headers();
     for (let i = 0; i < rawHeaders.length; i += 2) headers.append(rawHeaders[i]!, rawHeaders[i + 1]!);
-    if (headers.get("Host")?.includes(",")) throw new TypeError("two hosts");
+    const host = headers.get("Host");
+    if (host?.includes(",") || (host === null && incoming.httpVersion !== "1.0")) throw new TypeError("not one host");
+    if (headers.get("Transfer-Encoding")?.includes(",")) throw new TypeError("a coding before chunked");
     const absolute = /^https?:\/\//i.test(target);
     if (!absolute && !target.startsWith("/")) throw new TypeError("no path");
     const url = new URL(absolute ? target : `http://localhost${target}`);
     // RFC 9112, section 3.2.2: a target with a host of its own is the one that counts.
     if (absolute) headers.set("Host", url.host);
-    const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming);
+    const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming, () => {
+      if (waits) outgoing.writeContinue();
+    });
     return new Request(new URL(`http://localhost${url.pathname}${url.search}`), { method, headers, body, signal });
   } catch {
     throw new RequestError(400, "The request is malformed");
   }
 }
 
-/** A body that is read no faster than it is wanted. When its reader leaves, the rest is thrown away. */
-function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array<ArrayBuffer>> {
+/**
+ * A body that is read no faster than it is wanted. When its reader leaves, the rest is thrown away.
+ *
+ * @param onWanted Called when it is wanted first.
+ */
+function bodyOf(incoming: IncomingMessage, onWanted: () => void): ReadableStream<Uint8Array<ArrayBuffer>> {
   let open = true;
+  let wanted = false;
   return new ReadableStream({
     start(controller) {
       const end = (finish: () => void) => {
@@ -162,13 +183,15 @@ function bodyOf(incoming: IncomingMessage): ReadableStream<Uint8Array<ArrayBuffe
       incoming.pause();
     },
     pull() {
+      if (!wanted) onWanted();
+      wanted = true;
       incoming.resume();
     },
     cancel() {
       open = false;
       incoming.resume();
     },
-  });
+  }, { highWaterMark: 0 });
 }
 
 /** Writes a response as fast as the client takes it, and leaves its body when the client has left or takes nothing. */

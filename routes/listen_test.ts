@@ -97,6 +97,22 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("asks for a body that waits for leave when it is wanted, and refuses without asking", async () => {
+    const { server } = await toyServer();
+    const told = async (head: string) => {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const text = `${head}Host: x\r\nExpect: 100-continue\r\nConnection: close\r\n`;
+      await connection.write(new TextEncoder().encode(`${text}Content-Length: 1\r\n\r\n{`));
+      return [...(await new Response(connection.readable).text()).matchAll(/^HTTP\/1\.1 (\d+)/gm)].map(([, code]) =>
+        code
+      );
+    };
+    deepEqual(await told("POST /generate HTTP/1.1\r\n"), ["100", "400"]);
+    deepEqual(await told("POST /generate HTTP/1.1\r\nContent-Type: text/xml\r\n"), ["415"]);
+    deepEqual(await told("POST /nowhere HTTP/1.1\r\n"), ["404"]);
+    await server.close();
+  });
+
   it("answers to a body that is too long, and takes no more of it", async () => {
     const { server, url } = await toyServer();
     const response = await fetch(`${url}/generate`, { method: "POST", body: " ".repeat((1 << 20) + 1) });

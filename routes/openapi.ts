@@ -20,6 +20,7 @@ const REFUSALS: Readonly<Record<number, string>> = {
   408: "The request took too long to arrive",
   413: "The body or the prompt is too long",
   415: "The body is of another type, or compressed",
+  417: "The request expects what we do not know",
   422: "The rate is not prepared",
   429: "The queue is full, or the budget cannot be met and on_miss is reject; see Retry-After",
   431: "The headers are too long",
@@ -63,10 +64,11 @@ export function openApiDocument(version: string): Json {
         ),
       },
       "/v1/models": { get: tells("The model, and the model at each rate: name@rate pins it") },
+      "/v1/models/{model}": { get: aboutOneModel() },
       "/info": { get: tells("The model at each rate, what it costs now, and what runs it") },
       "/metrics": { get: tells("Metrics for Prometheus, or OpenMetrics if asked for", "text/plain") },
       "/livez": { get: open(tells("The process runs")) },
-      "/readyz": { get: open(tells("Requests are welcome; 503 with a reason while they are not")) },
+      "/readyz": { get: open(readiness()) },
       "/openapi.json": { get: open(tells("This document")) },
       "/docs": { get: open(tells("This document to read", "text/html")) },
       "/": { get: open(tells("A page to try the model", "text/html")) },
@@ -120,7 +122,7 @@ function generates(summary: string, body: string, answers: Json, withHeaders = f
         },
         ...answers,
       },
-      ...refusals(400, 401, 403, 404, 408, 413, 415, 422, 429, 431, 500, 503),
+      ...refusals(400, 401, 403, 404, 408, 413, 415, 417, 422, 429, 431, 500, 503),
     },
   };
 }
@@ -147,12 +149,24 @@ function openAiAnswers(object: string): Json {
   };
 }
 
-function tells(summary: string, type = "application/json"): Json {
+function tells(summary: string, type = "application/json"): Json & { readonly responses: Json } {
   const schema = { type: type === "application/json" ? "object" : "string" };
   return {
     summary,
     responses: { 200: { description: "So it is", content: { [type]: { schema } } }, ...refusals(401, 403) },
   };
+}
+
+function aboutOneModel(): Json {
+  const { responses, ...rest } = tells("One of these models");
+  const model = { name: "model", in: "path", required: true, schema: { type: "string" }, description: "Its name" };
+  return { ...rest, parameters: [model], responses: { ...responses, ...refusals(404) } };
+}
+
+function readiness(): Json {
+  const { responses, ...rest } = tells("Requests are welcome; 503 with a reason while they are not");
+  const content = { "application/json": { schema: { type: "object" } } };
+  return { ...rest, responses: { ...responses, 503: { description: "Not now: status and reason say why", content } } };
 }
 
 /** Without a key. */

@@ -12,7 +12,8 @@ describe("openApiDocument()", () => {
     const described = Object.entries(paths).flatMap(([path, methods]) =>
       Object.keys(methods).map((method) => `${method.toUpperCase()} ${path}`)
     );
-    deepEqual(described.sort(), [...new Set(served.map(({ method, path }) => `${method} ${path}`))].sort());
+    const named = served.map(({ method, path }) => `${method} ${path.replace(/:(\w+)/, "{$1}")}`);
+    deepEqual(described.sort(), [...new Set(named)].sort());
   });
 
   it("refers only to schemas that it has, and says that bodies are closed", () => {
@@ -22,6 +23,11 @@ describe("openApiDocument()", () => {
     for (const name of ["GenerateBody", "CompletionBody", "ChatBody"]) {
       equal(components.schemas[name].additionalProperties, false, name);
     }
+    deepEqual([components.schemas.CompletionBody.required, components.schemas.ChatBody.required], [["prompt"], [
+      "messages",
+    ]]);
+    const [{ oneOf: [message] }] = [components.schemas.ChatBody.properties.messages.items];
+    deepEqual(message.required, ["role", "content"]);
   });
 
   it("describes what is answered", async () => {

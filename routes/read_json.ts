@@ -8,6 +8,12 @@ export interface JsonLimits {
   readonly maxJsonDepth: number;
 }
 
+/**
+ * Values that a body can have besides numbers in lists: a conversation of the greatest length that the schemas take has
+ * 25 thousand. What a body of nothing else would have, the schemas would look at for longer than others should wait.
+ */
+const MOST_VALUES = 1 << 15;
+
 /** Room for a prompt of a hundred thousand tokens and more; no body of ours goes deeper than four. */
 export const DEFAULT_JSON_LIMITS: JsonLimits = { maxBodyBytes: 1 << 20, maxJsonDepth: 16 };
 
@@ -16,7 +22,8 @@ export const DEFAULT_JSON_LIMITS: JsonLimits = { maxBodyBytes: 1 << 20, maxJsonD
  * unless told otherwise.
  *
  * @throws {RequestError} 413 if it has more bytes than allowed, counted as they come; 415 if it is of another type or
- * compressed; 400 if it is not JSON, nested too deeply, has a key twice in an object, or half of a surrogate pair.
+ * compressed; 400 if it is not JSON, nested too deeply, has too many values, a key twice in an object, or half of a
+ * surrogate pair.
  * @throws {ClientGoneError} If it breaks off.
  */
 export async function readJson(request: Request, limits: JsonLimits): Promise<unknown> {
@@ -36,19 +43,21 @@ function checkType(headers: Headers): void {
   }
   const [type = "", ...parameters] = (headers.get("Content-Type") ?? "application/json").toLowerCase().split(";");
   const known = /^(application\/(.+\+)?json|application\/x-www-form-urlencoded|text\/plain)$/.test(type.trim());
-  const charset = parameters.map((parameter) => /^\s*charset="?([^"\s]*)"?\s*$/.exec(parameter)?.[1]).find(Boolean);
-  if (!known || !["utf-8", "utf8", "us-ascii", undefined].includes(charset)) {
+  const charsets = parameters.map((parameter) => parameter.trim()).filter((one) => one.startsWith("charset"));
+  if (!known || !charsets.every((one) => /^charset="?(utf-?8|us-ascii)"?$/.test(one))) {
     throw new RequestError(415, "The body must be JSON in UTF-8, as application/json", "Content-Type");
   }
 }
 
 async function readText(request: Request, maxBytes: number): Promise<string> {
+  const tooLong = () => new RequestError(413, `The body is too long: the limit is ${maxBytes} bytes`);
+  if (Number(request.headers.get("Content-Length")) > maxBytes) throw tooLong();
   const decoder = new TextDecoder("utf-8", { fatal: true });
   let text = "";
   let size = 0;
   for await (const piece of pieces(request)) {
     size += piece.byteLength;
-    if (size > maxBytes) throw new RequestError(413, `The body is too long: the limit is ${maxBytes} bytes`);
+    if (size > maxBytes) throw tooLong();
     text += decoded(() => decoder.decode(piece, { stream: true }));
   }
   return text + decoded(() => decoder.decode());
@@ -68,8 +77,15 @@ function parsed(text: string): unknown {
 /** Looks at every value; without recursion, which a deep one would exhaust. */
 function checkValue(root: unknown, maxDepth: number): void {
   let level: { readonly value: unknown; readonly path: string }[] = [{ value: root, path: "" }];
+  let values = 0;
   for (let depth = 0; level.length > 0; depth++) {
     const next: typeof level = [];
+    const add = (value: unknown, key: string | number, path: string) => {
+      if (++values > MOST_VALUES) {
+        throw new RequestError(400, `The body has more than ${MOST_VALUES} values besides numbers in lists`);
+      }
+      next.push({ value, path: path === "" ? String(key) : `${path}.${key}` });
+    };
     for (const { value, path } of level) {
       if (typeof value === "string" && !value.isWellFormed()) {
         throw new RequestError(400, `${path || "The body"}: half of a surrogate pair`, path || null);
@@ -82,10 +98,10 @@ function checkValue(root: unknown, maxDepth: number): void {
           path.split(".")[0] || null,
         );
       }
-      for (const [key, inner] of Object.entries(value)) {
-        if (typeof inner === "number") continue; // there can be hundreds of thousands, and nothing is wrong with them
-        next.push({ value: inner, path: path === "" ? key : `${path}.${key}` });
-      }
+      if (Array.isArray(value)) {
+        // There can be hundreds of thousands of numbers, and nothing is wrong with them.
+        value.forEach((inner, index) => typeof inner !== "number" && add(inner, index, path));
+      } else for (const [key, inner] of Object.entries(value)) add(inner, key, path);
     }
     level = next;
   }

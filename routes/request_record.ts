@@ -34,6 +34,11 @@ export class RequestRecord {
     if (event.kind === "end") [this.#end, this.outcome] = [event, event.finishReason];
   }
 
+  /** Notes that there will be no full answer. What has begun cannot be refused any more, such as when the service stops. */
+  fail(outcome: FailureOutcome): void {
+    this.outcome = outcome === "rejected" && this.#choice !== null ? "cancelled" : outcome;
+  }
+
   /** @param code The HTTP status that the caller got. */
   finish(code: number): void {
     const { engine, metrics, log, logPrompts, now } = this.#services;

@@ -5,13 +5,45 @@ import { RequestError } from "./errors.ts";
 const budgetMs = z.number().min(1).max(3_600_000);
 const rate = z.number().min(0).max(1);
 const MOST_TOKENS = 1 << 20;
+const MOST_TOKEN = 2 ** 31 - 1;
+
+/** Problems of a body that are told. */
+const MOST_PROBLEMS = 20;
+
+/**
+ * A list whose length is looked at before its elements: zod's own looks at all of them first, and makes a problem of
+ * each, which for a body of a mebibyte takes longer than others should wait.
+ */
+export function listOf<T extends z.ZodType>(
+  element: T,
+  { min, max }: { readonly min: number; readonly max: number },
+): z.ZodPreprocess<z.ZodArray<T>> {
+  return z.preprocess((value, context) => {
+    if (!Array.isArray(value) || value.length <= max) return value;
+    context.addIssue({ code: "too_big", origin: "array", maximum: max, inclusive: true, input: value });
+    return z.NEVER;
+  }, z.array(element).min(min).max(max));
+}
+
+/** Token ids, of which the first that is none is told. There can be half a million, too many for a schema each. */
+export const TokenIds = z.preprocess((value, context) => {
+  if (!Array.isArray(value)) return value;
+  const index = value.findIndex((token) => !Number.isInteger(token) || token < 0 || token > MOST_TOKEN);
+  if (index < 0) return value;
+  const message = `Invalid input: expected an integer from 0 to ${MOST_TOKEN}`;
+  context.addIssue({ code: "custom", path: [index], message, input: value });
+  return z.NEVER;
+}, z.array(z.any().meta({ type: "integer", minimum: 0, maximum: MOST_TOKEN })).min(1).max(MOST_TOKENS)) as z.ZodType<
+  number[]
+>;
+
+export const StopString = z.string().min(1).max(256)
+  .refine((text) => text.isWellFormed(), "Half of a surrogate pair");
 
 /** Body of `POST /generate`. Which rates, tokens and lengths exist depends on the model and is checked after it. */
 export const GenerateBody = z.strictObject({
   prompt: z.string().min(1).optional().describe("Text to continue"),
-  prompt_tokens: z.array(z.int().min(0).max(2 ** 31 - 1)).min(1).max(MOST_TOKENS).optional().describe(
-    "Token ids to continue, in place of text",
-  ),
+  prompt_tokens: TokenIds.optional().describe("Token ids to continue, in place of text"),
   max_new_tokens: z.int().min(1).max(MOST_TOKENS).optional().describe("Default 128, or what fits"),
   latency_budget_ms: budgetMs.optional().describe("From arrival to the last token"),
   ttft_budget_ms: budgetMs.optional().describe("From arrival to the first token"),
@@ -37,8 +69,8 @@ export const GenerateBody = z.strictObject({
   seed: z.int().min(0).max(2 ** 32 - 1).optional().describe(
     "The same seed gives the same answer; default: another each time",
   ),
-  stop: z.array(z.string().min(1).max(256).refine((text) => text.isWellFormed(), "Half of a surrogate pair")).max(8)
-    .default([]).describe("Strings that end the answer and are no part of it"),
+  stop: listOf(StopString, { min: 0, max: 8 }).default([])
+    .describe("Strings that end the answer and are no part of it"),
   logprobs: z.int().min(0).max(20).optional().describe("Likeliest tokens to report with each token"),
   stream: z.boolean().default(false).describe("Server-sent events"),
 }).superRefine((body, context) => {
@@ -53,14 +85,19 @@ export const GenerateBody = z.strictObject({
   }
 });
 
-/** @throws {RequestError} 400, with all problems; `param` is the first field at fault. */
+/** @throws {RequestError} 400, with the problem of each field; `param` is the first field at fault. */
 export function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
   const parsed = schema.safeParse(body);
   if (parsed.success) return parsed.data;
-  const problems = parsed.error.issues.map((issue) => ({
-    field: issue.code === "unrecognized_keys" ? issue.keys[0]! : issue.path.join("."),
-    message: issue.message,
-  }));
-  const message = problems.map(({ field, message }) => field === "" ? message : `${field}: ${message}`).join("; ");
-  throw new RequestError(400, message, problems[0]!.field || null);
+  const { issues } = parsed.error;
+  // The last problem of a field is its own bound, after those of its type.
+  const problems = new Map(
+    issues.slice(0, MOST_PROBLEMS).map((issue) => [
+      [...issue.path, ...(issue.code === "unrecognized_keys" ? issue.keys.slice(0, 1) : [])].join("."),
+      issue.message,
+    ]),
+  );
+  const told = Array.from(problems, ([field, message]) => field === "" ? message : `${field}: ${message}`);
+  if (issues.length > MOST_PROBLEMS) told.push("and more");
+  throw new RequestError(400, told.join("; "), problems.keys().next().value || null);
 }

@@ -19,10 +19,20 @@ const chunks = (body: string) => `${body.length.toString(16)}\r\n${body}\r\n0\r\
 const TABLE: readonly [string, string, number | null][] = [
   ["a good request", post(BODY), 200],
   ["a good request in chunks", framed("Transfer-Encoding: chunked\r\n", chunks(BODY)), 200],
+  [
+    "chunks and a trailer",
+    framed("Transfer-Encoding: chunked\r\n", chunks(BODY).replace(/\r\n$/, "X: a\r\n\r\n")),
+    200,
+  ],
+  ["a trailer with a length", framed("Transfer-Encoding: chunked\r\n", `0\r\nContent-Length: 3\r\n\r\n`), 400],
+  ["a byte order mark before the JSON", post(`\ufeff${BODY}`), 200],
+  ["a request of HTTP/1.0", post(BODY).replace("HTTP/1.1", "HTTP/1.0"), 200],
   ["a media type that is none", post(BODY, "Content-Type: nonsense\r\n"), 415],
   ["a form with parts", post(BODY, "Content-Type: multipart/form-data; boundary=x\r\n"), 415],
   ["XML", post("<a/>", "Content-Type: text/xml\r\n"), 415],
   ["JSON in UTF-16", post(BODY, "Content-Type: application/json; charset=utf-16\r\n"), 415],
+  ["JSON in one of two charsets", post(BODY, "Content-Type: application/json; charset=utf-8; charset=utf-16\r\n"), 415],
+  ["two media types", post(BODY, "Content-Type: application/json\r\nContent-Type: text/xml\r\n"), 415],
   ["a body said to be compressed", post(BODY, "Content-Encoding: gzip\r\n"), 415],
   ["a key that comes twice", post('{"prompt":"a","prompt":"b"}'), 400],
   ["the same key, escaped", post('{"prompt":"a","\\u0070rompt":"b"}'), 400],
@@ -30,6 +40,10 @@ const TABLE: readonly [string, string, number | null][] = [
   ["a huge number", post('{"prompt":"a","temperature":1e400}'), 400],
   ["a number beyond integers", post('{"prompt":"a","seed":9007199254740993}'), 400],
   ["deep arrays", post(`${"[".repeat(50_000)}${"]".repeat(50_000)}`), 400],
+  ["forty thousand values", post(`{"prompt":"a","stop":[${Array(40_000).fill('""').join()}]}`), 400],
+  ["many tokens that are none", post(`{"prompt_tokens":[${Array(30_000).fill('""').join()}]}`), 400],
+  ["a long key", post(JSON.stringify({ ["k".repeat(100_000)]: 1 })), 400],
+  ["many keys", post(JSON.stringify(Object.fromEntries(Array.from({ length: 9000 }, (_, i) => [`k${i}`, 1])))), 400],
   ["half of a surrogate pair", post('{"prompt":"\\ud83d"}'), 400],
   ["a null byte in the prompt", post('{"prompt":"a\\u0000b","max_new_tokens":1}'), 200],
   ["a null byte in the JSON", post('{"prompt":"a\0"}'), 400],
@@ -48,6 +62,15 @@ const TABLE: readonly [string, string, number | null][] = [
   ["a negative length", framed("Content-Length: -1\r\n", "a"), 400],
   ["a length with a sign", framed("Content-Length: +1\r\n", "a"), 400],
   ["an unknown transfer coding", framed("Transfer-Encoding: xchunked\r\n", chunks(BODY)), 400],
+  ["a coding before the chunks", framed("Transfer-Encoding: gzip, chunked\r\n", chunks(BODY)), 400],
+  ["no coding, by name", framed("Transfer-Encoding: identity\r\n", BODY), 400],
+  ["a length beyond integers", framed("Content-Length: 18446744073709551617\r\n", "a"), 400],
+  ["a body announced too long", `POST /generate HTTP/1.1\r\n${HOST}Content-Length: 9000000000\r\n\r\n`, 413],
+  [
+    "the same, waiting for leave",
+    `POST /generate HTTP/1.1\r\n${HOST}Expect: 100-continue\r\nContent-Length: 9000000000\r\n\r\n`,
+    413,
+  ],
   ["a chunk without a size", framed("Transfer-Encoding: chunked\r\n", "zz\r\nabc\r\n0\r\n\r\n"), 400],
   ["a method that is none", `FROB / HTTP/1.1\r\n${HOST}${CLOSE}\r\n`, 400],
   ["TRACE", `TRACE / HTTP/1.1\r\n${HOST}${CLOSE}\r\n`, 400],
@@ -129,6 +152,10 @@ describe("The service, over a bare connection,", () => {
       const answer = await exchange(text);
       equal(statusOf(answer), status, answer.slice(0, 300));
       ok(!/\bat .*:\d+:\d+|\/work\/|\.ts:/.test(answer), answer);
+      if (status !== null && status >= 400 && !text.startsWith("HEAD")) {
+        match(answer, /\{"error":\{"type":"\w+","message":/);
+        ok(answer.length < 3000, `${answer.length} characters`);
+      }
       equal(statusOf(await exchange(post(BODY))), 200);
     });
   }

@@ -42,6 +42,7 @@ describe("The official OpenAI client", () => {
   it("lists the models", async () => {
     const names = (await Array.fromAsync(client.models.list())).map(({ id }) => id);
     ok(names.includes("demo") && names.includes("demo@0.35"), names.join());
+    equal((await client.models.retrieve("demo@0.35")).id, "demo@0.35");
   });
 
   it("completes, in one answer and as a stream", async () => {
@@ -72,7 +73,10 @@ describe("The official OpenAI client", () => {
     equal(pieces.join(""), choice!.message.content);
     deepEqual([streamed.choices[0]!.message.content, streamed.usage], [choice!.message.content, whole.usage]);
 
-    const turns = [...messages, choice!.message, { role: "user" as const, content: "And then?" }];
+    const turns = [...messages, choice!.message, streamed.choices[0]!.message, {
+      role: "user" as const,
+      content: "And then?",
+    }];
     const next = await client.chat.completions.create({ ...GREEDY, messages: turns });
     ok(next.usage!.prompt_tokens > whole.usage!.total_tokens);
   });
@@ -122,15 +126,22 @@ describe("The official OpenAI client", () => {
   });
 
   it("is told by its own error classes what was wrong", async () => {
+    const tool = { role: "tool" as const, tool_call_id: "a", content: "1" };
+    const response_format = { type: "json_object" as const };
     const cases: [() => Promise<unknown>, number, string][] = [
+      [() => client.models.retrieve("gpt"), 404, "model"],
       [() => client.completions.create({ ...GREEDY, model: "gpt", prompt: "a" }), 404, "model"],
       [() => client.completions.create({ ...GREEDY, prompt: "a", n: 2 }), 400, "n"],
+      [() => client.completions.create({ ...GREEDY, prompt: ["a", "b"] }), 400, "prompt"],
       [() => client.chat.completions.create({ ...GREEDY, messages, tools: [] }), 400, "tools"],
+      [() => client.chat.completions.create({ ...GREEDY, messages: [tool] }), 400, "messages.0.role"],
+      [() => client.chat.completions.create({ ...GREEDY, messages, response_format }), 400, "response_format.type"],
     ];
     for (const [ask, status, param] of cases) {
       await rejects(ask, (error) => {
         ok(error instanceof APIError);
         deepEqual([error.status, error.param], [status, param]);
+        match(error.message, status === 404 ? /There is no model "gpt"/ : /supported/);
         return true;
       });
     }

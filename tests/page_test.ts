@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { existsSync } from "node:fs";
-import { type Browser, chromium } from "playwright-core";
+import { type Browser, chromium, type Page } from "playwright-core";
 import { Service } from "./support/service.ts";
 
 const CHROMIUM = "/usr/bin/chromium";
@@ -35,23 +35,29 @@ if (existsSync(CHROMIUM)) {
       page.on("request", (request) => asked.push(request.url()));
       page.on("pageerror", (error) => problems.push(error.message));
       page.on("console", (message) => {
-        // A refusal for want of a key is what the page is tested with.
-        if (message.type() === "error" && !/401/.test(message.text())) problems.push(message.text());
+        // Refusals are what the page is tested with.
+        if (message.type() === "error" && !/401|413/.test(message.text())) problems.push(message.text());
       });
       await page.goto(url);
       return { page, asked, problems };
     }
 
+    async function useKey(page: Page, key: string): Promise<void> {
+      await page.getByLabel("API key").fill(key);
+      await page.getByRole("button", { name: "Use it" }).click();
+    }
+
     for (const viewport of [{ width: 1200, height: 900 }, { width: 360, height: 740 }]) {
       it(`asks for a key, streams an answer and shows the decision at ${viewport.width} pixels`, async () => {
         const { page, asked, problems } = await open(viewport);
-        await page.getByLabel("API key").fill(KEY);
-        await page.getByRole("button", { name: "Use it" }).click();
+        await useKey(page, "another key entirely");
+        await page.getByText("That key was refused.").waitFor();
+        await useKey(page, KEY);
         await page.getByRole("combobox", { name: "Pruning rate" }).selectOption("0.35");
         await page.getByLabel("Tokens, at most").fill("12");
         await page.getByLabel("Prompt", { exact: true }).fill("One day, a girl");
         await page.getByLabel("Prompt", { exact: true }).press("Control+Enter");
-        await page.getByRole("status").filter({ hasText: "12 tokens at pruning rate 35 %" }).waitFor({
+        await page.getByRole("status").filter({ hasText: /^12 tokens at pruning rate 35\s%/ }).waitFor({
           state: "attached",
         });
 
@@ -63,9 +69,9 @@ if (existsSync(CHROMIUM)) {
           )
         );
         ok(shares.length > 1 && shares.every((share) => share === "1.000"), shares.join());
-        equal(await page.locator("#decision-rate").textContent(), "35 %");
+        equal(await page.locator("#decision-rate").textContent(), "35\u00a0%");
         equal(await page.locator("#decision-reason").textContent(), "it was pinned");
-        equal(await page.locator("#legend li.now").textContent(), "35 %");
+        equal(await page.locator("#legend li.now").textContent(), "35\u00a0%");
         await page.locator("#requests-chart path.line-a[d^=M]").waitFor({ state: "attached" });
         const overflow = await page.evaluate("document.documentElement.scrollWidth - innerWidth");
         ok(Number(overflow) <= 0, `${overflow} pixels wider than the screen`);
@@ -73,6 +79,29 @@ if (existsSync(CHROMIUM)) {
         await page.close();
       });
     }
+
+    it("says why a request is refused, and that an answer was stopped", async () => {
+      const { page } = await open({ width: 1200, height: 900 });
+      await useKey(page, KEY);
+      await page.getByRole("combobox", { name: "Pruning rate" }).getByRole("option").nth(1).waitFor({
+        state: "attached",
+      });
+      const whenMissed = page.getByRole("combobox", { name: "If it cannot fit" });
+      ok(await whenMissed.isDisabled(), "there is no budget yet");
+      await page.getByLabel("Latency budget").fill("0");
+      await whenMissed.selectOption("degrade");
+      await page.getByLabel("Tokens, at most").fill("511");
+      await page.getByRole("button", { name: "Continue" }).click();
+      match((await page.getByRole("alert").textContent())!, /511 more do not fit/);
+
+      // An answer that does not come, so that there is something to stop.
+      await page.route("**/generate", () => {});
+      await page.getByRole("button", { name: "Continue" }).click();
+      await page.getByRole("button", { name: "Stop" }).click();
+      await page.getByRole("status").filter({ hasText: "Stopped." }).waitFor();
+      ok(await page.getByRole("alert").isHidden(), "nothing went wrong");
+      await page.close();
+    });
 
     it("is documented by a page that runs no script", async () => {
       const { page, asked, problems } = await open({ width: 800, height: 600 });

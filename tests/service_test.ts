@@ -277,10 +277,23 @@ describe("The service", () => {
     await using stopping = await startTiny("--drain-seconds", "60");
     const response = await stopping.post({ ...GREEDY, max_new_tokens: CONTEXT - PROMPT.length, stream: true });
     stopping.signal("SIGTERM");
-    await stopping.logged(/^Stopping/);
-    stopping.signal("SIGTERM");
+    await stopping.logged(/^Stopping on SIGTERM/);
+    // One that comes at once is the first again, so they are sent until there is nobody to get them.
+    const again = () => stopping.get("/readyz").then(() => stopping.signal("SIGTERM"));
+    while (await again().then(() => true, () => false)) continue;
     equal((await stopping.status).code, 1);
     await response.text().catch(() => {});
+  });
+
+  it("takes signals that come together for one, as a terminal sends them to all of a group", async () => {
+    await using stopping = await startTiny();
+    const events = readEvents(await stopping.post({ ...GREEDY, max_new_tokens: 1000, stream: true }));
+    equal((await events.next()).value!.event, "start");
+    stopping.signal("SIGTERM");
+    stopping.signal("SIGINT");
+    deepEqual((await Array.fromAsync(events)).at(-1)!.event, "end");
+    await stopping.logged(/^Stopped: all requests had ended$/);
+    equal((await stopping.status).code, 0);
   });
 
   it("does not start with more caches than the machine has memory, and says how much they take", async () => {

@@ -143,7 +143,7 @@ describe("POST /v1/completions", () => {
     ["two prompts", { prompt: ["a", "b"] }, 400, "prompt"],
     ["a prompt in the answer", { echo: true }, 400, "echo"],
     ["a suffix", { suffix: "z" }, 400, "suffix"],
-    ["a bias", { logit_bias: { "5": 100 } }, 400, "5"],
+    ["a bias", { logit_bias: { "5": 100 } }, 400, "logit_bias.5"],
     ["fields of the other API", { messages: [] }, 400, "messages"],
     ["our own name of a field", { max_new_tokens: 5 }, 400, "max_new_tokens"],
     ["options of a stream without one", { stream_options: { include_usage: true } }, 400, "stream_options"],

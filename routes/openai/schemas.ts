@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { GenerateBody } from "../schemas.ts";
+import { GenerateBody, listOf, StopString, TokenIds } from "../schemas.ts";
 
 const native = GenerateBody.shape;
 
@@ -32,10 +32,34 @@ const ignoredFields = {
   prompt_cache_key: unset(z.string().max(512)),
 };
 
+/** A field of OpenAI's for what is not there. A name that nobody knows is told from it. */
+const notSupported = (what: string) => unset(z.null(`${what} are not supported`)).describe("Not supported");
+
+const unsupportedFields = {
+  tools: notSupported("Tools"),
+  tool_choice: notSupported("Tools"),
+  parallel_tool_calls: notSupported("Tools"),
+  functions: notSupported("Functions"),
+  function_call: notSupported("Functions"),
+  audio: notSupported("Spoken answers"),
+  prediction: notSupported("Predicted answers"),
+  reasoning_effort: notSupported("Degrees of reasoning"),
+  verbosity: notSupported("Degrees of verbosity"),
+  web_search_options: notSupported("Searches of the web"),
+};
+
 const StreamOptions = z.strictObject({
   include_usage: unset(z.boolean()).describe("One more chunk at the end, with the count of tokens"),
   include_obfuscation: unset(z.literal(false)),
 });
+
+/**
+ * What a body must have and can give in several forms. By itself a union counts as one that can be left out if a form
+ * looks at its length first, which the published schema would say.
+ */
+const needed = <T extends z.ZodType>(type: T) => z.nonoptional(type);
+
+const ONE_ANSWER = "More than one answer is not supported";
 
 const sharedFields = {
   model: z.string().min(1).max(512).describe("Name of the model, or name@rate, which pins the rate").optional(),
@@ -44,59 +68,72 @@ const sharedFields = {
   presence_penalty: unset(native.presence_penalty),
   frequency_penalty: unset(native.frequency_penalty),
   seed: unset(z.int()).describe("Any integer; its lowest 32 bits are used"),
-  stop: unset(z.union([native.stop.unwrap().element, native.stop.unwrap()])),
+  stop: unset(z.union([StopString, native.stop.unwrap()], "Expected up to 8 texts of 1 to 256 characters each")),
   stream: unset(z.boolean()),
   stream_options: unset(StreamOptions),
-  n: unset(z.literal(1)).describe("One answer"),
-  logit_bias: unset(z.strictObject({})).describe("Not supported: only an empty object is taken"),
+  n: unset(z.literal(1, ONE_ANSWER)).describe("One answer"),
+  logit_bias: unset(z.strictObject({}, "Biases of tokens are not supported"))
+    .describe("Not supported: only an empty object is taken"),
 };
-
-const tokenIds = native.prompt_tokens.unwrap();
 
 /** Body of `POST /v1/completions`. */
 export const CompletionBody = z.strictObject({
   ...sharedFields,
-  prompt: z.union([
+  prompt: needed(z.union([
     z.string().min(1),
-    z.tuple([z.string().min(1)]),
-    tokenIds,
-    z.tuple([tokenIds]),
-  ]).describe("One prompt, as text or token ids"),
+    listOf(z.string().min(1), { min: 1, max: 1 }),
+    TokenIds,
+    listOf(TokenIds, { min: 1, max: 1 }),
+  ], "Expected one prompt: a text, token ids, or a list of one of them. Several at once are not supported"))
+    .describe("One prompt, as text or token ids"),
   max_tokens: unset(native.max_new_tokens).describe("Default 16"),
   logprobs: unset(z.int().min(0).max(5)).describe("Likeliest tokens to report with each token"),
-  echo: unset(z.literal(false)),
-  best_of: unset(z.literal(1)),
-  suffix: unset(z.literal("")),
+  echo: unset(z.literal(false, "The prompt in the answer is not supported")),
+  best_of: unset(z.literal(1, ONE_ANSWER)),
+  suffix: unset(z.literal("", "A text after the answer is not supported")),
   ...ownFields,
   ...ignoredFields,
 }).superRefine(streamOptionsNeedStream);
 
 const TextPart = z.strictObject({ type: z.literal("text"), text: z.string() });
-const content = z.union([z.string(), z.array(TextPart).min(1).max(1024)]);
+const content = needed(z.union(
+  [z.string(), listOf(TextPart, { min: 1, max: 1024 })],
+  "Expected a text, or parts of type text. Images, audio and files are not supported",
+));
+
+const name = notSupported("Names of participants");
 
 const Message = z.discriminatedUnion("role", [
-  z.strictObject({ role: z.enum(["system", "developer", "user"]), content }),
+  z.strictObject({ role: z.enum(["system", "developer", "user"]), content, name }),
   z.strictObject({
     role: z.literal("assistant"),
     content,
-    // What an answer of ours has besides, as callers send it back.
+    name,
+    // What an answer has besides, as callers send it back.
     refusal: unset(z.null()),
     annotations: unset(z.array(z.never())),
+    parsed: unset(z.null()),
+    audio: notSupported("Spoken answers"),
+    tool_calls: notSupported("Tools"),
+    function_call: notSupported("Functions"),
   }),
-]);
+], "Expected system, developer, user or assistant. Tools are not supported");
+
+const ONLY_TEXT = "Only answers of type text are supported";
 
 /** Body of `POST /v1/chat/completions`. */
 export const ChatBody = z.strictObject({
   ...sharedFields,
-  messages: z.array(Message).min(1).max(4096),
+  messages: listOf(Message, { min: 1, max: 4096 }),
   max_tokens: unset(native.max_new_tokens).describe("Older name of max_completion_tokens"),
   max_completion_tokens: unset(native.max_new_tokens).describe("Default: as many as fit"),
   logprobs: unset(z.boolean()),
   top_logprobs: unset(z.int().min(0).max(20)),
-  response_format: unset(z.strictObject({ type: z.literal("text") })),
-  modalities: unset(z.tuple([z.literal("text")])),
+  response_format: unset(z.strictObject({ type: z.literal("text", ONLY_TEXT) })),
+  modalities: unset(z.tuple([z.literal("text")], ONLY_TEXT)),
   ...ownFields,
   ...ignoredFields,
+  ...unsupportedFields,
 }).superRefine((body, context) => {
   streamOptionsNeedStream(body, context);
   const issue = (field: string, message: string) => context.addIssue({ code: "custom", path: [field], message });

@@ -22,11 +22,15 @@ const FINISHES = {
 };
 
 const $ = (id) => document.getElementById(id);
-const percent = (rate) => `${Number((rate * 100).toFixed(1))} %`;
-const duration = (ms) => ms >= 1000 ? `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)} s` : `${Math.round(ms)} ms`;
+// A number and its unit stay in one line.
+const percent = (rate) => `${Number((rate * 100).toFixed(1))}\u00a0%`;
+const duration = (ms) =>
+  ms >= 1000 ? `${(ms / 1000).toFixed(ms < 10_000 ? 2 : 1)}\u00a0s` : `${Math.round(ms)}\u00a0ms`;
 
 let rates = [0, 0.35];
 let leaving = null;
+/** Whether `/metrics` wants a key that nobody has given yet; until then it is not asked. */
+let metricsRefused = false;
 
 function withKey(init = {}) {
   const key = sessionStorage.getItem(KEY_NAME);
@@ -36,7 +40,10 @@ function withKey(init = {}) {
 /** Asks the service; asks the reader for a key if the service wants one. */
 async function ask(path, init) {
   const response = await fetch(path, withKey(init));
-  if (response.status === 401) $("key-form").hidden = false;
+  if (response.status === 401) {
+    $("key-form").hidden = false;
+    if (sessionStorage.getItem(KEY_NAME) !== null) $("key-hint").textContent = "That key was refused.";
+  }
   return response;
 }
 
@@ -103,6 +110,7 @@ function showBudget() {
   const text = ms === null ? "none" : duration(ms);
   $("budget-text").textContent = text;
   $("budget").setAttribute("aria-valuetext", text);
+  $("on-miss").disabled = ms === null;
 }
 
 function requestBody() {
@@ -168,7 +176,8 @@ async function send() {
       if (event === "end") showEnd(data);
     }
   } catch (error) {
-    showProblem(signal.aborted ? "Stopped" : `The answer broke off: ${error.message}`);
+    if (signal.aborted) $("said").textContent = "Stopped.";
+    else showProblem(`The answer broke off: ${error.message}`);
   } finally {
     if (leaving?.signal === signal) {
       leaving = null;
@@ -188,6 +197,8 @@ function startAnswer(answer, prompt) {
   $("said").textContent = "";
   $("stop").disabled = false;
   for (const item of $("legend").children) item.classList.remove("now");
+  // On a narrow screen the answer stands below the question.
+  if ($("answer-card").getBoundingClientRect().top > 0.7 * innerHeight) $("answer-card").scrollIntoView();
 }
 
 function showProblem(message) {
@@ -198,41 +209,50 @@ function showProblem(message) {
 /** What was decided before the first token. */
 function showDecision({ pruning_rate: rate, reason, budget }) {
   $("decision").hidden = false;
-  $("decision-rate").textContent = percent(rate);
-  $("decision-reason").textContent = REASONS[reason] ?? reason;
-  $("decision-predicted").textContent = duration(budget.predicted_ms);
+  showRate(rate, reason);
   $("decision-full").textContent = duration(budget.predicted_ms_at_rate_0);
-  $("decision-total").textContent = "…";
   const asked = budget.latency_budget_ms;
   $("decision-budget").textContent = asked === null ? "none" : duration(asked);
   $("decision-budget").className = "";
-  for (const item of $("legend").children) item.classList.toggle("now", Number(item.dataset.rate) === rate);
-  showBars(budget, 0);
+  showBars(budget, null);
 }
 
-/** What came of it. */
-function showEnd({ pruning_rate: rate, finish_reason: finish, usage, budget, timings_ms: timings }) {
-  $("decision-total").textContent = duration(timings.total);
+function showRate(rate, reason) {
+  $("decision-rate").textContent = percent(rate);
+  $("decision-reason").textContent = REASONS[reason] ?? reason;
+  for (const item of $("legend").children) item.classList.toggle("now", Number(item.dataset.rate) === rate);
+}
+
+/** What came of it; load can have made the model narrower on the way. */
+function showEnd(end) {
+  const { pruning_rate: rate, mean_pruning_rate: mean, reason, usage, budget, timings_ms: timings } = end;
+  showRate(rate, reason);
   if (budget.met !== null) {
     const asked = budget.latency_budget_ms;
-    $("decision-budget").textContent = `${asked === null ? "" : duration(asked)} ${budget.met ? "met" : "missed"}`;
+    $("decision-budget").textContent = `${asked === null ? "" : `${duration(asked)}, `}${
+      budget.met ? "met" : "missed"
+    }`;
     $("decision-budget").className = budget.met ? "good" : "bad";
   }
   showBars(budget, timings.total);
-  const met = budget.met === null ? "" : budget.met ? ", budget met" : ", budget missed";
-  $("said").textContent =
-    `${usage.completion_tokens} tokens at pruning rate ${percent(rate)} in ${duration(timings.total)}${met}: ` +
-    `${FINISHES[finish] ?? finish}`;
+  const tokens = `${usage.completion_tokens} ${usage.completion_tokens === 1 ? "token" : "tokens"}`;
+  const rates = mean === rate
+    ? `at pruning rate ${percent(rate)}`
+    : `at pruning rates up to ${percent(rate)}, ${percent(mean)} on average,`;
+  $("said").textContent = `${tokens} ${rates} in ${duration(timings.total)}: ` +
+    `${FINISHES[end.finish_reason] ?? end.finish_reason}.`;
 }
 
-/** Prediction, outcome and budget on one scale. */
+/** Prediction, outcome (null until it is known) and budget on one scale. */
 function showBars(budget, totalMs) {
   const asked = budget.latency_budget_ms;
-  const scale = 1.08 * Math.max(budget.predicted_ms, totalMs, Math.min(asked ?? 0, 4 * budget.predicted_ms));
+  const scale = 1.08 * Math.max(budget.predicted_ms, totalMs ?? 0, Math.min(asked ?? 0, 4 * budget.predicted_ms));
   const set = (element, ms) => element.style.setProperty("--share", Math.min(1, ms / scale).toFixed(4));
   $("bars").hidden = false;
   set(document.querySelector(".bar.predicted i"), budget.predicted_ms);
-  set(document.querySelector(".bar.happened i"), totalMs);
+  set(document.querySelector(".bar.taken i"), totalMs ?? 0);
+  $("predicted-text").textContent = `predicted ${duration(budget.predicted_ms)}`;
+  $("taken-text").textContent = totalMs === null ? "taken …" : `taken ${duration(totalMs)}`;
   $("mark").hidden = asked === null || asked > scale;
   if (asked !== null) set($("mark"), asked);
   $("mark").classList.toggle("left", asked !== null && asked / scale < 0.3);
@@ -260,6 +280,7 @@ function keep(name, value) {
 }
 
 async function readLoad() {
+  if (metricsRefused) return;
   let response;
   try {
     response = await ask("/metrics");
@@ -270,7 +291,10 @@ async function readLoad() {
   }
   $("load-problem").hidden = response.ok;
   if (!response.ok) {
-    $("load-problem").textContent = await refusal(response);
+    metricsRefused = response.status === 401;
+    $("load-problem").textContent = metricsRefused
+      ? "The load is shown to those who have a key."
+      : await refusal(response);
     return;
   }
   const series = parseMetrics(await response.text());
@@ -304,20 +328,29 @@ async function readLoad() {
 
 function drawLoad() {
   const last = (name) => history[name].at(-1) ?? 0;
-  draw("requests-chart", [history.running, history.waiting], Math.max(4, ...history.running, ...history.waiting));
-  $("requests-now").textContent = `${last("running")} + ${last("waiting")}`;
-  draw("tokens-chart", [history.decode, history.prefill], Math.max(20, ...history.decode, ...history.prefill));
-  $("tokens-now").textContent = Math.round(last("decode"));
-  draw("rate-chart", [history.rate], Math.max(0.01, ...rates));
+  const requests = niceTop(Math.max(4, ...history.running, ...history.waiting));
+  draw("requests", [history.running, history.waiting], requests, String(requests));
+  $("requests-now").textContent = `${last("running")} running, ${last("waiting")} waiting`;
+  const tokens = niceTop(Math.max(20, ...history.decode, ...history.prefill));
+  draw("tokens", [history.decode, history.prefill], tokens, String(tokens));
+  $("tokens-now").textContent = `${Math.round(last("decode"))} in answers`;
+  const largest = Math.max(0.01, ...rates);
+  draw("rate", [history.rate], largest, percent(largest));
   const rate = history.rate.at(-1) ?? null;
-  $("rate-now").textContent = rate === null ? "none" : percent(rate);
+  $("rate-now").textContent = rate === null ? "no answers now" : percent(rate);
   $("requests-chart").setAttribute("aria-label", `${last("running")} requests running, ${last("waiting")} waiting`);
   $("tokens-chart").setAttribute("aria-label", `${Math.round(last("decode"))} tokens per second`);
   $("rate-chart").setAttribute("aria-label", rate === null ? "No tokens now" : `Mean pruning rate ${percent(rate)}`);
 }
 
+/** The next of 1, 2, 5, 10, 20, 50 and so on. */
+function niceTop(value) {
+  const power = 10 ** Math.floor(Math.log10(value));
+  return power * [1, 2, 5, 10].find((factor) => value <= factor * power);
+}
+
 /** Draws lines from 0 to `top`, the newest value at the right; a value that is missing is a gap. */
-function draw(id, lines, top) {
+function draw(chart, lines, top, topText) {
   const height = 40;
   const y = (value) => (height - 2 - (height - 5) * Math.min(1, value / top)).toFixed(2);
   const paths = lines.map((values, index) => {
@@ -334,7 +367,8 @@ function draw(id, lines, top) {
     }).join("");
     return path(d, index === 0 ? "line-a" : "line-b");
   });
-  $(id).replaceChildren(path(`M0 ${y(top / 2)}H${HISTORY}M0 ${y(top)}H${HISTORY}`, "grid"), ...paths);
+  $(`${chart}-top`).textContent = topText;
+  $(`${chart}-chart`).replaceChildren(path(`M0 ${y(top / 2)}H${HISTORY}M0 ${y(top)}H${HISTORY}`, "grid"), ...paths);
 }
 
 function path(d, name) {
@@ -365,6 +399,7 @@ $("key-form").addEventListener("submit", (event) => {
   sessionStorage.setItem(KEY_NAME, $("key").value);
   $("key").value = "";
   $("key-form").hidden = true;
+  metricsRefused = false;
   readModel();
 });
 document.addEventListener("keydown", (event) => {

@@ -1,5 +1,6 @@
 import type { Context, MiddlewareHandler } from "hono";
 import { RequestError } from "../errors.ts";
+import type { RecordedEnv } from "../request_record.ts";
 import type { Services } from "../services.ts";
 
 /** Probes and what a browser loads of the page: they tell nothing about requests and cost nothing. */
@@ -16,7 +17,9 @@ const EXPOSED = "X-Pruning-Rate, X-Predicted-Ms, Retry-After";
  * Lets a request pass, or refuses it: by its host (403), by the page that sends it (403), or for want of a key (401).
  * Answers to CORS preflights, which come without a key.
  */
-export function guard({ security, metrics }: Pick<Services, "security" | "metrics">): MiddlewareHandler {
+export function guard(
+  { security, metrics }: Pick<Services, "security" | "metrics">,
+): MiddlewareHandler<Partial<RecordedEnv>> {
   return async function guard(c, next) {
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Referrer-Policy", "no-referrer");
@@ -32,7 +35,10 @@ export function guard({ security, metrics }: Pick<Services, "security" | "metric
         throw new RequestError(401, "An API key is needed: Authorization: Bearer <key>");
       }
     } catch (error) {
-      if (error instanceof RequestError) metrics.requests.inc({ outcome: "invalid", code: String(error.status) });
+      // A recorded request is counted at its end.
+      if (error instanceof RequestError && c.var.record === undefined) {
+        metrics.requests.inc({ outcome: "invalid", code: String(error.status) });
+      }
       throw error;
     }
     await next();

@@ -9,12 +9,12 @@ const BODY = JSON.stringify({ prompt: "a", max_new_tokens: 1, temperature: 0 });
 const OPEN: Security = { keys: null, metricsWithoutKey: false, hosts: null, origins: [] };
 
 function secured(security: Partial<Security>) {
-  const { app, gauges, registry } = toyApp({}, { security: { ...OPEN, ...security } });
+  const { app, gauges, registry, logged } = toyApp({}, { security: { ...OPEN, ...security } });
   const ask = async (path: string, headers: Record<string, string> = {}, method = "GET") => {
     const body = method === "POST" ? BODY : null;
     return await app.request(path, { method, headers, body });
   };
-  return { ask, gauges, registry };
+  return { ask, gauges, registry, logged };
 }
 
 describe("guard()", () => {
@@ -31,6 +31,19 @@ describe("guard()", () => {
     for (const path of ["/info", "/metrics", "/v1/models"]) equal((await ask(path, headers)).status, 200, path);
     equal((await ask("/generate", headers, "POST")).status, 200);
     match(await registry.metrics(), /^espalier_requests_total\{outcome="invalid",code="401"\} 8$/m);
+  });
+
+  it("leaves a line in the log of each generation that it refuses, and counts it once", async () => {
+    const { ask, logged, registry } = secured({ keys: new ApiKeys([KEY]) });
+    for (const path of ["/generate", "/v1/completions", "/v1/chat/completions"]) await ask(path, {}, "POST");
+    await ask("/generate", { Origin: "https://evil.example" }, "POST");
+    deepEqual(logged.map(({ event, route, code, outcome }) => [event, route, code, outcome]), [
+      ["request", "/generate", 401, "invalid"],
+      ["request", "/v1/completions", 401, "invalid"],
+      ["request", "/v1/chat/completions", 401, "invalid"],
+      ["request", "/generate", 403, "invalid"],
+    ]);
+    match(await registry.metrics(), /^espalier_requests_total\{outcome="invalid",code="401"\} 3$/m);
   });
 
   it("answers /metrics without a key if told so", async () => {
