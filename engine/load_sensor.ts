@@ -14,6 +14,12 @@ const ARRIVALS_SECONDS = 10;
  */
 const SEEN_SHARE = 0.3;
 
+/** How fast the time between steps follows, in parts of each difference. The first ones count alike. */
+const BETWEEN_GAIN = 0.05;
+
+/** Differences count for no more than this there, in natural logarithms: a pause for once is no way of working. */
+const MOST_BETWEEN = 0.7;
+
 /** How fast the middle of the prediction error and its spread follow, in parts of each difference. */
 const [CENTER_GAIN, SPREAD_GAIN] = [0.1, 0.08];
 
@@ -44,6 +50,8 @@ export class LoadSensor {
   readonly #stepRatio = new StepRatio();
   readonly #seen = new Map<string, { sum: number; predicted: number }>();
   readonly #error = { center: 0, spread: FIRST_SPREAD, sum: 0, count: 0 };
+  /** `log` is the logarithm of milliseconds. */
+  readonly #between = { log: -Infinity, sum: 0, count: 0 };
   /** `seen` is the part of the average that lies after the first reading. */
   readonly #arrivals = { perSecond: 0, seen: 0, count: 0, atMs: -Infinity };
 
@@ -79,6 +87,21 @@ export class LoadSensor {
       this.#stepRatio.observe(phase, rate, sum - before.sum, predicted - before.predicted);
       this.#seen.set(key, { sum, predicted });
     }
+    this.#readBetween();
+  }
+
+  #readBetween(): void {
+    const [series] = histogramSeries(this.#metrics.betweenSteps);
+    const between = this.#between;
+    if (series === undefined || series.count === between.count) return;
+    const log = Math.log(1000 * (series.sum - between.sum) / (series.count - between.count));
+    [between.sum, between.count] = [series.sum, series.count];
+    if (!Number.isFinite(log)) return;
+    if (between.log === -Infinity) between.log = log;
+    else {
+      const difference = Math.max(-MOST_BETWEEN, Math.min(MOST_BETWEEN, log - between.log));
+      between.log += Math.max(BETWEEN_GAIN, 1 / series.count) * difference;
+    }
   }
 
   /** Takes what the prediction errors of requests have gained. To be called after each request. */
@@ -106,6 +129,7 @@ export class LoadSensor {
       effectivePruningRate: plainValue(effectivePruningRate),
       contention: this.contention,
       stepRatio: (phase, level) => this.stepRatio(phase, level),
+      betweenStepsMs: Math.exp(this.#between.log),
       predictionError: { median: Math.exp(center), safe: Math.exp(center + FOUR_OF_FIVE * spread) },
       lengthRatio: this.lengthRatio,
       arrivals: this.#readArrivals(nowMs),

@@ -8,7 +8,7 @@ import type { Policy, PolicyOptions } from "./policy.ts";
  * the numbers below, with seeds 101 to 116 of `REPLAYED` in `virtual_service.ts` at 0.5 and 1.2 times the load;
  * `policies_test.ts` runs others.
  */
-const ROOM = { waiting: 6, from: 1.1, slope: 2, most: 1 } as const;
+const ROOM = { waiting: 6, from: 1, slope: 2, most: 1 } as const;
 
 /**
  * Hysteresis: a level wider than what runs must leave this much more. Steps of two levels cost like the wider one, so
@@ -74,7 +74,7 @@ export function predictive({ shed, pruningRates }: PolicyOptions): Policy {
     const least = situation.missed(all(narrowest));
     return widest(narrowest, (level) => situation.missed(all(level), margin) <= least);
   };
-  return { choose, narrow };
+  return { choose, narrow, holdsPrompts: true };
 }
 
 function all(level: number): { readonly waiting: number; readonly running: number } {
