@@ -68,10 +68,11 @@ describe("Engine", () => {
       const long = toyRequest({ arrivedMs, pinnedLevel, promptTokens: new Array(16).fill(1), maxNewTokens: 1 });
       const first = engine.generate(short, never());
       const second = collect(engine.generate(long, never()));
-      const { end } = await collect(first);
-      await second;
+      const [{ end }, { end: later }] = [await collect(first), await second];
       const beside = runner.steps.filter((step) => step.length === 2 && step.includes("0:8")).length;
       deepEqual([beside, (end as GenerationEnd).budgetMet], [chunksBeside, true], `${runner.steps.join(" ")}`);
+      const { choice: { predictedMs }, timings: { totalMs } } = later as GenerationEnd;
+      ok(Math.abs(predictedMs - totalMs) < 1e-6, `${predictedMs} ms predicted, ${totalMs} taken`);
     }
   });
 

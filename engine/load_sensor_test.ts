@@ -64,6 +64,16 @@ describe("LoadSensor", () => {
     }
   });
 
+  it("corrects predictions soon where one request after the other takes longer", () => {
+    const { metrics, sensor } = sensed();
+    for (let i = 0; i < 40; i++) {
+      metrics.predictionErrorRatio.observe((i % 2 === 0 ? 1.9 : 2.1) / sensor.snapshot(0).predictionError.median);
+      sensor.readErrors();
+    }
+    const { median } = sensor.snapshot(0).predictionError;
+    ok(Math.abs(median - 2) < 0.1, `${median}`);
+  });
+
   it("counts the pace of arrivals and the mean request", () => {
     const { metrics, sensor } = sensed();
     for (let second = 0; second < 120; second++) {
