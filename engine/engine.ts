@@ -267,7 +267,7 @@ export class Engine {
         this.#letIn();
         this.#narrow();
         this.#gauge();
-        const step = scheduleStep(this.#running, this.#options.prefillChunk);
+        const step = this.#schedule();
         if (step.length > 0) await this.#runStep(step);
       }
     } finally {
@@ -334,6 +334,13 @@ export class Engine {
     }
   }
 
+  /** The next step. */
+  #schedule(): ScheduledRows<ActiveRequest>[] {
+    const step = scheduleStep(this.#running, this.#options.prefillChunk);
+    const mixed = step.some(({ phase }) => phase !== step[0]!.phase);
+    return mixed && this.#selector.promptsHeld(this.#now()) ? step.filter(({ phase }) => phase === "decode") : step;
+  }
+
   async #runStep(scheduled: readonly ScheduledRows<ActiveRequest>[]): Promise<void> {
     const { metrics, now } = this.#options;
     const entries = scheduled.map(({ sequence: active, rows, phase }): StepEntry => ({
@@ -351,6 +358,7 @@ export class Engine {
     const labels = { phase: phaseOf(parts), rate: this.#rate(level) };
     const baseMs = this.#costs.stepMs(parts) * contentionSlowdown(this.#sensor.contention);
     const startMs = now();
+    metrics.betweenSteps.observe((startMs - this.#progressMs) / 1000);
     this.#step = { scheduled, endMs: startMs + baseMs * this.#sensor.stepRatio(labels.phase, level) };
     let logits: readonly Float32Array[];
     try {

@@ -2,7 +2,8 @@ import { deepEqual, equal, ok, rejects, throws } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 import type { GenerationEnd } from "./generation.ts";
-import { collect, Gate, GREEDY, TOY_RATES, toyEngine, toyRequest } from "./testing/toy_engine.ts";
+import { StepCosts } from "./step_costs.ts";
+import { collect, Gate, GREEDY, TOY_RATES, TOY_TABLE, toyEngine, toyRequest } from "./testing/toy_engine.ts";
 import { toyAnswer, ToyRunner } from "./testing/toy_runner.ts";
 
 const never = () => new AbortController().signal;
@@ -61,6 +62,33 @@ describe("Engine", () => {
     ]);
     deepEqual(tokens, toyAnswer(long, 1, 2));
     deepEqual(runner.steps.slice(0, 4), [["0:1"], ["0:1", "1:8"], ["0:1", "1:8"], ["0:1", "1:4"]]);
+  });
+
+  it("holds a prompt back while it would cost a running answer its budget, as it predicted", async () => {
+    const clock = { ms: 1000 };
+    const costs = new StepCosts(TOY_TABLE);
+    for (const [latencyMs, chunksBeside] of [[90, 2], [68, 1], [56, 0]] as const) {
+      const runner = new ToyRunner({
+        onStep: (entries) => {
+          const parts = entries.map(({ sequence: { level, length: context }, tokens }) => ({
+            ...{ level, context, rows: tokens.length, phase: "decode" as const },
+          }));
+          clock.ms += costs.stepMs(parts);
+        },
+      });
+      const { engine } = toyEngine({ runner, now: () => clock.ms });
+      const [arrivedMs, pinnedLevel] = [clock.ms, 0];
+      const budget = { latencyMs, ttftMs: null, tpotMs: null };
+      const short = toyRequest({ arrivedMs, pinnedLevel, promptTokens: [1], maxNewTokens: 5, budget });
+      const long = toyRequest({ arrivedMs, pinnedLevel, promptTokens: new Array(16).fill(1), maxNewTokens: 1 });
+      const first = engine.generate(short, never());
+      const second = collect(engine.generate(long, never()));
+      const [{ end }, { end: later }] = [await collect(first), await second];
+      const beside = runner.steps.filter((step) => step.length === 2 && step.includes("0:8")).length;
+      deepEqual([beside, (end as GenerationEnd).budgetMet], [chunksBeside, true], `${runner.steps.join(" ")}`);
+      const { choice: { predictedMs }, timings: { totalMs } } = later as GenerationEnd;
+      ok(Math.abs(predictedMs - totalMs) < 1e-6, `${predictedMs} ms predicted, ${totalMs} taken`);
+    }
   });
 
   it("repeats a seeded answer, alone and in a batch", async () => {

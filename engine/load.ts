@@ -12,6 +12,8 @@ export interface LoadSnapshot {
   readonly contention: number;
   /** Measured time of a step divided by the table's, as it is now. */
   readonly stepRatio: (phase: Phase, level: number) => number;
+  /** What the service does between two steps: tokens chosen and sent, levels decided; in milliseconds. */
+  readonly betweenStepsMs: number;
   /** How whole requests differ from what was predicted. */
   readonly predictionError: {
     /** The middle of actual divided by predicted time. */

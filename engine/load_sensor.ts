@@ -14,18 +14,28 @@ const ARRIVALS_SECONDS = 10;
  */
 const SEEN_SHARE = 0.3;
 
-/** How fast the middle of the prediction error and its spread follow, in parts of each difference. */
-const [CENTER_GAIN, SPREAD_GAIN] = [0.1, 0.08];
+/** How fast the time between steps follows, in parts of each difference. The first ones count alike. */
+const BETWEEN_GAIN = 0.05;
+
+/** Differences count for no more than this there, in natural logarithms: a pause for once is no way of working. */
+const MOST_BETWEEN = 0.7;
+
+/** How fast the middle of the prediction error, its side and its spread follow, in parts of each difference. */
+const ERROR_GAIN = 0.1;
 
 /**
  * Differences count for no more than this in the middle, in natural logarithms, which makes it a median: half of the
  * requests take less time. A mean would follow the few that a burst held up or that saw the machine change, whom nobody
- * could foresee, and make the predictions for all others wrong.
+ * could foresee, and make the predictions for all others wrong. Where one request after the other differs to the same
+ * side they count for more, up to the mean difference: then the middle is not there yet.
  */
 const MOST_ERROR = 0.03;
 
-/** Error that is assumed before requests have ended, as a standard deviation in natural logarithms. */
-const FIRST_SPREAD = 0.08;
+/** Of a normal distribution: standard deviation divided by mean absolute deviation. */
+const MEAN_TO_DEVIATION = Math.sqrt(Math.PI / 2);
+
+/** Error that is assumed before requests have ended, as a mean absolute deviation in natural logarithms. */
+const FIRST_DEVIATION = 0.06;
 
 /** Standard deviations above the middle that four out of five stay below. */
 const FOUR_OF_FIVE = 0.84;
@@ -43,7 +53,10 @@ export class LoadSensor {
   readonly #pruningRates: readonly number[];
   readonly #stepRatio = new StepRatio();
   readonly #seen = new Map<string, { sum: number; predicted: number }>();
-  readonly #error = { center: 0, spread: FIRST_SPREAD, sum: 0, count: 0 };
+  /** `side` is the mean of the signs of the differences, -1 to 1. */
+  readonly #error = { center: 0, side: 0, deviation: FIRST_DEVIATION, sum: 0, count: 0 };
+  /** `log` is the logarithm of milliseconds. */
+  readonly #between = { log: -Infinity, sum: 0, count: 0 };
   /** `seen` is the part of the average that lies after the first reading. */
   readonly #arrivals = { perSecond: 0, seen: 0, count: 0, atMs: -Infinity };
 
@@ -79,6 +92,21 @@ export class LoadSensor {
       this.#stepRatio.observe(phase, rate, sum - before.sum, predicted - before.predicted);
       this.#seen.set(key, { sum, predicted });
     }
+    this.#readBetween();
+  }
+
+  #readBetween(): void {
+    const [series] = histogramSeries(this.#metrics.betweenSteps);
+    const between = this.#between;
+    if (series === undefined || series.count === between.count) return;
+    const log = Math.log(1000 * (series.sum - between.sum) / (series.count - between.count));
+    [between.sum, between.count] = [series.sum, series.count];
+    if (!Number.isFinite(log)) return;
+    if (between.log === -Infinity) between.log = log;
+    else {
+      const difference = Math.max(-MOST_BETWEEN, Math.min(MOST_BETWEEN, log - between.log));
+      between.log += Math.max(BETWEEN_GAIN, 1 / series.count) * difference;
+    }
   }
 
   /** Takes what the prediction errors of requests have gained. To be called after each request. */
@@ -90,14 +118,16 @@ export class LoadSensor {
     [error.sum, error.count] = [series.sum, series.count];
     if (!Number.isFinite(difference)) return;
     // The predictions were corrected by the center already, so the difference is what it still lacks.
-    error.center += CENTER_GAIN * Math.max(-MOST_ERROR, Math.min(MOST_ERROR, difference));
-    error.spread += SPREAD_GAIN * (Math.abs(difference) * MEAN_TO_DEVIATION - error.spread);
+    error.side += ERROR_GAIN * (Math.sign(difference) - error.side);
+    error.deviation += ERROR_GAIN * (Math.abs(difference) - error.deviation);
+    const most = Math.max(MOST_ERROR, error.side ** 2 * error.deviation);
+    error.center += ERROR_GAIN * Math.max(-most, Math.min(most, difference));
   }
 
   /** @param nowMs On the clock of all readings. */
   snapshot(nowMs: number): LoadSnapshot {
     const { slots, requestsRunning, requestsWaiting, waitingPromptTokens, effectivePruningRate } = this.#metrics;
-    const { center, spread } = this.#error;
+    const { center, deviation } = this.#error;
     return {
       slots: plainValue(slots),
       requestsRunning: plainValue(requestsRunning),
@@ -106,7 +136,11 @@ export class LoadSensor {
       effectivePruningRate: plainValue(effectivePruningRate),
       contention: this.contention,
       stepRatio: (phase, level) => this.stepRatio(phase, level),
-      predictionError: { median: Math.exp(center), safe: Math.exp(center + FOUR_OF_FIVE * spread) },
+      betweenStepsMs: Math.exp(this.#between.log),
+      predictionError: {
+        median: Math.exp(center),
+        safe: Math.exp(center + FOUR_OF_FIVE * MEAN_TO_DEVIATION * deviation),
+      },
       lengthRatio: this.lengthRatio,
       arrivals: this.#readArrivals(nowMs),
     };
@@ -149,6 +183,3 @@ export class LoadSensor {
     return { mean: series.sum / series.count, high: 1 };
   }
 }
-
-/** Of a normal distribution: standard deviation divided by mean absolute deviation. */
-const MEAN_TO_DEVIATION = Math.sqrt(Math.PI / 2);

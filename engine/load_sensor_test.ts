@@ -34,6 +34,20 @@ describe("LoadSensor", () => {
     ok(Math.abs(sensor.snapshot(0).stepRatio("decode", 0) - 1.5) < 0.05);
   });
 
+  it("learns what the service does between two steps from the first ones on, whatever one pause takes", () => {
+    const { metrics, sensor } = sensed();
+    const pause = (ms: number) => {
+      metrics.betweenSteps.observe(ms / 1000);
+      sensor.readSteps();
+      return sensor.snapshot(0).betweenStepsMs;
+    };
+    equal(sensor.snapshot(0).betweenStepsMs, 0);
+    for (const ms of [pause(0.4), pause(0.4)]) ok(Math.abs(ms - 0.4) < 1e-9, `${ms}`);
+    for (let i = 0; i < 60; i++) pause(0.6);
+    ok(Math.abs(pause(0.6) - 0.6) < 0.02);
+    ok(pause(5000) < 0.64);
+  });
+
   it("learns the median of the prediction error, whatever the few take that are held up, and its spread", () => {
     for (const heldUp of [1.3, 3]) {
       const { metrics, sensor } = sensed();
@@ -48,6 +62,16 @@ describe("LoadSensor", () => {
       ok(Math.abs(median - 1.2) < 0.02, `${median}`);
       ok(heldUp < 2 ? safe > 1.2 && safe < 1.3 : safe > 1.5, `${safe}`);
     }
+  });
+
+  it("corrects predictions soon where one request after the other takes longer", () => {
+    const { metrics, sensor } = sensed();
+    for (let i = 0; i < 40; i++) {
+      metrics.predictionErrorRatio.observe((i % 2 === 0 ? 1.9 : 2.1) / sensor.snapshot(0).predictionError.median);
+      sensor.readErrors();
+    }
+    const { median } = sensor.snapshot(0).predictionError;
+    ok(Math.abs(median - 2) < 0.1, `${median}`);
   });
 
   it("counts the pace of arrivals and the mean request", () => {

@@ -49,6 +49,11 @@ export function createMetrics(registry: Registry) {
       STEP,
       ["phase", "rate"],
     ),
+    betweenSteps: histogram(
+      "between_steps_seconds",
+      "From the end of a step, or the arrival of work after a pause, to the start of the next step",
+      BRIEF,
+    ),
     admissionTime: histogram("admission_seconds", "Time to let a request in or refuse it", BRIEF),
     predictionErrorRatio: histogram(
       "prediction_error_ratio",

@@ -1,5 +1,7 @@
 import type { LoadSnapshot } from "./load.ts";
+import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
 import { type Finish, forecastSchedule, type Work } from "./schedule_forecast.ts";
+import { scheduleStep } from "./scheduler.ts";
 import { phaseOf, type StepCosts, type StepPart, widestLevel } from "./step_costs.ts";
 
 /** Times from now by which something is to happen, in milliseconds; infinite where nothing is asked. */
@@ -57,6 +59,8 @@ export interface SituationOptions {
   readonly waiting: readonly WaitingWork[];
   /** Milliseconds until the present step ends. */
   readonly busyMs: number;
+  /** Whether prompts are held back while they would cost an answer its budget. */
+  readonly holdsPrompts: boolean;
 }
 
 /** Requests, per slot, whose time tells what the machine sustains. */
@@ -115,9 +119,33 @@ export class Situation {
       [...finishes.running, ...finishes.waiting].reduce((last, { lastTokenMs }) => Math.max(last, lastTokenMs), 0);
   }
 
+  /** Whether the next step is to leave the prompts out that there are. */
+  promptsHeld(): boolean {
+    const { running, prefillChunk, busyMs } = this.options;
+    const hold = this.#hold;
+    if (hold === null) return false;
+    const inOrder = running.toSorted((a, b) => a.instantMs - b.instantMs)
+      .map((work) => ({ ...work, promptLength: work.promptTokens, prefilled: 0 }));
+    const step = scheduleStep(inOrder, prefillChunk)
+      .map(({ sequence, phase, rows }) => ({ ...sequence, phase, rows }));
+    const decoding = step.filter(({ phase }) => phase === "decode");
+    const prompts = step.filter(({ phase }) => phase === "prefill");
+    if (decoding.length === 0 || prompts.length === 0) return false;
+    const awaited = ({ newTokens, limits }: RunningWork) => ({ newTokens, leftMs: limits.lastTokenMs - busyMs });
+    return holdsPrompts({
+      ...{ decoding: decoding.map(awaited), prompts: prompts.map(awaited) },
+      ...{ mixedMs: this.#stepMs(step), decodeMs: this.#stepMs(decoding), ...hold },
+    });
+  }
+
+  get #hold(): Pick<HoldOptions, "safe" | "likely"> | null {
+    const { holdsPrompts, load: { predictionError: { median, safe } } } = this.options;
+    return holdsPrompts ? { likely: median, safe } : null;
+  }
+
   protected forecast(running: readonly Work[], waiting: readonly Work[]): ReturnType<typeof forecastSchedule> {
     const { load: { slots }, prefillChunk, busyMs } = this.options;
-    return forecastSchedule({ running, waiting, slots, prefillChunk, busyMs, stepMs: this.#stepMs });
+    return forecastSchedule({ running, waiting, slots, prefillChunk, busyMs, stepMs: this.#stepMs, hold: this.#hold });
   }
 
   /** So many of one kind of work that come together to an idle machine. @returns The last one's times. */
@@ -129,6 +157,7 @@ export class Situation {
       prefillChunk: this.options.prefillChunk,
       busyMs: 0,
       stepMs: this.#stepMs,
+      hold: null,
     });
     return waiting.reduce((last, finish) => finish.lastTokenMs > last.lastTokenMs ? finish : last);
   }
@@ -195,10 +224,14 @@ export class Predictor extends Situation {
   }
 }
 
-/** Step times as they are now: the table's, times what was measured lately, times what others take. */
+/**
+ * From the end of one step to the end of the next, as it is now: the table's time, times what was measured lately, times
+ * what others take, and what the service does between two steps.
+ */
 export function stepTimes(costs: StepCosts, load: LoadSnapshot): (parts: readonly StepPart[]) => number {
   const slowdown = contentionSlowdown(load.contention);
-  return (parts) => costs.stepMs(parts) * load.stepRatio(phaseOf(parts), widestLevel(parts)) * slowdown;
+  return (parts) =>
+    load.betweenStepsMs + costs.stepMs(parts) * load.stepRatio(phaseOf(parts), widestLevel(parts)) * slowdown;
 }
 
 /** How much slower steps get when others take a share of the machine, 1 or more. */
@@ -209,7 +242,8 @@ export function contentionSlowdown(share: number): number {
 /** Work of the mean kind, at rate 0. */
 function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"]): Work {
   const whole = (tokens: number) => Math.max(1, Math.round(tokens));
-  return { level: 0, context: 0, instantMs: 0, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
+  const work = { level: 0, context: 0, instantMs: 0, limits: NO_LIMITS };
+  return { ...work, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
 }
 
 function atLevel(waiting: readonly WaitingWork[], level: number): (WaitingWork & Work)[] {

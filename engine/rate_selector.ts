@@ -2,7 +2,14 @@ import type { GenerationRequest } from "./generation.ts";
 import { hasBudget } from "./limits.ts";
 import type { LoadSensor } from "./load_sensor.ts";
 import type { Decision, Policy, RateRequest } from "./policies/mod.ts";
-import { type OthersLevels, Predictor, type RunningWork, Situation, type WaitingWork } from "./predictor.ts";
+import {
+  type OthersLevels,
+  Predictor,
+  type RunningWork,
+  Situation,
+  type SituationOptions,
+  type WaitingWork,
+} from "./predictor.ts";
 import type { RateChoice } from "./rate_choice.ts";
 import type { StepCosts } from "./step_costs.ts";
 
@@ -46,18 +53,22 @@ export type RateAnswer =
 /** Asks the policy for levels, and says what is predicted with them. */
 export class RateSelector {
   readonly #options: RateSelectorOptions;
+  /** The same in all predictions. */
+  readonly #fixed: Pick<SituationOptions, "costs" | "prefillChunk" | "holdsPrompts">;
 
   constructor(options: RateSelectorOptions) {
+    const { costs, prefillChunk, policy } = options;
     this.#options = options;
+    this.#fixed = { costs, prefillChunk, holdsPrompts: policy.holdsPrompts ?? false };
   }
 
   /** The level of a request. Refusals come at its arrival only: whoever was let in is served. */
   choose(question: RateQuestion): RateAnswer {
-    const { policy, sensor, costs, prefillChunk } = this.#options;
+    const { policy, sensor } = this.#options;
     const { request, work, place, stage, running, waiting, busyMs, nowMs } = question;
     const { pinnedLevel, floorLevel, onMiss } = request;
     const load = sensor.snapshot(nowMs);
-    const predictor = new Predictor({ costs, load, prefillChunk, running, waiting, busyMs, request: work, place });
+    const predictor = new Predictor({ ...this.#fixed, load, running, waiting, busyMs, request: work, place });
     const decision: Decision = pinnedLevel === null
       ? policy.choose(load, { floorLevel, hasBudget: hasBudget(request), stage }, predictor)
       : {
@@ -88,14 +99,19 @@ export class RateSelector {
     return policy.narrow(load, this.#situation(now));
   }
 
+  /** Whether the next step is to leave prompts out. */
+  promptsHeld(now: RequestsNow): boolean {
+    return this.#fixed.holdsPrompts && this.#situation(now).promptsHeld();
+  }
+
   /** When the work that there is will be done. */
   remainingMs(now: RequestsNow): number {
     return this.#situation(now).remainingMs();
   }
 
   #situation({ running, waiting, busyMs, nowMs }: RequestsNow): Situation {
-    const { costs, sensor, prefillChunk } = this.#options;
-    return new Situation({ costs, load: sensor.snapshot(nowMs), prefillChunk, running, waiting, busyMs });
+    const load = this.#options.sensor.snapshot(nowMs);
+    return new Situation({ ...this.#fixed, load, running, waiting, busyMs });
   }
 
   #othersAt(level: number): OthersLevels {

@@ -1,3 +1,4 @@
+import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
 import type { StepPart } from "./step_costs.ts";
 
 /** What a sequence still needs. */
@@ -11,6 +12,10 @@ export interface Work {
   readonly newTokens: number;
   /** Prompts are taken in the order of these, the earliest first. */
   readonly instantMs: number;
+  readonly limits: {
+    /** Milliseconds from now at which its last token is due; infinite if it is due at no time. */
+    readonly lastTokenMs: number;
+  };
 }
 
 /** Milliseconds from now. */
@@ -31,6 +36,8 @@ export interface Schedule {
   readonly busyMs: number;
   /** Milliseconds of a step. */
   readonly stepMs: (parts: readonly StepPart[]) => number;
+  /** How far predictions can be trusted where prompts are held back for answers; `null` where they never are. */
+  readonly hold: Pick<HoldOptions, "safe" | "likely"> | null;
 }
 
 /** A sequence on its way; its part in the next step is changed in place, for a forecast runs through many. */
@@ -51,13 +58,14 @@ class Lane {
 }
 
 /**
- * Runs the scheduler ahead: the same steps that `scheduleStep()` would choose, with predicted times. Steps that only
+ * Runs the scheduler ahead: the same steps that `scheduleStep()` would choose, prompts held back included, with predicted
+ * times. Steps that only
  * decode are alike but for their contexts, so all until the next event are taken at once.
  *
  * @returns When each running and waiting sequence starts and ends, in the given orders.
  */
 export function forecastSchedule(
-  { running, waiting, slots, prefillChunk, busyMs, stepMs }: Schedule,
+  { running, waiting, slots, prefillChunk, busyMs, stepMs, hold }: Schedule,
 ): { readonly running: readonly Finish[]; readonly waiting: readonly Finish[] } {
   const started = running.map((work) => new Lane(work, 0));
   const queued = waiting.map((work) => new Lane(work, NaN));
@@ -77,7 +85,7 @@ export function forecastSchedule(
 
     let room = prefillChunk;
     let steps = Infinity;
-    const parts: StepPart[] = [];
+    let parts: StepPart[] = [];
     for (const { part, promptTokens, newTokens } of lanes) {
       part.phase = promptTokens > 0 ? "prefill" : "decode";
       part.rows = promptTokens > 0 ? Math.min(promptTokens, room) : 1;
@@ -86,6 +94,18 @@ export function forecastSchedule(
       if (part.rows > 0) parts.push(part);
     }
     let ms = stepMs(parts);
+    if (hold !== null && room < prefillChunk && parts.some(({ phase }) => phase === "decode")) {
+      const decoding = lanes.filter(({ part }) => part.phase === "decode");
+      const prompts = lanes.filter(({ part }) => part.phase === "prefill" && part.rows > 0);
+      const alone = decoding.map(({ part }) => part);
+      const decodeMs = stepMs(alone);
+      const awaited = ({ newTokens, work }: Lane) => ({ newTokens, leftMs: work.limits.lastTokenMs - now });
+      const answers = { decoding: decoding.map(awaited), prompts: prompts.map(awaited) };
+      if (holdsPrompts({ ...answers, mixedMs: ms, decodeMs, ...hold })) {
+        for (const { part } of prompts) part.rows = 0;
+        [parts, ms, steps] = [alone, decodeMs, Math.min(...decoding.map(({ newTokens }) => newTokens))];
+      }
+    }
     if (steps > 1) {
       for (const { part } of lanes) part.context += (steps - 1) / 2;
       ms = stepMs(parts);

@@ -2,8 +2,8 @@ import { deepEqual, equal } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { forecastSchedule, type Schedule, type Work } from "./schedule_forecast.ts";
 
-const work = (promptTokens: number, newTokens: number, context = 0, instantMs = 0): Work => (
-  { level: 0, promptTokens, newTokens, context, instantMs }
+const work = (promptTokens: number, newTokens: number, context = 0, instantMs = 0, lastTokenMs = Infinity): Work => (
+  { level: 0, promptTokens, newTokens, context, instantMs, limits: { lastTokenMs } }
 );
 /** A step takes 10 ms, and 1 ms for every row. */
 const forecast = (schedule: Partial<Schedule>) =>
@@ -13,6 +13,7 @@ const forecast = (schedule: Partial<Schedule>) =>
     slots: 2,
     prefillChunk: 4,
     busyMs: 0,
+    hold: null,
     stepMs: (parts) => 10 + parts.reduce((rows, part) => rows + part.rows, 0),
     ...schedule,
   });
@@ -36,6 +37,17 @@ describe("forecastSchedule()", () => {
     const { running, waiting } = forecast({ running: [work(6, 1, 0, 900)], waiting: [work(2, 1, 0, 300)] });
     // 2 rows of the urgent prompt beside 2 of the other, whose 4 more take another step.
     deepEqual([waiting[0]!.lastTokenMs, running[0]!.lastTokenMs], [14, 28]);
+  });
+
+  it("holds prompts back for an answer that they would make late, until it has ended", () => {
+    const hold = { safe: 1, likely: 1 };
+    const two = (lastTokenMs: number) => forecast({ running: [work(0, 3, 5, 0, lastTokenMs), work(6, 1, 0, 1)], hold });
+    // With both chunks beside it 15 + 13 + 11, with none 3 × 11; then the chunks by themselves.
+    deepEqual(two(39).running.map(({ lastTokenMs }) => lastTokenMs), [39, 28]);
+    deepEqual(two(33).running.map(({ lastTokenMs }) => lastTokenMs), [33, 33 + 14 + 12]);
+    // The first chunk costs it nothing yet, the second would.
+    deepEqual(two(38).running.map(({ lastTokenMs }) => lastTokenMs), [37, 37 + 12]);
+    deepEqual(two(32).running.map(({ lastTokenMs }) => lastTokenMs), [39, 28]);
   });
 
   it("begins when the present step ends", () => {

@@ -2,6 +2,7 @@ import { deepEqual, equal, ok, throws } from "node:assert/strict";
 import { beforeAll, describe, it } from "@std/testing/bdd";
 import {
   capacity,
+  DECODING,
   makeTrace,
   type Outcome,
   PREFILLING,
@@ -10,7 +11,7 @@ import {
   runTrace,
   type VirtualOptions,
 } from "../testing/virtual_service.ts";
-import { createPolicy } from "./mod.ts";
+import { createPolicy, type Policy } from "./mod.ts";
 
 /** Traces that no setting was chosen by. */
 const SEEDS = Array.from({ length: 12 }, (_, i) => 31 + i);
@@ -47,66 +48,62 @@ async function means(
   };
 }
 
-/** What the README replays: half of the budgets are 4 times the time alone, half 12 times. */
-describe("policies under bursts, on virtual time", () => {
-  let sustained: number;
-  const at = (load: number, policy: string) => means({ policy, load, sustained, model: REPLAYED, budgets: [4, 12] });
-  beforeAll(async () => void (sustained = await capacity(REPLAYED)));
+/** Kinds of work, and what half of the budgets each are as multiples of the time alone at rate 0. */
+const KINDS = [
+  { kind: "that the README replays", model: REPLAYED, budgets: [4, 12] },
+  { kind: "where decoding takes most of the time", model: DECODING, budgets: [3, 10] },
+  // Whoever has a long prompt holds up others.
+  { kind: "of long prompts, where prefill does", model: PREFILLING, budgets: [4, 12] },
+] as const;
 
-  it("predictive keeps more budgets than every other one at 1.2 times the sustained load", async () => {
-    const found = await at(1.2, "predictive");
-    for (const policy of OTHERS) {
-      const other = await at(1.2, policy);
-      ok(found.attainment > other.attainment, `${policy} met ${other.attainment}, predictive ${found.attainment}`);
-      if (policy === "fixed:0") ok(found.attainment > other.attainment + 0.2);
-      if (policy === "fixed:0.35") ok(found.meanRate < 0.75 * other.meanRate, `rate ${found.meanRate}`);
-      if (policy === "queue-threshold") ok(found.meanRate < 1.05 * other.meanRate, `rate ${found.meanRate}`);
-    }
-    ok(found.predictionError < 0.1, `median prediction error ${found.predictionError}`);
+for (const { kind, model, budgets } of KINDS) {
+  describe(`policies under bursts of requests ${kind}, on virtual time`, () => {
+    let sustained: number;
+    const at = (load: number, policy: string) => means({ policy, load, sustained, model, budgets });
+    beforeAll(async () => void (sustained = await capacity(model)));
+
+    it("predictive keeps more budgets than every other one at 1.2 times the sustained load", async () => {
+      const found = await at(1.2, "predictive");
+      for (const policy of OTHERS) {
+        const other = await at(1.2, policy);
+        ok(found.attainment > other.attainment, `${policy} met ${other.attainment}, predictive ${found.attainment}`);
+        if (policy === "fixed:0") ok(found.attainment > other.attainment + 0.2);
+        if (policy === "fixed:0.35") ok(found.meanRate < 0.75 * other.meanRate, `rate ${found.meanRate}`);
+        // Where decoding takes most of the time it is 1.09 times, for five points more.
+        if (policy === "queue-threshold" && model !== DECODING) {
+          ok(found.meanRate < 1.05 * other.meanRate, `rate ${found.meanRate}`);
+        }
+      }
+      ok(found.predictionError < 0.1, `median prediction error ${found.predictionError}`);
+    });
+
+    it("predictive hardly prunes at half of the load, and half as much as the queue's length would", async () => {
+      const { attainment, meanRate, predictionError } = await at(0.5, "predictive");
+      const byQueue = await at(0.5, "queue-threshold");
+      ok(attainment >= 0.99 && attainment >= byQueue.attainment, `${attainment} met`);
+      ok(meanRate <= 0.02 && meanRate < byQueue.meanRate / 2, `rate ${meanRate}, by the queue ${byQueue.meanRate}`);
+      ok(predictionError < 0.1, `median prediction error ${predictionError}`);
+    });
+
+    it("predictive never refuses at half of the load", async () => {
+      for (const seed of SEEDS) {
+        const trace = makeTrace({ seed, requests: 240, perSecond: 0.5 * sustained, budgets, model });
+        equal((await runTrace({ policy: "predictive", trace, model })).refused, 0);
+      }
+    });
+
+    it("predictive refuses at three times the load, and serves those whom it lets in", async () => {
+      const { admittedMet, attainment } = await at(3, "predictive");
+      const { attainment: narrow } = await at(3, "fixed:0.35");
+      ok(admittedMet >= 0.95, `${admittedMet} of the admitted`);
+      ok(attainment > narrow + 0.2, `${attainment} of all, the largest fixed rate ${narrow}`);
+    });
   });
+}
 
-  it("predictive hardly prunes at half of the load", async () => {
-    const { attainment, meanRate, predictionError } = await at(0.5, "predictive");
-    ok(attainment >= 0.99 && meanRate <= 0.02, `${attainment} met at rate ${meanRate}`);
-    ok(predictionError < 0.1, `median prediction error ${predictionError}`);
-  });
-
-  it("predictive refuses at three times the load, and serves those whom it lets in", async () => {
-    const { admittedMet, attainment } = await at(3, "predictive");
-    const { attainment: narrow } = await at(3, "fixed:0.35");
-    ok(admittedMet >= 0.95, `${admittedMet} of the admitted`);
-    ok(attainment > narrow + 0.2, `${attainment} of all, the largest fixed rate ${narrow}`);
-  });
-});
-
-/** Half of the budgets are 3 times the time alone, half 10 times; nobody asks to be refused. */
 describe("policies where decoding takes most of the time", () => {
   let sustained: number;
-  const at = (load: number, policy: string) => means({ policy, load, sustained, budgets: [3, 10] });
   beforeAll(async () => void (sustained = await capacity()));
-
-  it("predictive keeps more budgets than every other one at 1.2 times the sustained load", async () => {
-    const found = await at(1.2, "predictive");
-    for (const policy of OTHERS) {
-      const other = await at(1.2, policy);
-      ok(found.attainment > other.attainment, `${policy} met ${other.attainment}, predictive ${found.attainment}`);
-      if (policy === "fixed:0") ok(found.attainment > other.attainment + 0.2);
-      if (policy === "fixed:0.35") ok(found.meanRate < 0.75 * other.meanRate, `rate ${found.meanRate}`);
-    }
-    ok(found.predictionError < 0.1, `median prediction error ${found.predictionError}`);
-  });
-
-  it("predictive hardly prunes at half of the load", async () => {
-    const { attainment, meanRate } = await means({ policy: "predictive", load: 0.5, sustained, budgets: [4, 12] });
-    ok(attainment >= 0.99 && meanRate <= 0.02, `${attainment} met at rate ${meanRate}`);
-  });
-
-  it("predictive refuses at three times the load, and serves those whom it lets in", async () => {
-    const { admittedMet, attainment } = await at(3, "predictive");
-    const { attainment: narrow } = await at(3, "fixed:0.35");
-    ok(admittedMet >= 0.95, `${admittedMet} of the admitted`);
-    ok(attainment > narrow + 0.2, `${attainment} of all, the largest fixed rate ${narrow}`);
-  });
 
   it("never refuses whom it has let in", async () => {
     const trace = makeTrace({ seed: 31, requests: 120, perSecond: 3 * sustained });
@@ -115,16 +112,21 @@ describe("policies where decoding takes most of the time", () => {
     deepEqual([refused, ends.length], [refusedAtDoor, trace.length - refusedAtDoor]);
   });
 
-  it("keeps more budgets when what runs may be narrowed, at the same rate or a lower one", async () => {
-    const trace = (seed: number) => makeTrace({ seed, requests: 240, perSecond: 1.2 * sustained, budgets: [3, 10] });
-    const policy = createPolicy("predictive", { pruningRates: RATES, shed: true });
-    let [narrowing, keeping] = [0, 0];
-    for (const seed of SEEDS) {
-      narrowing += (await runTrace({ policy: "predictive", trace: trace(seed) })).attainment;
-      const engine = { policy: { choose: policy.choose } };
-      keeping += (await runTrace({ policy: "predictive", trace: trace(seed), engine })).attainment;
+  it("keeps more budgets when what runs may be narrowed, and when prompts are held back for answers", async () => {
+    const { narrow, holdsPrompts, choose } = createPolicy("predictive", { pruningRates: RATES, shed: true });
+    const met = async (policy: Policy) => {
+      let attainment = 0;
+      for (const seed of SEEDS) {
+        const trace = makeTrace({ seed, requests: 240, perSecond: 1.2 * sustained, budgets: [3, 10] });
+        attainment += (await runTrace({ policy: "predictive", trace, engine: { policy } })).attainment;
+      }
+      return attainment / SEEDS.length;
+    };
+    const both = await met({ choose, narrow: narrow!, holdsPrompts: holdsPrompts! });
+    for (const without of [{ choose, holdsPrompts: holdsPrompts! }, { choose, narrow: narrow! }]) {
+      const other = await met(without);
+      ok(both > other, `${both} against ${other} with ${Object.keys(without)}`);
     }
-    ok(narrowing > keeping, `${narrowing / SEEDS.length} against ${keeping / SEEDS.length}`);
   });
 
   it("serves everyone in the end when nothing is refused for load", async () => {
@@ -152,51 +154,6 @@ describe("policies where decoding takes most of the time", () => {
     }
     const median = errors.sort((a, b) => a - b)[errors.length >> 1]!;
     ok(median < 0.1, `median ${median}`);
-  });
-});
-
-/** Most of the work is prefill, so that whoever has a long prompt holds up others. Budgets are 4 and 12 times. */
-describe("policies under bursts of long prompts, on virtual time", () => {
-  let sustained: number;
-  const at = (load: number, policy: string) => means({ policy, load, sustained, model: PREFILLING, budgets: [4, 12] });
-  beforeAll(async () => void (sustained = await capacity(PREFILLING)));
-
-  it("predictive keeps more budgets than all but the largest rate, and nearly as many at 3 quarters of that", async () => {
-    const found = await at(1.2, "predictive");
-    for (const policy of OTHERS) {
-      const other = await at(1.2, policy);
-      const largest = policy === "fixed:0.35";
-      ok(
-        found.attainment > other.attainment - (largest ? 0.01 : 0),
-        `${policy} met ${other.attainment}, predictive ${found.attainment}`,
-      );
-      if (largest) ok(found.meanRate < 0.75 * other.meanRate, `rate ${found.meanRate}`);
-    }
-    ok(found.predictionError < 0.1, `median prediction error ${found.predictionError}`);
-  });
-
-  it("predictive prunes less than the queue's length would at half of the load", async () => {
-    const { attainment, meanRate } = await at(0.5, "predictive");
-    const byQueue = await at(0.5, "queue-threshold");
-    ok(attainment >= 0.99 && attainment >= byQueue.attainment, `${attainment} met`);
-    ok(meanRate <= 0.03 && meanRate < 0.6 * byQueue.meanRate, `rate ${meanRate}, by the queue ${byQueue.meanRate}`);
-  });
-
-  it("predictive refuses at three times the load, and serves those whom it lets in", async () => {
-    const { admittedMet, attainment } = await at(3, "predictive");
-    const narrow = await at(3, "fixed:0.35");
-    ok(admittedMet >= 0.95, `${admittedMet} of the admitted`);
-    ok(attainment > narrow.attainment + 0.2, `${attainment} of all, the largest fixed rate ${narrow.attainment}`);
-  });
-
-  it("never refuses at half of the load", async () => {
-    for (const seed of SEEDS) {
-      const trace = makeTrace({
-        ...{ seed, requests: 240, perSecond: 0.5 * sustained },
-        ...{ budgets: [4, 12] as const, model: PREFILLING },
-      });
-      equal((await runTrace({ policy: "predictive", trace, model: PREFILLING })).refused, 0);
-    }
   });
 });
 

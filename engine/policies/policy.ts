@@ -31,6 +31,8 @@ export interface Policy {
   readonly choose: (load: LoadSnapshot, request: RateRequest, predictor: Predictor) => Decision;
   /** The level that wider running requests are narrowed to. A policy without it lets each keep its level to its end. */
   readonly narrow?: (load: LoadSnapshot, situation: Situation) => number;
+  /** Whether prompts are held back while they would cost a running answer its budget; see `holdsPrompts()`. */
+  readonly holdsPrompts?: true;
 }
 
 export interface PolicyOptions {

@@ -19,12 +19,12 @@ const policy = predictive({ shed: true, pruningRates });
 function levelOf(lastTokenMs: number, given: Partial<LoadSnapshot>): number {
   const load: LoadSnapshot = {
     ...{ slots: 2, requestsRunning: 0, requestsWaiting: 0, waitingPromptTokens: 0, effectivePruningRate: 0 },
-    ...{ contention: 0, stepRatio: () => 1, predictionError: { median: 1, safe: 1 } },
+    ...{ contention: 0, stepRatio: () => 1, betweenStepsMs: 0, predictionError: { median: 1, safe: 1 } },
     ...{ lengthRatio: { mean: 1, high: 1 }, arrivals: { perSecond: 0, promptTokens: 0, newTokens: 0 } },
     ...given,
   };
   const predictor = new Predictor({
-    ...{ costs, load, prefillChunk: 8, running: [], waiting: [], busyMs: 0, place: 0 },
+    ...{ costs, load, prefillChunk: 8, running: [], waiting: [], busyMs: 0, holdsPrompts: true, place: 0 },
     request: {
       ...{ promptTokens: 1, newTokens: 11, instantMs: 0, waitedMs: 0, widestLevel: 0, narrowestLevel: 2 },
       limits: { firstTokenMs: Infinity, lastTokenMs, decodeMs: Infinity },

@@ -1,0 +1,45 @@
+/** An answer that is still to come, or the rest of one. */
+export interface AwaitedAnswer {
+  /** Tokens that are still to come. */
+  readonly newTokens: number;
+  /** Milliseconds until its last token is due; infinite if it is due at no time. */
+  readonly leftMs: number;
+}
+
+export interface HoldOptions {
+  /** Answers on their way. */
+  readonly decoding: readonly AwaitedAnswer[];
+  /** Answers to the prompts of the next step. */
+  readonly prompts: readonly AwaitedAnswer[];
+  /** Predicted milliseconds of the next step with its prompts. */
+  readonly mixedMs: number;
+  /** The same without them. */
+  readonly decodeMs: number;
+  /** What predictions are multiplied by to be safe: what may well be lost by a decision counts as lost by it. */
+  readonly safe: number;
+  /** What they are multiplied by to be likely: what is likely to be lost anyway does not count. */
+  readonly likely: number;
+}
+
+/**
+ * Whether the next step is to leave prompts out: one more step with them would cost answers their budgets, and fewer are
+ * lost by waiting for these answers to end. A step with a full chunk takes as long as ten that only decode, and whoever
+ * decodes gets one token in it; those held back lose a few short steps, in which others decode too.
+ *
+ * No prompt waits for ever: the answers that it can wait for are those that decode now.
+ */
+export function holdsPrompts({ decoding, prompts, mixedMs, decodeMs, safe, likely }: HoldOptions): boolean {
+  const loses = ({ leftMs }: AwaitedAnswer, ms: number, lateMs: number) =>
+    ms * likely <= leftMs && lateMs * safe > leftMs;
+  const endangered = decoding.filter((answer) => {
+    const { newTokens } = answer;
+    return loses(answer, newTokens * decodeMs, mixedMs + (newTokens - 1) * decodeMs);
+  });
+  if (endangered.length === 0) return false;
+  const heldMs = decodeMs * Math.max(...endangered.map(({ newTokens }) => newTokens));
+  const harmed = prompts.filter((answer) => {
+    const ms = mixedMs + (answer.newTokens - 1) * decodeMs;
+    return loses(answer, ms, heldMs + ms);
+  });
+  return harmed.length < endangered.length;
+}

@@ -1,0 +1,43 @@
+import { equal } from "node:assert/strict";
+import { describe, it } from "@std/testing/bdd";
+import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
+
+/** Three more tokens take 30 ms without prompts, and 120 with a chunk of them in the first step. */
+const held = (leftMs: number, options: Partial<HoldOptions> = {}) => {
+  const decoding = [{ newTokens: 3, leftMs }];
+  return holdsPrompts({ decoding, prompts: [], mixedMs: 100, decodeMs: 10, safe: 1, likely: 1, ...options });
+};
+
+describe("holdsPrompts()", () => {
+  it("holds prompts back for an answer that is in time without them alone", () => {
+    equal(held(30), true);
+    equal(held(119), true);
+  });
+
+  it("lets prompts come where the answer has time for them, or is late without them too", () => {
+    equal(held(120), false);
+    equal(held(29), false);
+    equal(held(Infinity), false);
+  });
+
+  it("risks nothing that is only likely to be kept, and gives nothing up that is likely to be", () => {
+    equal(held(120, { safe: 1.1 }), true);
+    equal(held(30, { likely: 1.1 }), false);
+  });
+
+  it("holds them back for one answer among several", () => {
+    const one = { newTokens: 3, leftMs: 50 };
+    equal(held(0, { decoding: [{ newTokens: 3, leftMs: Infinity }, one] }), true);
+    equal(held(0, { decoding: [] }), false);
+  });
+
+  it("lets them come where as many of their own answers would be late for it", () => {
+    // An answer of two tokens takes 110 ms from its prompt on, 140 if that is held back for 30.
+    const prompt = (leftMs: number) => ({ prompts: [{ newTokens: 2, leftMs }] });
+    equal(held(50, prompt(140)), true);
+    equal(held(50, prompt(139)), false);
+    equal(held(50, prompt(109)), true, "it is late anyway");
+    const two = [{ newTokens: 3, leftMs: 50 }, { newTokens: 2, leftMs: 50 }];
+    equal(held(0, { decoding: two, ...prompt(139) }), true);
+  });
+});
