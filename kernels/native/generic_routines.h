@@ -26,6 +26,16 @@ constexpr size_t lanes = 16;
   return p.scales + (ahead < p.blocks ? ahead : ahead + p.skipped) * tileRows;
 }
 
+// One tile of several, on the way through them one after another.
+[[maybe_unused]] inline TileProduct tileOf(TileProduct p, size_t tile) {
+  p.codes += tile * p.blocks * p.blockSize * tileRows / 2;
+  p.scales += tile * p.blocks * tileRows;
+  p.sums += tile * maxRows * tileRows;
+  if (tile + 1 < p.tiles) p.skipped = 0;
+  p.tiles = 1;
+  return p;
+}
+
 [[maybe_unused]] float halfToFloat(uint16_t half) {
   // Shifts the exponent into place and scales; subnormal halves come out right because the product is exact.
   const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;

@@ -31,7 +31,7 @@ size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 }  // namespace
 
-// Quantized rows, in work memory: groups of `maxRows`, the last one of fewer, and in each the layouts of `TileProduct`.
+// Quantized rows, in work memory: groups of rows, the last one of fewer, and in each the layouts of `TileProduct`.
 struct PrefixProduct::Activations {
   int8_t* codes;     // [groups][columns / 8][rows of the group][8]
   float* scales;     // [groups][blocks][rows of the group]
@@ -89,7 +89,8 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   const size_t tileBytes = blocks_ * tileRows * (blockSize / 2 + sizeof(uint16_t));
   const size_t wanted = (cutsInputs ? cutTaskBytes : taskBytes) / tileBytes;
   tilesPerTask_ = least(wanted > 0 ? wanted : 1, (tiles_ + leastTasks - 1) / leastTasks);
-  if (shape_.cut == Cut::gated) tilesPerTask_ = roundUp(tilesPerTask_, 2);
+  // A gate and its up, or two that are computed at once.
+  if (tilesPerTask_ > 1 || shape_.cut == Cut::gated) tilesPerTask_ = roundUp(tilesPerTask_, maxTiles);
   if (cutsInputs) tilesPerTask_ = least(tilesPerTask_, maxWaiting);
 
   const size_t padded = tiles_ * tileRows;
@@ -200,6 +201,14 @@ PrefixProduct::Activations PrefixProduct::arrange(void* work, size_t rows) const
   return activations;
 }
 
+// Rows that lie side by side.
+size_t PrefixProduct::rowsOfGroup(const ProductRun& run) const {
+  return run.rows > maxRows ? routines_.manyRows : maxRows;
+}
+
+// Few rows wait for memory, which likes to be read in order; with many, weights are at hand and two tiles are faster.
+size_t PrefixProduct::tilesAtOnce(const ProductRun& run) const { return run.rows > maxRows ? maxTiles : 1; }
+
 // Rows that take part in a chunk.
 size_t PrefixProduct::extent(const ProductRun& run, const Chunk& chunk) const {
   if (!run.rowsUpTo) return run.rows;
@@ -220,8 +229,8 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
   const size_t blockSize = shape_.blockSize;
   const float* x = run.x + row * inputs_;
   float* gathered = to.gathered + row * blocks_ * blockSize;
-  const size_t first = row / maxRows * maxRows;
-  const size_t groupRows = least(maxRows, run.rows - first);
+  const size_t most = rowsOfGroup(run), first = row / most * most;
+  const size_t groupRows = least(most, run.rows - first);
   int8_t* codes = to.codes + first * blocks_ * blockSize + 8 * (row - first);
   float* scales = to.scales + first * blocks_ + (row - first);
   int32_t* offsets = to.offsets + first * blocks_ + (row - first);
@@ -265,38 +274,42 @@ void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& paral
 }
 
 void PrefixProduct::multiply(const ProductRun& run, const Activations& activations, size_t task) const {
-  for (size_t row = 0; row < run.rows; row += maxRows) {
-    const size_t rows = least(maxRows, run.rows - row);
+  const size_t most = rowsOfGroup(run);
+  for (size_t row = 0; row < run.rows; row += most) {
+    const size_t rows = least(most, run.rows - row);
     if (shape_.cut == Cut::inputs) {
-      multiplyChunks(run, activations, task, row, rows);
+      multiplyInputs(run, activations, task, row, rows);
     } else {
-      multiplyTiles(run, activations, task, row, rows);
+      multiplyOutputs(run, activations, task, row, rows);
     }
   }
 }
 
-// Outputs cut: tile after tile.
-void PrefixProduct::multiplyTiles(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
-                                  size_t rows) const {
-  const size_t firstTile = task * tilesPerTask_, step = shape_.cut == Cut::gated ? 2 : 1;
-  const size_t endTile = firstTile + tilesOf(task);
+// Outputs cut: one tile after another; two at a time where they are a gate and its up, or weights are at hand.
+void PrefixProduct::multiplyOutputs(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
+                                    size_t rows) const {
+  const size_t firstTile = task * tilesPerTask_, endTile = firstTile + tilesOf(task), atOnce = tilesAtOnce(run);
+  const bool gated = shape_.cut == Cut::gated;
+  const size_t step = gated ? 2 : atOnce;
   for (size_t tile = firstTile; tile < endTile; tile += step) {
-    alignas(64) float sums[2][maxRows * tileRows] = {};
-    for (size_t i = 0; i < step; i++) {
-      // The tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
+    const size_t tiles = least(step, endTile - tile);
+    alignas(64) float sums[maxTiles][maxRows * tileRows] = {};
+    for (size_t i = 0; i < tiles; i += atOnce) {
+      // The first tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
       const size_t chunk = chunkOf_[(tile + i) * tileRows];
-      multiplyBlocks(activations, (tile + i) * blocks_, chunk, firstRow, rows, extent(run, chunks_[chunk]), 0, sums[i]);
-      addBias(tile + i, rows, sums[i]);
+      multiplyBlocks(activations, (tile + i) * blocks_, least(atOnce, tiles), chunk, firstRow, rows,
+                     extent(run, chunks_[chunk]), 0, sums[i]);
     }
-    if (step == 2) routines_.gate(sums[0], sums[1], rows * tileRows, sums[0]);
-    storeTile(run, tile, firstRow, rows, sums[0]);
+    for (size_t i = 0; i < tiles; i++) addBias(tile + i, rows, sums[i]);
+    if (gated) routines_.gate(sums[0], sums[1], rows * tileRows, sums[0]);
+    for (size_t i = 0; i < (gated ? 1 : tiles); i++) storeTile(run, tile + i, firstRow, rows, sums[i]);
   }
 }
 
 // Inputs cut: chunk after chunk, as far as some row goes.
-void PrefixProduct::multiplyChunks(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
+void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
                                    size_t rows) const {
-  const size_t firstTile = task * tilesPerTask_, tiles = tilesOf(task);
+  const size_t firstTile = task * tilesPerTask_, tiles = tilesOf(task), atOnce = tilesAtOnce(run);
   alignas(64) float sums[maxWaiting][maxRows * tileRows];
   std::memset(sums, 0, tiles * sizeof(sums[0]));
   size_t active = 0;
@@ -306,9 +319,11 @@ void PrefixProduct::multiplyChunks(const ProductRun& run, const Activations& act
   size_t at = firstTile * blocks_;
   for (size_t c = 0; c < active; c++) {
     const size_t end = extent(run, chunks_[c]);
-    for (size_t i = 0; i < tiles; i++, at += chunks_[c].blocks) {
-      const bool last = c + 1 == active && i + 1 == tiles;
-      multiplyBlocks(activations, at, c, firstRow, rows, end, last ? skipped : 0, sums[i]);
+    for (size_t i = 0; i < tiles; i += atOnce) {
+      const size_t some = least(atOnce, tiles - i);
+      const bool last = c + 1 == active && i + some == tiles;
+      multiplyBlocks(activations, at, some, c, firstRow, rows, end, last ? skipped : 0, sums[i]);
+      at += some * chunks_[c].blocks;
     }
   }
   for (size_t i = 0; i < tiles; i++) {
@@ -317,15 +332,16 @@ void PrefixProduct::multiplyChunks(const ProductRun& run, const Activations& act
   }
 }
 
-// The blocks from `at` on, which a tile has of a chunk, for those of `rows` rows that lie before row `end`.
-void PrefixProduct::multiplyBlocks(const Activations& activations, size_t at, size_t chunk, size_t firstRow,
-                                   size_t rows, size_t end, size_t skipped, float* sums) const {
+// The blocks from `at` on, which some tiles have of a chunk, for those of `rows` rows that lie before row `end`.
+void PrefixProduct::multiplyBlocks(const Activations& activations, size_t at, size_t tiles, size_t chunk,
+                                   size_t firstRow, size_t rows, size_t end, size_t skipped, float* sums) const {
   const size_t active = end > firstRow ? least(end - firstRow, rows) : 0;
   if (active == 0) return;
   const size_t first = firstRow * blocks_ + chunks_[chunk].firstBlock * rows;
   TileProduct product{};
   product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
   product.scales = scales_ + at * tileRows;
+  product.tiles = tiles;
   product.blocks = chunks_[chunk].blocks;
   product.blockSize = shape_.blockSize;
   product.skipped = skipped;
@@ -334,7 +350,7 @@ void PrefixProduct::multiplyBlocks(const Activations& activations, size_t at, si
   product.offsets = activations.offsets + first;
   product.groupRows = rows;
   product.sums = sums;
-  routines_.multiplyTile(product, active);
+  routines_.multiplyTiles(product, active);
 }
 
 void PrefixProduct::addBias(size_t tile, size_t rows, float* sums) const {

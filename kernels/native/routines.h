@@ -10,23 +10,28 @@ namespace espalier {
 // Output rows that lie side by side in a packed matrix.
 constexpr size_t tileRows = 16;
 
-// Activation rows that lie side by side, and that one call of `multiplyTile` takes at most: as many as two registers
+// Tiles that one call of `multiplyTiles` takes at most.
+constexpr size_t maxTiles = 2;
+
+// Activation rows that lie side by side, and that one call of `multiplyTiles` takes at most: as many as two registers
 // each leave room for in AVX-512. Ten are 4 % faster than eight and twelve (Zen 5).
 constexpr size_t maxRows = 10;
 
-// How far ahead of its use `multiplyTile` asks for weights. Processors do not look so far ahead where many instructions
-// stand between two loads: without it 8 rows take 2.1 times as long from memory, and one row 1.1 times (Zen 5).
+// How far ahead of its use `multiplyTiles` asks for weights. Processors do not look so far ahead where many
+// instructions stand between two loads: without it 8 rows take 2.1 times as long from memory, and one row 1.1 times
+// (Zen 5).
 constexpr size_t prefetchBytes = 4096;
 
 // Below it, 127 / magnitude is no finite float.
 constexpr float leastMagnitude = 0x1p-121f;
 
-// Sixteen output rows against up to `maxRows` activation rows.
+// Tiles of sixteen output rows against up to `maxRows` activation rows.
 struct TileProduct {
-  // [blocks][blockSize / 8][16][4]: four stored bytes, hence eight columns, of each of the 16 rows.
+  // [tiles][blocks][blockSize / 8][16][4]: four stored bytes, hence eight columns, of each of the 16 rows.
   const uint8_t* codes;
-  // [blocks][16], float16 bits.
+  // [tiles][blocks][16], float16 bits.
   const uint16_t* scales;
+  size_t tiles;
   size_t blocks;
   size_t blockSize;
   // Blocks between the last of these and those that are wanted next: what narrow rows leave out.
@@ -39,7 +44,7 @@ struct TileProduct {
   const int32_t* offsets;
   // Rows that lie side by side, those that take part first.
   size_t groupRows;
-  // [rows][16]; added to.
+  // [tiles][maxRows][16]; added to.
   float* sums;
 };
 
@@ -91,6 +96,9 @@ struct ScanStretch {
 struct Routines {
   const char* name;
 
+  // Rows of a group where a run has more than `maxRows`, so that weights are at hand for all groups but the first.
+  size_t manyRows;
+
   // Whether this processor can run them.
   bool (*supported)();
 
@@ -100,7 +108,7 @@ struct Routines {
   void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
                       int32_t* offsets);
 
-  void (*multiplyTile)(const TileProduct&, size_t rows);
+  void (*multiplyTiles)(const TileProduct&, size_t rows);
 
   // y = x / sqrt(mean(x^2) + epsilon) * weight
   void (*normalizeRow)(const float* x, const float* weight, size_t columns, float epsilon, float* y);

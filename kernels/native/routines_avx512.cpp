@@ -59,6 +59,82 @@ void multiplyTile(const TileProduct& p, size_t rows) {
   byRows[rows](p);
 }
 
+// Rows for which there are registers beside two tiles.
+constexpr size_t pairRows = 6;
+
+// Four codes in a register for several uses: a compiler would load them again for each.
+inline __m512i keptFour(const int8_t* codes) {
+  __m512i four = broadcastFour(codes);
+  asm("" : "+v"(four));
+  return four;
+}
+
+// Two tiles share the loads of the activations, which are what takes the time where weights are at hand: with six rows
+// it is 1.15 times as fast as ten rows against one tile after another (Zen 5).
+template <size_t rows>
+void multiplyPair(const TileProduct& p) {
+  constexpr size_t tiles = 2;
+  const __m512i low = _mm512_set1_epi8(15);
+  const size_t blockBytes = p.blockSize * tileRows / 2, tileBytes = p.blocks * blockBytes;
+  const uint8_t* codes = p.codes;
+  const int8_t* activations = p.activations;
+  __m512 sums[tiles][rows];
+  for (size_t t = 0; t < tiles; t++) {
+    for (size_t r = 0; r < rows; r++) sums[t][r] = _mm512_loadu_ps(p.sums + (t * maxRows + r) * tileRows);
+  }
+  for (size_t block = 0; block < p.blocks; block++) {
+    __m512i dots[tiles][rows];
+    for (size_t r = 0; r < rows; r++) {
+      const __m512i offset = _mm512_set1_epi32(p.offsets[block * p.groupRows + r]);
+      for (size_t t = 0; t < tiles; t++) dots[t][r] = offset;
+    }
+    const size_t ahead = block + prefetchBytes / blockBytes;
+    const size_t soon = ahead < p.blocks ? ahead : ahead + p.blocks + p.skipped;
+    const uint8_t* codesSoon = p.codes + soon * blockBytes;
+    for (size_t t = 0; t < tiles; t++) __builtin_prefetch(p.scales + (t * p.blocks + soon) * tileRows);
+    for (size_t column = 0; column < p.blockSize; column += 32) {
+      for (size_t eight = 0; eight < 4; eight++, codes += 64, codesSoon += 64, activations += 8 * p.groupRows) {
+        __m512i even[tiles], odd[tiles];
+        for (size_t t = 0; t < tiles; t++) {
+          __builtin_prefetch(codesSoon + t * tileBytes);
+          const __m512i packed = _mm512_loadu_si512(codes + t * tileBytes);
+          even[t] = _mm512_and_si512(packed, low);
+          odd[t] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+        }
+        for (size_t r = 0; r < rows; r++) {
+          const __m512i first = keptFour(activations + 8 * r);
+          const __m512i second = keptFour(activations + 8 * r + 4);
+          for (size_t t = 0; t < tiles; t++) dots[t][r] = _mm512_dpbusd_epi32(dots[t][r], even[t], first);
+          for (size_t t = 0; t < tiles; t++) dots[t][r] = _mm512_dpbusd_epi32(dots[t][r], odd[t], second);
+        }
+      }
+    }
+    __m512 scales[tiles];
+    for (size_t t = 0; t < tiles; t++) {
+      const uint16_t* halves = p.scales + (t * p.blocks + block) * tileRows;
+      scales[t] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
+    }
+    for (size_t r = 0; r < rows; r++) {
+      const __m512 ofRow = _mm512_set1_ps(p.activationScales[block * p.groupRows + r]);
+      for (size_t t = 0; t < tiles; t++) {
+        const __m512 scale = _mm512_mul_ps(scales[t], ofRow);
+        sums[t][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t][r]), scale, sums[t][r]);
+      }
+    }
+  }
+  for (size_t t = 0; t < tiles; t++) {
+    for (size_t r = 0; r < rows; r++) _mm512_storeu_ps(p.sums + (t * maxRows + r) * tileRows, sums[t][r]);
+  }
+}
+
+void multiplyTiles(const TileProduct& p, size_t rows) {
+  static constexpr void (*inPairs[])(const TileProduct&) = {
+      nullptr, multiplyPair<1>, multiplyPair<2>, multiplyPair<3>, multiplyPair<4>, multiplyPair<5>, multiplyPair<6>,
+  };
+  if (p.tiles == 2 && rows <= pairRows) return inPairs[rows](p);
+  for (size_t tile = 0; tile < p.tiles; tile++) multiplyTile(tileOf(p, tile), rows);
+}
+
 // Four times eight codes, each `groupRows` times eight behind the one before.
 inline void storeEights(__m256i bytes, size_t groupRows, int8_t* codes) {
   const __m128i first = _mm256_castsi256_si128(bytes), second = _mm256_extracti128_si256(bytes, 1);
@@ -117,8 +193,8 @@ struct Simd {
 
 extern const Routines avx512Routines;
 const Routines avx512Routines = {
-    "avx512vnni",      supported,        quantizeRow, multiplyTile,    normalizeRowGeneric, gateGeneric,
-    rotateHeadGeneric, attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
+    "avx512vnni", pairRows,          supported,        quantizeRow, multiplyTiles,   normalizeRowGeneric,
+    gateGeneric,  rotateHeadGeneric, attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

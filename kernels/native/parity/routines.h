@@ -55,11 +55,12 @@ void checkQuantizing(Random& random, size_t blockSize) {
   });
 }
 
-void checkTile(Random& random, size_t blockSize) {
-  const size_t blocks = random.between(1, 6), rows = random.between(1, maxRows);
-  const size_t groupRows = random.between(rows, maxRows);
-  const std::vector<uint8_t> codes = random.bytes(blocks * blockSize / 2 * tileRows);
-  const std::vector<uint16_t> scales = random.halves(blocks * tileRows);
+void checkTiles(Random& random, size_t blockSize) {
+  const size_t tiles = random.between(1, maxTiles),
+               blocks = random.chance(4) ? random.between(15, 34) : random.between(1, 6);
+  const size_t rows = random.between(1, maxRows), groupRows = random.between(rows, maxRows);
+  const std::vector<uint8_t> codes = random.bytes(tiles * blocks * blockSize / 2 * tileRows);
+  const std::vector<uint16_t> scales = random.halves(tiles * blocks * tileRows);
   std::vector<int8_t> values(groupRows * blocks * blockSize);
   for (int8_t& value : values) value = static_cast<int8_t>(static_cast<int>(random.below(255)) - 127);
   if (random.chance(4))
@@ -67,13 +68,13 @@ void checkTile(Random& random, size_t blockSize) {
   const std::vector<float> activationScales = random.floats(groupRows * blocks);
   std::vector<int32_t> offsets(groupRows * blocks);
   for (int32_t& offset : offsets) offset = static_cast<int32_t>(random.below(260096)) - 130048;
-  const std::vector<float> before = random.floats(rows * tileRows);
+  const std::vector<float> before = random.floats(tiles * maxRows * tileRows);
 
-  const auto dot = [&](size_t row, size_t block, size_t output) {
+  const auto dot = [&](size_t row, size_t block, size_t output, size_t tileBlock) {
     int64_t sum = offsets[block * groupRows + row];
     for (size_t eight = 0; eight < blockSize / 8; eight++) {
       for (size_t i = 0; i < 4; i++) {
-        const int64_t byte = codes[((block * blockSize / 8 + eight) * tileRows + output) * 4 + i];
+        const int64_t byte = codes[((tileBlock * blockSize / 8 + eight) * tileRows + output) * 4 + i];
         const int8_t* eightValues = values.data() + ((block * blockSize / 8 + eight) * groupRows + row) * 8;
         sum += byte % 16 * eightValues[i] + byte / 16 * eightValues[4 + i];
       }
@@ -84,42 +85,50 @@ void checkTile(Random& random, size_t blockSize) {
     TileProduct product{};
     product.codes = codes.data();
     product.scales = scales.data();
+    product.tiles = tiles;
     product.blocks = blocks;
     product.blockSize = blockSize;
     product.activations = values.data();
     product.activationScales = activationScales.data();
     product.offsets = offsets.data();
     product.groupRows = groupRows;
-    Guarded sums(rows * tileRows * 4, 0);
+    Guarded sums(before.size() * 4, 0);
     product.sums = sums.floats();
-    std::memcpy(sums.data(), before.data(), rows * tileRows * 4);
-    routines.multiplyTile(product, rows);
+    std::memcpy(sums.data(), before.data(), before.size() * 4);
+    routines.multiplyTiles(product, rows);
     sums.checkBands("sums");
-    for (size_t i = 0; i < rows * tileRows; i++) {
-      const size_t row = i / tileRows, output = i % tileRows;
+    for (size_t i = 0; i < before.size(); i++) {
+      const size_t tile = i / (maxRows * tileRows), row = i / tileRows % maxRows, output = i % tileRows;
+      if (row >= rows) {
+        check(sums.floats()[i] == before[i], "%s: a sum of row %zu of %zu was written", routines.name, row, rows);
+        continue;
+      }
       Estimate wanted{before[i], std::fabs(before[i])};
       for (size_t block = 0; block < blocks; block++) {
-        const double term = static_cast<double>(dot(row, block, output)) * fromHalf(scales[block * tileRows + output]) *
-                            activationScales[block * groupRows + row];
+        const size_t tileBlock = tile * blocks + block;
+        const double term = static_cast<double>(dot(row, block, output, tileBlock)) *
+                            fromHalf(scales[tileBlock * tileRows + output]) * activationScales[block * groupRows + row];
         wanted.value += term;
         wanted.error += std::fabs(term);
       }
       wanted.error *= (static_cast<double>(blocks) + 5) * u;
-      check(within(sums.floats()[i], wanted), "%s: sum of row %zu of %zu, output %zu: %.9g, wanted %.9g ± %.2g",
-            routines.name, row, rows, output, static_cast<double>(sums.floats()[i]), wanted.value, wanted.error);
+      check(within(sums.floats()[i], wanted),
+            "%s: sum of tile %zu, row %zu of %zu, output %zu: %.9g, wanted %.9g ± %.2g", routines.name, tile, row, rows,
+            output, static_cast<double>(sums.floats()[i]), wanted.value, wanted.error);
     }
-    // One block with scales of 1 shows the integers themselves.
-    const std::vector<uint16_t> ones(tileRows, 0x3c00);
-    const std::vector<float> unit(groupRows * blocks, 1.0f);
+    // Blocks with scales of 1 show the integers themselves.
+    const std::vector<uint16_t> ones(tiles * tileRows, 0x3c00);
+    const std::vector<float> unit(groupRows, 1.0f);
     product.scales = ones.data();
     product.activationScales = unit.data();
     product.blocks = 1;
-    std::memset(sums.data(), 0, rows * tileRows * 4);
-    routines.multiplyTile(product, rows);
-    for (size_t i = 0; i < rows * tileRows; i++) {
-      const int64_t wanted = dot(i / tileRows, 0, i % tileRows);
+    std::memset(sums.data(), 0, before.size() * 4);
+    routines.multiplyTiles(product, rows);
+    for (size_t i = 0; i < before.size(); i++) {
+      const size_t tile = i / (maxRows * tileRows), row = i / tileRows % maxRows, output = i % tileRows;
+      const int64_t wanted = row < rows ? dot(row, 0, output, tile) : 0;
       check(sums.floats()[i] == static_cast<float>(wanted),
-            "%s: integer sum of row %zu, output %zu: %.9g, wanted %" PRId64, routines.name, i / tileRows, i % tileRows,
+            "%s: integer sum of tile %zu, row %zu, output %zu: %.9g, wanted %" PRId64, routines.name, tile, row, output,
             static_cast<double>(sums.floats()[i]), wanted);
     }
   });
@@ -198,7 +207,7 @@ void checkRotation(Random& random) {
 void checkRoutines(Random& random, size_t blockSize) {
   std::snprintf(currentCase, sizeof(currentCase), "routines, blocks of %zu", blockSize);
   checkQuantizing(random, blockSize);
-  checkTile(random, blockSize);
+  checkTiles(random, blockSize);
   checkNorm(random);
   checkGate(random);
   checkRotation(random);
