@@ -59,8 +59,7 @@ class Lane {
 
 /**
  * Runs the scheduler ahead: the same steps that `scheduleStep()` would choose, prompts held back included, with predicted
- * times. Steps that only
- * decode are alike but for their contexts, so all until the next event are taken at once.
+ * times. Steps that only decode are alike but for their contexts, so all until the next event are taken at once.
  *
  * @returns When each running and waiting sequence starts and ends, in the given orders.
  */

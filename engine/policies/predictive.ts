@@ -2,14 +2,12 @@ import type { Situation } from "../predictor.ts";
 import type { Policy, PolicyOptions } from "./policy.ts";
 
 /**
- * Room that levels wider than the narrowest must leave, as a share of the predicted times, for requests yet to come:
- * none while the pressure is less than `from`, then `slope` of what is above, at most `most`. Pressure is the pace of
- * those that come as a share of what rate 0 sustains, and those that wait: `waiting` of them per slot count 1. `from` is
- * what rate 0 sustains; the others were chosen, as the numbers below, with seeds 101 to 140 of traces such as `REPLAYED`
- * in `virtual_service.ts` at 0.5 and 1.2 times the load. None is sharp: with half or twice of any of the three, 97.4 to
- * 97.8 % of budgets are kept at 1.2 times the load, at rates from 0.23 to 0.26. `policies_test.ts` runs other seeds.
+ * Pressure is the pace of those that come as a share of what rate 0 sustains, and those that wait: `waiting` of them per
+ * slot count 1. Where it is above 1, levels wider than the narrowest must leave room for requests yet to come: predicted
+ * times count that much more, at most `most`. Both were chosen, as the numbers below, with seeds 101 to 140 of traces
+ * such as `REPLAYED` in `virtual_service.ts`, at 0.5 and 1.2 times the load; `policies_test.ts` runs other seeds.
  */
-const ROOM = { waiting: 6, from: 1, slope: 2, most: 1 } as const;
+const PRESSURE = { waiting: 6, most: 2 } as const;
 
 /**
  * Hysteresis: a level wider than what runs must leave this much more. Steps of two levels cost like the wider one, so
@@ -84,8 +82,8 @@ function all(level: number): { readonly waiting: number; readonly running: numbe
 }
 
 function marginOf({ utilization, options: { load: { requestsWaiting, slots } } }: Situation): number {
-  const pressure = utilization + requestsWaiting / (ROOM.waiting * slots);
-  return 1 + Math.min(ROOM.most, ROOM.slope * Math.max(0, pressure - ROOM.from));
+  const pressure = utilization + requestsWaiting / (PRESSURE.waiting * slots);
+  return Math.min(PRESSURE.most, Math.max(1, pressure));
 }
 
 function doorMargin({ utilization }: Situation): number {
