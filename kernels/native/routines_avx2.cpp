@@ -67,12 +67,14 @@ void multiply(const TileProduct& p) {
   multiplyHalf<rows>(p, 1);
 }
 
+// Rows for which there are registers.
+constexpr size_t rowsAtOnce = 4;
+
 void multiplyTile(const TileProduct& product, size_t rows) {
-  // Registers suffice for four rows.
   static constexpr void (*byRows[])(const TileProduct&) = {nullptr, multiply<1>, multiply<2>, multiply<3>, multiply<4>};
   TileProduct p = product;
   while (rows > 0) {
-    const size_t some = rows < 4 ? rows : 4;
+    const size_t some = rows < rowsAtOnce ? rows : rowsAtOnce;
     byRows[some](p);
     p.activations += 8 * some;
     p.activationScales += some;
@@ -155,7 +157,7 @@ struct Simd {
 
 extern const Routines avx2Routines;
 const Routines avx2Routines = {
-    "avx2",      maxRows,           supported,        quantizeRow, multiplyTiles,   normalizeRowGeneric,
+    "avx2",      2 * rowsAtOnce,    supported,        quantizeRow, multiplyTiles,   normalizeRowGeneric,
     gateGeneric, rotateHeadGeneric, attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
 };
 
