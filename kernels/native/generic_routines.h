@@ -36,6 +36,12 @@ constexpr size_t lanes = 16;
   return p;
 }
 
+// `multiplyTiles` of instruction sets that gain nothing from several at once.
+template <void (*multiplyTile)(const TileProduct&, size_t rows)>
+void multiplyOneByOne(const TileProduct& p, size_t rows) {
+  for (size_t tile = 0; tile < p.tiles; tile++) multiplyTile(tileOf(p, tile), rows);
+}
+
 [[maybe_unused]] float halfToFloat(uint16_t half) {
   // Shifts the exponent into place and scales; subnormal halves come out right because the product is exact.
   const uint32_t bits = static_cast<uint32_t>(half & 0x7fff) << 13;

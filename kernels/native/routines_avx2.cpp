@@ -84,10 +84,6 @@ void multiplyTile(const TileProduct& product, size_t rows) {
   }
 }
 
-void multiplyTiles(const TileProduct& p, size_t rows) {
-  for (size_t tile = 0; tile < p.tiles; tile++) multiplyTile(tileOf(p, tile), rows);
-}
-
 // Four times eight codes, each `groupRows` times eight behind the one before.
 inline void storeEights(__m256i bytes, size_t groupRows, int8_t* codes) {
   const __m128i first = _mm256_castsi256_si128(bytes), second = _mm256_extracti128_si256(bytes, 1);
@@ -157,8 +153,18 @@ struct Simd {
 
 extern const Routines avx2Routines;
 const Routines avx2Routines = {
-    "avx2",      2 * rowsAtOnce,    supported,        quantizeRow, multiplyTiles,   normalizeRowGeneric,
-    gateGeneric, rotateHeadGeneric, attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
+    "avx2",
+    2 * rowsAtOnce,
+    supported,
+    quantizeRow,
+    multiplyOneByOne<multiplyTile>,
+    normalizeRowGeneric,
+    gateGeneric,
+    rotateHeadGeneric,
+    attendWith<Simd>,
+    joinGeneric,
+    convolveGeneric,
+    scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -132,7 +132,7 @@ void multiplyTiles(const TileProduct& p, size_t rows) {
       nullptr, multiplyPair<1>, multiplyPair<2>, multiplyPair<3>, multiplyPair<4>, multiplyPair<5>, multiplyPair<6>,
   };
   if (p.tiles == 2 && rows <= pairRows) return inPairs[rows](p);
-  for (size_t tile = 0; tile < p.tiles; tile++) multiplyTile(tileOf(p, tile), rows);
+  multiplyOneByOne<multiplyTile>(p, rows);
 }
 
 // Four times eight codes, each `groupRows` times eight behind the one before.

@@ -18,16 +18,13 @@ void multiplyTile(const TileProduct& p, size_t rows) {
   for (size_t done = 0; done < rows; done += 4) byRows[rows - done < 4 ? rows - done : 4](skipRows(p, done));
 }
 
-void multiplyTiles(const TileProduct& p, size_t rows) {
-  for (size_t tile = 0; tile < p.tiles; tile++) multiplyTile(tileOf(p, tile), rows);
-}
-
 }  // namespace
 
 extern const Routines dotprodRoutines;
 const Routines dotprodRoutines = {
-    "dotprod",   maxRows,           supported,        quantizeRowGeneric, multiplyTiles,   normalizeRowGeneric,
-    gateGeneric, rotateHeadGeneric, attendWith<Simd>, joinGeneric,        convolveGeneric, scanWith<Simd>,
+    "dotprod",           maxRows,        supported,         quantizeRowGeneric, multiplyOneByOne<multiplyTile>,
+    normalizeRowGeneric, gateGeneric,    rotateHeadGeneric, attendWith<Simd>,   joinGeneric,
+    convolveGeneric,     scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -69,16 +69,22 @@ void multiplyTile(const TileProduct& p, size_t rows) {
   if (rows - done == 1) multiplyByDots<1>(skipRows(p, done));
 }
 
-void multiplyTiles(const TileProduct& p, size_t rows) {
-  for (size_t tile = 0; tile < p.tiles; tile++) multiplyTile(tileOf(p, tile), rows);
-}
-
 }  // namespace
 
 extern const Routines i8mmRoutines;
 const Routines i8mmRoutines = {
-    "i8mm",      maxRows,           supported,        quantizeRowGeneric, multiplyTiles,   normalizeRowGeneric,
-    gateGeneric, rotateHeadGeneric, attendWith<Simd>, joinGeneric,        convolveGeneric, scanWith<Simd>,
+    "i8mm",
+    maxRows,
+    supported,
+    quantizeRowGeneric,
+    multiplyOneByOne<multiplyTile>,
+    normalizeRowGeneric,
+    gateGeneric,
+    rotateHeadGeneric,
+    attendWith<Simd>,
+    joinGeneric,
+    convolveGeneric,
+    scanWith<Simd>,
 };
 
 }  // namespace espalier

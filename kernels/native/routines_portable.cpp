@@ -31,10 +31,6 @@ void multiplyTile(const TileProduct& p, size_t rows) {
   }
 }
 
-void multiplyTiles(const TileProduct& p, size_t rows) {
-  for (size_t tile = 0; tile < p.tiles; tile++) multiplyTile(tileOf(p, tile), rows);
-}
-
 struct Simd {
   typedef float Vector __attribute__((vector_size(16)));
   static constexpr size_t lanes = 4, vectors = 2;
@@ -55,8 +51,9 @@ struct Simd {
 
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
-    "portable",  maxRows,           supported,        quantizeRowGeneric, multiplyTiles,   normalizeRowGeneric,
-    gateGeneric, rotateHeadGeneric, attendWith<Simd>, joinGeneric,        convolveGeneric, scanWith<Simd>,
+    "portable",          maxRows,        supported,         quantizeRowGeneric, multiplyOneByOne<multiplyTile>,
+    normalizeRowGeneric, gateGeneric,    rotateHeadGeneric, attendWith<Simd>,   joinGeneric,
+    convolveGeneric,     scanWith<Simd>,
 };
 
 }  // namespace espalier
