@@ -6,3 +6,4 @@ export { ApiKeys, readKeys } from "./security/api_keys.ts";
 export { checkBinding, isLoopback } from "./security/binding.ts";
 export type { Security } from "./security/security.ts";
 export type { Build, ServedModel, Services } from "./services.ts";
+export { warmUp } from "./warm_up.ts";

@@ -13,8 +13,8 @@ export type LogLine = Readonly<Record<string, unknown>>;
 
 /** The service over a toy model. */
 export function toyApp(
-  engineOptions: Partial<EngineOptions> = {},
-  services: Partial<Services> = {},
+  givenOptions: Partial<EngineOptions> = {},
+  givenServices: Partial<Services> = {},
 ): {
   app: Hono<RecordedEnv>;
   clock: { ms: number };
@@ -22,11 +22,13 @@ export function toyApp(
   registry: Registry;
   logged: LogLine[];
   engine: Services["engine"];
+  engineOptions: EngineOptions;
+  services: Services;
 } {
-  const { engine, clock, gauges, registry, metrics } = toyEngine(engineOptions);
+  const { engine, options, clock, gauges, registry, metrics } = toyEngine(givenOptions);
   const logged: LogLine[] = [];
   let ids = 0;
-  const app = createApp({
+  const services: Services = {
     engine,
     model: {
       name: "toy",
@@ -63,9 +65,10 @@ export function toyApp(
     now: () => clock.ms,
     newId: () => `id-${ids++}`,
     newSeed: () => 1,
-    ...services,
-  });
-  return { app, clock, gauges, registry, logged, engine };
+    ...givenServices,
+  };
+  const app = createApp(services);
+  return { app, clock, gauges, registry, logged, engine, engineOptions: options, services };
 }
 
 /** Sends a body to `/generate`, as it is if it is text. */
