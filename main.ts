@@ -42,6 +42,7 @@ import {
   isLoopback,
   listen,
   readKeys,
+  Refusals,
   type Security,
   type Services,
   warmUp,
@@ -227,6 +228,8 @@ async function serve(settings: Settings): Promise<void> {
     registry,
     now,
   };
+  const log: Services["log"] = (line) => console.log(JSON.stringify({ time: new Date().toISOString(), ...line }));
+  const refusals = new Refusals({ metrics, log, now });
   const common: Omit<Services, "engine"> = {
     model: {
       name: artefact.name,
@@ -248,7 +251,8 @@ async function serve(settings: Settings): Promise<void> {
     registry,
     metrics,
     logPrompts: settings.logPrompts,
-    log: (line) => console.log(JSON.stringify({ time: new Date().toISOString(), ...line })),
+    log,
+    refusals,
     now,
     newId: () => crypto.randomUUID(),
     newSeed: () => crypto.getRandomValues(new Uint32Array(1))[0]!,
@@ -282,6 +286,7 @@ async function serve(settings: Settings): Promise<void> {
     hostname: settings.host,
     port: settings.port,
     limits: settings,
+    onRefusal: (refusal) => refusals.note(refusal),
   });
   say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
   stopOnSignals(async (signal) => {

@@ -1,6 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { ClientGoneError, errorAnswer, RequestError } from "./errors.ts";
+import type { Refusal } from "./refusals.ts";
 
 /** What connections may take of us. */
 export interface ConnectionLimits {
@@ -31,6 +32,8 @@ export interface ListenOptions {
   readonly hostname: string;
   readonly port: number;
   readonly limits?: Partial<ConnectionLimits>;
+  /** Called when something is refused that the handler does not get to see. */
+  readonly onRefusal?: (refusal: Refusal) => void;
 }
 
 export interface HttpServer {
@@ -52,7 +55,7 @@ type FetchHandler = (request: Request) => Response | Promise<Response>;
  */
 export async function listen(
   handler: FetchHandler,
-  { hostname, port, limits: given = {} }: ListenOptions,
+  { hostname, port, limits: given = {}, onRefusal = () => {} }: ListenOptions,
 ): Promise<HttpServer> {
   const limits = { ...DEFAULT_CONNECTION_LIMITS, ...given };
   const server = createServer({
@@ -69,12 +72,15 @@ export async function listen(
   const answers = new WeakMap<Socket, ServerResponse>();
   server.on("request", (incoming, outgoing) => {
     answers.set(incoming.socket, outgoing);
-    void answer(handler, incoming, outgoing, limits.stalledSeconds * 1000);
+    void answer(handler, incoming, outgoing, { stalledMs: limits.stalledSeconds * 1000, onRefusal });
   });
   // A client that waits for leave to send its body gets it when the body is wanted, or a refusal in its place.
   server.on("checkContinue", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("checkExpectation", (incoming, outgoing) => server.emit("request", incoming, outgoing));
-  server.on("clientError", (error, socket) => refuse(error, socket as Socket, answers.get(socket as Socket)));
+  server.on("clientError", (error, socket) => {
+    const refusal = refuse(error, socket as Socket, answers.get(socket as Socket));
+    if (refusal !== null) onRefusal(refusal);
+  });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
     server.listen(port, hostname, resolve);
@@ -90,28 +96,40 @@ export async function listen(
   };
 }
 
-/** Answers to what is no HTTP, too long or too slow, and closes; in the middle of an answer it can only close. */
-function refuse(error: Error & { readonly code?: string }, socket: Socket, answer: ServerResponse | undefined): void {
-  if (!socket.writable || (answer?.headersSent && !answer.writableFinished)) return void socket.destroy();
+/**
+ * Answers to what is no HTTP, too long or too slow, and closes; in the middle of an answer it can only close.
+ *
+ * @returns What it answered; `null` if it only closed.
+ */
+function refuse(
+  error: Error & { readonly code?: string },
+  socket: Socket,
+  answer: ServerResponse | undefined,
+): Refusal | null {
+  if (!socket.writable || (answer?.headersSent && !answer.writableFinished)) {
+    socket.destroy();
+    return null;
+  }
   const refusal = error.code === "HPE_HEADER_OVERFLOW"
     ? new RequestError(431, "The headers are too long")
     : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
     ? new RequestError(408, "The request took too long to arrive")
     : new RequestError(400, "The request is malformed");
-  const { status, body } = errorAnswer(refusal);
+  const { status, outcome, body } = errorAnswer(refusal);
   const text = JSON.stringify(body);
   const reason = { 400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large" }[status as 400];
   socket.end(
     `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n` +
       `Connection: close\r\n\r\n${text}`,
   );
+  return { status, outcome, message: refusal.message, method: null, path: null };
 }
 
 async function answer(
   handler: FetchHandler,
   incoming: IncomingMessage,
   outgoing: ServerResponse,
-  stalledMs: number,
+  { stalledMs, onRefusal }: { readonly stalledMs: number; readonly onRefusal: (refusal: Refusal) => void },
 ): Promise<void> {
   const leaving = new AbortController();
   outgoing.on("close", () => {
@@ -121,7 +139,9 @@ async function answer(
   try {
     response = await handler(requestOf(incoming, outgoing, leaving.signal));
   } catch (error) {
-    const { status, body } = errorAnswer(error);
+    const { status, outcome, body } = errorAnswer(error);
+    const { method = null, url } = incoming;
+    onRefusal({ status, outcome, message: body.error.message, method, path: url?.split("?")[0] ?? null });
     response = Response.json(body, { status });
   }
   await send(response, incoming, outgoing, { signal: leaving.signal, stalledMs });

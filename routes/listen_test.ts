@@ -130,6 +130,32 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("tells of what it refuses by itself", async () => {
+    const refusals: unknown[] = [];
+    const server = await listen(() => new Response("ok"), {
+      ...{ hostname, port: 0, limits: { headerSeconds: 0.2, maxHeaderBytes: 1024 } },
+      onRefusal: ({ status, outcome, method, path }) => refusals.push([status, outcome, method, path]),
+    });
+    const requests: readonly [string, unknown][] = [
+      ["nonsense\r\n\r\n", [400, "invalid", null, null]],
+      ["GET /slow HTTP/1.1\r\n", [408, "invalid", null, null]],
+      [`GET /${"a".repeat(2000)} HTTP/1.1\r\nHost: x\r\n\r\n`, [431, "invalid", null, null]],
+      ["TRACE /a?key=secret HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [400, "invalid", "TRACE", "/a"]],
+      ["GET /b HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", [400, "invalid", "GET", "/b"]],
+      [
+        "PUT /c HTTP/1.1\r\nHost: x\r\nExpect: tea\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        [417, "invalid", "PUT", "/c"],
+      ],
+    ];
+    for (const [text, told] of requests) {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode(text));
+      match(await new Response(connection.readable).text(), new RegExp(`^HTTP/1\\.1 ${(told as number[])[0]} `));
+      deepEqual(refusals.splice(0), [told], text);
+    }
+    await server.close();
+  });
+
   it("cancels an answer that nobody takes", async () => {
     const cancelled = Promise.withResolvers<unknown>();
     const body = () =>

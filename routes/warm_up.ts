@@ -2,6 +2,7 @@ import { Registry } from "prom-client";
 import { createMetrics, Engine, type EngineOptions, type LearnedTimes } from "../engine/mod.ts";
 import { createApp } from "./app.ts";
 import { DEFAULT_JSON_LIMITS } from "./read_json.ts";
+import { Refusals } from "./refusals.ts";
 import type { Services } from "./services.ts";
 
 /** Tokens of an answer, where so many fit. */
@@ -49,9 +50,10 @@ export async function warmUp({ engine: engineOptions, services, budgetMs }: Warm
   const metrics = createMetrics(registry);
   // What other work takes of the machine it reads where the service does.
   const engine = new Engine({ ...engineOptions, metrics });
+  const log = () => {};
   const app = createApp({
     ...services,
-    ...{ engine, metrics, registry, log: () => {}, logPrompts: false },
+    ...{ engine, metrics, registry, log, logPrompts: false, refusals: new Refusals({ metrics, log, now }) },
     model: { ...model, eosTokenIds: [] }, // answers as long as they are asked for
     limits: { ...DEFAULT_JSON_LIMITS, maxPromptLength: PROMPT.length },
     security: { keys: null, metricsWithoutKey: true, hosts: null, origins: [] },

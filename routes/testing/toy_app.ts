@@ -6,6 +6,7 @@ import { TOY_VOCABULARY } from "../../engine/testing/toy_runner.ts";
 import { toyTokenizer } from "../../engine/testing/toy_tokenizer.ts";
 import { createApp } from "../app.ts";
 import { DEFAULT_JSON_LIMITS } from "../read_json.ts";
+import { Refusals } from "../refusals.ts";
 import type { RecordedEnv } from "../request_record.ts";
 import type { Services } from "../services.ts";
 
@@ -28,6 +29,7 @@ export function toyApp(
   const { engine, options, clock, gauges, registry, metrics } = toyEngine(givenOptions);
   const logged: LogLine[] = [];
   let ids = 0;
+  const log = (line: LogLine) => void logged.push(line);
   const services: Services = {
     engine,
     model: {
@@ -60,7 +62,8 @@ export function toyApp(
     },
     registry,
     metrics,
-    log: (line) => void logged.push(line),
+    log,
+    refusals: new Refusals({ metrics, log, now: () => clock.ms }),
     logPrompts: false,
     now: () => clock.ms,
     newId: () => `id-${ids++}`,
