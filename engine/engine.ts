@@ -8,7 +8,7 @@ import { NotReadyError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
 import type { Targets } from "./limits.ts";
 import { type LearnedTimes, LoadSensor } from "./load_sensor.ts";
-import { type Metrics, startRates } from "./metrics.ts";
+import { countRefusal, type Metrics, startRates } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
 import { contentionSlowdown, stepTimes } from "./predictor.ts";
 import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
@@ -215,11 +215,11 @@ export class Engine {
     metrics.requestsArrived.inc();
     const { state } = this;
     if (state === "draining") {
-      metrics.admissionRejected.inc({ reason: "stopping" });
+      countRefusal(metrics, "stopping");
       throw new StoppingError(NOT_READY.draining);
     }
     if (state !== "ready") {
-      metrics.admissionRejected.inc({ reason: "not_ready" });
+      countRefusal(metrics, "not_ready");
       throw new NotReadyError(NOT_READY[state]);
     }
     this.#admission.checkRoom(request);
