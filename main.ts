@@ -1,7 +1,7 @@
 import { cpus } from "node:os";
 import { Registry } from "prom-client";
 import { z } from "zod";
-import { chooseDevice, type ChosenDevice, describeDevice, DeviceFlag } from "./commands/device.ts";
+import { chooseDevice, type ChosenDevice, describeDevice, DeviceFlag, isCpuOnly } from "./commands/device.ts";
 import { parseFlags } from "./commands/flags.ts";
 import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
@@ -12,6 +12,7 @@ import {
   Engine,
   type EngineOptions,
   findDeviceSensors,
+  isPolicyName,
   keepStepTable,
   keptStepTable,
   measureSteps,
@@ -60,7 +61,8 @@ const Settings = z.strictObject({
   prefillChunk: z.int().min(1).max(4096).default(128).describe("Prompt tokens that one step takes"),
   maxWaiting: z.int().min(0).max(100_000).default(64).describe("Requests that can wait for a slot"),
   maxWaitingTokens: z.int().min(1).max(1 << 30).default(1 << 16).describe("Prompt tokens that can wait for slots"),
-  policy: z.string().min(1).default("predictive").describe(`How rates are chosen: ${POLICY_NAMES.join(", ")}`),
+  policy: z.string().refine(isPolicyName, `Expected one of ${POLICY_NAMES.join(", ")}`).default("predictive")
+    .describe(`How rates are chosen: ${POLICY_NAMES.join(", ")}`),
   shed: z.boolean().default(true)
     .describe("Refuses requests whose budget only the load stands against; only policy predictive"),
   stepTimes: z.string().min(1).default("cache/step_times")
@@ -147,12 +149,19 @@ async function serve(settings: Settings): Promise<void> {
   Deno.listen({ hostname: settings.host, port: settings.port }).close(); // better now than after loading
   const artefact = await openArtefact(settings.model);
   const { config } = artefact.plan;
+  const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
+  const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
   const maxTokens = Math.min(settings.maxContext, config.maxPositionEmbeddings);
+  const planFor = (chosen: Pick<ChosenDevice, "device" | "operators">) =>
+    memoryPlan(artefact, { maxTokens, slots: settings.slots, chosen });
+  const total = Deno.systemMemoryInfo().total;
+  // Better now than after kernels were compiled.
+  if (isCpuOnly(settings.device)) checkMemory(planFor({ device: "cpu", operators: null }), total);
   const runtime = openRuntime();
   const compiling = (done: number, total: number) => say(`Compiling kernels: ${done} of ${total}`);
   const chosen = await chooseDevice(settings.device, runtime, compiling);
-  const memory = memoryPlan(artefact, { maxTokens, slots: settings.slots, chosen });
-  checkMemory(memory, chosen.device === "cuda" ? cudaDevice().memory().free : Deno.systemMemoryInfo().total);
+  const memory = planFor(chosen);
+  checkMemory(memory, chosen.device === "cuda" ? cudaDevice().memory().free : total);
   const open = () =>
     openDecoder(runtime, {
       plan: artefact.plan,
@@ -177,11 +186,9 @@ async function serve(settings: Settings): Promise<void> {
   };
   describe(artefact, build, { maxTokens, slots: settings.slots });
 
-  const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
-  const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
   const key: StepTableKey = {
     ...{ digest: artefact.digest, engine: build.engine, kernels: build.kernels, version: build.version },
-    ...{ machine: chosen.name ?? cpus()[0]?.model ?? "", cores: cpus().length, memory: Deno.systemMemoryInfo().total },
+    ...{ machine: chosen.name ?? cpus()[0]?.model ?? "", cores: cpus().length, memory: total },
     ...{ threads: settings.threads, slots: settings.slots, prefillChunk: settings.prefillChunk, maxTokens },
   };
   const table = await keptStepTable({
@@ -365,7 +372,11 @@ type MemoryUse = "weights" | "kv_cache" | "states" | "logits";
 /** Bytes by use. Caches take theirs as their tokens come, but on a CUDA device all at once. */
 function memoryPlan(
   artefact: Artefact,
-  { maxTokens, slots, chosen }: { maxTokens: number; slots: number; chosen: ChosenDevice },
+  { maxTokens, slots, chosen }: {
+    maxTokens: number;
+    slots: number;
+    chosen: Pick<ChosenDevice, "device" | "operators">;
+  },
 ): Record<MemoryUse, number> {
   return {
     weights: artefact.weightBytes,

@@ -328,8 +328,32 @@ describe("Commands", () => {
       equal(await Deno.stat(`${folder}/x.partial`).catch(() => null), null);
     });
 
-    it("an export to a folder that is not there", () =>
-      refused(/nowhere/, "export", "--model", artefact, "--out", `${folder}/nowhere/x.onnx`));
+    it("an export to a folder that is not there, or over one", async () => {
+      await refused(/nowhere/, "export", "--model", artefact, "--out", `${folder}/nowhere/x.onnx`);
+      await refused(/--out: .*empty is a folder/, "export", "--model", artefact, "--out", `${folder}/empty`);
+    });
+
+    it("a policy that there is not, and a rate of one that is not prepared, before anything is opened", async () => {
+      for (const policy of ["best", "fixed:", "fixed:most", "fixed:R", "constructor"]) {
+        const { code, stderr } = await run("start", "--model", `${folder}/nowhere`, "--policy", policy);
+        equal(code, 2);
+        match(stderr, /^--policy: Expected one of fixed:R, queue-threshold, .*predictive$/m);
+      }
+      const said = /^Cannot start on [^\n]*: Pruning rate "0\.12" is not prepared; these are: 0, 0\.05/;
+      await refused(said, "start", "--port", "0", "--model", artefact, "--policy", "fixed:0.12");
+    });
+
+    it("a bench of one rate where all are measured", () =>
+      refused(
+        /--rate and --bandwidth are for a CUDA device/,
+        "bench",
+        "--model",
+        artefact,
+        "--device",
+        "cpu",
+        "--rate",
+        "0",
+      ));
   });
 
   describe("compress, stopped half way,", () => {
