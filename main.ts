@@ -3,6 +3,7 @@ import { Registry } from "prom-client";
 import { z } from "zod";
 import { chooseDevice, type ChosenDevice, describeDevice, DeviceFlag, isCpuOnly } from "./commands/device.ts";
 import { parseFlags } from "./commands/flags.ts";
+import { LogWriter, writeStdout } from "./commands/log_writer.ts";
 import { physicalCores } from "./commands/physical_cores.ts";
 import project from "./deno.json" with { type: "json" };
 import {
@@ -235,7 +236,10 @@ async function serve(settings: Settings): Promise<void> {
     registry,
     now,
   };
-  const log: Services["log"] = (line) => console.log(JSON.stringify({ time: new Date().toISOString(), ...line }));
+  const lineOf = (line: Readonly<Record<string, unknown>>) =>
+    JSON.stringify({ time: new Date().toISOString(), ...line });
+  const writer = new LogWriter({ write: writeStdout, lost: (count) => lineOf({ event: "lost", lines: count }) });
+  const log: Services["log"] = (line) => writer.log(lineOf(line));
   const refusals = new Refusals({ metrics, log, now });
   const common: Omit<Services, "engine"> = {
     model: {
@@ -301,6 +305,7 @@ async function serve(settings: Settings): Promise<void> {
     const inTime = await within(settings.drainSeconds * 1000, engine.stop());
     if (!inTime) await within(CLOSE_MS, engine.abort());
     await within(CLOSE_MS, server.close());
+    await within(CLOSE_MS, writer.flush());
     say(inTime ? "Stopped: all requests had ended" : "Stopped: the time was up, and requests that ran were ended");
   });
 }
