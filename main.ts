@@ -36,6 +36,7 @@ import { ThreadedTokenizer } from "./models/threaded_tokenizer.ts";
 import { cudaDevice, openRuntime } from "./onnx/mod.ts";
 import {
   ApiKeys,
+  BodyRoom,
   type Build,
   checkBinding,
   createApp,
@@ -124,6 +125,9 @@ const TABLE_WATCH_MS = 60_000;
 
 /** Time between two tries to open a model that broke. */
 const RECOVER_MS = 10_000;
+
+/** Whole bodies that there is room for while they come. */
+const BODIES_HELD = 32;
 
 /** A Prometheus server that takes longer is taken for one that does not answer. */
 const PROMETHEUS_MS = 2000;
@@ -257,6 +261,7 @@ async function serve(settings: Settings): Promise<void> {
       maxJsonDepth: settings.maxJsonDepth,
       maxPromptLength: settings.maxPromptLength ?? UNITS_PER_TOKEN * maxTokens,
     },
+    bodyRoom: new BodyRoom(BODIES_HELD * settings.maxBodyBytes),
     security,
     build,
     registry,

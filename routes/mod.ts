@@ -1,4 +1,5 @@
 /** The HTTP side of the service. */
+export { BodyRoom } from "./body_room.ts";
 export { createApp } from "./app.ts";
 export { DEFAULT_CONNECTION_LIMITS, type HttpServer, listen } from "./listen.ts";
 export { DEFAULT_JSON_LIMITS } from "./read_json.ts";

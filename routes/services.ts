@@ -1,6 +1,7 @@
 import type { Registry } from "prom-client";
 import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
 import type { ChatTemplate } from "../models/chat_template.ts";
+import type { BodyRoom } from "./body_room.ts";
 import type { JsonLimits } from "./read_json.ts";
 import type { Refusals } from "./refusals.ts";
 import type { Security } from "./security/security.ts";
@@ -74,6 +75,7 @@ export interface Services {
   /** `null`: the model takes no conversations. */
   readonly chatTemplate: Pick<ChatTemplate, "render"> | null;
   readonly limits: Limits;
+  readonly bodyRoom: BodyRoom;
   readonly security: Security;
   readonly build: Build;
   readonly registry: Registry;

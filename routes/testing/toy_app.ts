@@ -5,6 +5,7 @@ import { toyEngine } from "../../engine/testing/toy_engine.ts";
 import { TOY_VOCABULARY } from "../../engine/testing/toy_runner.ts";
 import { toyTokenizer } from "../../engine/testing/toy_tokenizer.ts";
 import { createApp } from "../app.ts";
+import { BodyRoom } from "../body_room.ts";
 import { DEFAULT_JSON_LIMITS } from "../read_json.ts";
 import { Refusals } from "../refusals.ts";
 import type { RecordedEnv } from "../request_record.ts";
@@ -50,6 +51,7 @@ export function toyApp(
     tokenizer: toyTokenizer,
     chatTemplate: null,
     limits: { ...DEFAULT_JSON_LIMITS, maxPromptLength: 1000 },
+    bodyRoom: new BodyRoom(Infinity),
     security: { keys: null, metricsWithoutKey: false, hosts: null, origins: [] },
     build: {
       version: "0.0.0",
