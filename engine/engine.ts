@@ -38,7 +38,7 @@ export interface EngineOptions {
   /** Where the metrics are registered, and those of other sensors of load. */
   readonly registry: Registry;
   /** What another engine, which ran on the same runner and runs no more, has learned. */
-  readonly learned?: LearnedTimes;
+  readonly learned?: LearnedTimes | undefined;
   /** Closes a runner whose steps fail, and opens another like it. Without it the engine goes on with the one it has. */
   readonly reopen?: () => Promise<StepRunner>;
   /** A monotonic clock, in milliseconds. */

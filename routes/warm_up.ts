@@ -1,5 +1,5 @@
 import { Registry } from "prom-client";
-import { createMetrics, Engine, type EngineOptions, type LearnedTimes } from "../engine/mod.ts";
+import { createMetrics, type Engine, type LearnedTimes, type Metrics } from "../engine/mod.ts";
 import { createApp } from "./app.ts";
 import { DEFAULT_JSON_LIMITS } from "./read_json.ts";
 import { Refusals } from "./refusals.ts";
@@ -21,10 +21,17 @@ const REQUESTS = [
   { path: "/v1/completions", body: { stream: true, latency_budget_ms: BUDGET_MS } },
   { path: "/generate", body: {} },
 ] as const;
+type Request = typeof REQUESTS[number];
+
+/**
+ * Engines that practise one after the other. Code that was compiled for one is thrown away when there is another, until
+ * it has seen that there can be several.
+ */
+const TURNS = 3;
 
 export interface WarmUpOptions {
-  /** Of the service's engine, whose slots are all free; they are so again afterwards. */
-  readonly engine: Omit<EngineOptions, "metrics" | "reopen" | "learned">;
+  /** Makes an engine like the service's, on the same runner; each is used when the one before is done. */
+  readonly engineWith: (own: { readonly metrics: Metrics; readonly learned: LearnedTimes | undefined }) => Engine;
   readonly services: Omit<Services, "engine">;
   /** Time after which no other answer is begun. */
   readonly budgetMs: number;
@@ -44,40 +51,53 @@ export interface WarmUp {
  *
  * @throws {Error} If a request gets no answer.
  */
-export async function warmUp({ engine: engineOptions, services, budgetMs }: WarmUpOptions): Promise<WarmUp> {
-  const { now, tokenizer, model } = services;
-  const registry = new Registry();
-  const metrics = createMetrics(registry);
-  // What other work takes of the machine it reads where the service does.
-  const engine = new Engine({ ...engineOptions, metrics });
+export async function warmUp({ engineWith, services, budgetMs }: WarmUpOptions): Promise<WarmUp> {
+  const { now } = services;
+  const startMs = now();
+  let answers = 0;
+  let learned: LearnedTimes | undefined;
+  for (let turn = 1; turn <= TURNS; turn++) {
+    const metrics = createMetrics(new Registry());
+    const engine = engineWith({ metrics, learned });
+    const ask = await practice({ ...unseen(services, metrics), engine }, budgetMs);
+    while (answers === 0 || now() - startMs < budgetMs * turn / TURNS) {
+      await ask(REQUESTS[answers++ % REQUESTS.length]!);
+    }
+    await engine.stop();
+    learned = engine.learned;
+  }
+  return { answers, ms: now() - startMs, learned: learned! };
+}
+
+/** The service without what others would see of it, and without what would refuse requests of ours. */
+function unseen(services: Omit<Services, "engine">, metrics: Metrics): Omit<Services, "engine"> {
   const log = () => {};
-  const app = createApp({
+  return {
     ...services,
-    ...{ engine, metrics, registry, log, logPrompts: false, refusals: new Refusals({ metrics, log, now }) },
-    model: { ...model, eosTokenIds: [] }, // answers as long as they are asked for
+    ...{ metrics, log, logPrompts: false, refusals: new Refusals({ metrics, log, now: services.now }) },
+    model: { ...services.model, eosTokenIds: [] }, // answers as long as they are asked for
     limits: { ...DEFAULT_JSON_LIMITS, maxPromptLength: PROMPT.length },
     security: { keys: null, metricsWithoutKey: true, hosts: null, origins: [] },
-  });
+  };
+}
+
+/** Makes what sends a request and reads its answer, which a slow model gives within the time too, or nearly. */
+async function practice(services: Services, budgetMs: number): Promise<(request: Request) => Promise<void>> {
+  const { engine, tokenizer, model } = services;
   const text = await tokenizer?.encode(PROMPT, { addSpecialTokens: true }) ?? [];
   const readable = text.length > 0 && text.length < engine.maxTokens && text.every((token) => token < model.vocabSize);
-  const prompt = readable ? PROMPT : [0];
   const room = engine.maxTokens - (readable ? text.length : 1);
   const inTime = Math.max(2, Math.floor(budgetMs / engine.predicted(0).tokenMs));
   const tokens = Math.min(ANSWER_TOKENS, room, inTime);
-
-  const startMs = now();
-  let answers = 0;
-  for (; answers === 0 || now() - startMs < budgetMs; answers++) {
-    const { path, body } = REQUESTS[answers % REQUESTS.length]!;
+  const app = createApp(services);
+  return async ({ path, body }) => {
     const native = path === "/generate";
     const fields = {
-      [native && !readable ? "prompt_tokens" : "prompt"]: prompt,
+      [native && !readable ? "prompt_tokens" : "prompt"]: readable ? PROMPT : [0],
       [native ? "max_new_tokens" : "max_tokens"]: tokens,
     };
     const response = await app.request(path, { method: "POST", body: JSON.stringify({ ...body, ...fields }) });
     const answer = await response.text();
     if (response.status !== 200) throw new Error(`The service cannot answer: ${response.status}, ${answer}`);
-  }
-  await engine.stop();
-  return { answers, ms: now() - startMs, learned: engine.learned };
+  };
 }

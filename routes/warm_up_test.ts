@@ -1,6 +1,7 @@
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { Engine } from "../engine/mod.ts";
+import { Engine, type EngineOptions, type StepTable } from "../engine/mod.ts";
+import { TOY_TABLE } from "../engine/testing/toy_engine.ts";
 import { ToyRunner } from "../engine/testing/toy_runner.ts";
 import type { Services } from "./services.ts";
 import { toyApp } from "./testing/toy_app.ts";
@@ -8,8 +9,8 @@ import { warmUp } from "./warm_up.ts";
 
 /** A service over a toy model whose steps take `stepMs` on the clock, and the time between two of them `betweenMs`. */
 function timedApp(
-  { stepMs = 10, betweenMs = 0, maxTokens = 64, ...services }:
-    & { stepMs?: number; betweenMs?: number; maxTokens?: number }
+  { stepMs = 10, betweenMs = 0, maxTokens = 64, table = TOY_TABLE, ...services }:
+    & { stepMs?: number; betweenMs?: number; maxTokens?: number; table?: StepTable }
     & Partial<Services> = {},
 ) {
   const clock = { ms: 1000 };
@@ -20,14 +21,16 @@ function timedApp(
     clock.ms += betweenMs;
     return null;
   };
-  return { ...toyApp({ runner, now }, { now, ...services }), runner };
+  const toy = toyApp({ runner, now, table }, { now, ...services });
+  const engineWith = (own: Pick<EngineOptions, "metrics" | "learned">) => new Engine({ ...toy.engineOptions, ...own });
+  return { ...toy, engineWith, runner };
 }
 
 describe("warmUp()", () => {
   it("answers until its time is up, and nobody sees it", async () => {
-    const { services, engineOptions, registry, logged, runner } = timedApp();
+    const { services, engineWith, registry, logged, runner } = timedApp();
     const before = await registry.metrics();
-    const { answers, ms } = await warmUp({ engine: engineOptions, services, budgetMs: 1000 });
+    const { answers, ms } = await warmUp({ engineWith, services, budgetMs: 1000 });
     // One prompt of 16 letters in two chunks, then an answer of 48 tokens, in steps of 10 ms.
     deepEqual([answers, ms], [3, 3 * 490]);
     equal(runner.steps.length, 3 * 49);
@@ -36,18 +39,18 @@ describe("warmUp()", () => {
   });
 
   it("lets the engine that follows begin with the times that it learned", async () => {
-    const { services, engineOptions, engine } = timedApp({ stepMs: 15, betweenMs: 3 });
+    const { services, engineWith, engine } = timedApp({ stepMs: 15, betweenMs: 3 });
     const tokenMs = (of: typeof engine) => of.predicted(0).tokenMs;
     equal(tokenMs(engine), 10);
-    const { learned } = await warmUp({ engine: engineOptions, services, budgetMs: 2000 });
-    ok(Math.abs(tokenMs(new Engine({ ...engineOptions, learned })) - 18) < 0.5);
+    const { learned } = await warmUp({ engineWith, services, budgetMs: 2000 });
+    ok(Math.abs(tokenMs(engineWith({ metrics: services.metrics, learned })) - 18) < 0.5);
     equal(tokenMs(engine), 10);
   });
 
   it("asks a slow model for one short answer", async () => {
-    const { services, engineOptions, runner } = timedApp({ stepMs: 10_000 });
-    const table = { ...engineOptions.table, stepMs: engineOptions.table.stepMs.map((ms) => ms.map(() => 10_000)) };
-    const { answers } = await warmUp({ engine: { ...engineOptions, table }, services, budgetMs: 400 });
+    const table = { ...TOY_TABLE, stepMs: TOY_TABLE.stepMs.map((ms) => ms.map(() => 10_000)) };
+    const { services, engineWith, runner } = timedApp({ stepMs: 10_000, table });
+    const { answers } = await warmUp({ engineWith, services, budgetMs: 400 });
     deepEqual([answers, runner.steps.map(([step]) => step)], [1, ["0:8", "0:8", "0:1"]]);
   });
 
@@ -62,14 +65,15 @@ describe("warmUp()", () => {
   ];
   for (const [name, given] of odd) {
     it(`warms up a service ${name}`, async () => {
-      const { services, engineOptions } = timedApp(given);
-      ok((await warmUp({ engine: engineOptions, services, budgetMs: 50 })).answers > 0);
+      const { services, engineWith } = timedApp(given);
+      ok((await warmUp({ engineWith, services, budgetMs: 50 })).answers > 0);
     });
   }
 
   it("fails if the service cannot answer", async () => {
     const runner = new ToyRunner({ onStep: () => Promise.reject(new Error("no device")) });
     const { services, engineOptions } = toyApp({ runner });
-    await rejects(warmUp({ engine: engineOptions, services, budgetMs: 1 }), /cannot answer: 500, .*step of the model/);
+    const engineWith = (own: Pick<EngineOptions, "metrics">) => new Engine({ ...engineOptions, ...own });
+    await rejects(warmUp({ engineWith, services, budgetMs: 1 }), /cannot answer: 500, .*step of the model/);
   });
 });
