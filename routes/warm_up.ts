@@ -21,7 +21,7 @@ const REQUESTS = [
   { path: "/v1/completions", body: { stream: true, latency_budget_ms: BUDGET_MS } },
   { path: "/generate", body: {} },
 ] as const;
-type Request = typeof REQUESTS[number];
+type PracticeRequest = typeof REQUESTS[number];
 
 /**
  * Engines that practise one after the other. Code that was compiled for one is thrown away when there is another, until
@@ -82,7 +82,7 @@ function unseen(services: Omit<Services, "engine">, metrics: Metrics): Omit<Serv
 }
 
 /** Makes what sends a request and reads its answer, which a slow model gives within the time too, or nearly. */
-async function practice(services: Services, budgetMs: number): Promise<(request: Request) => Promise<void>> {
+async function practice(services: Services, budgetMs: number): Promise<(request: PracticeRequest) => Promise<void>> {
   const { engine, tokenizer, model } = services;
   const text = await tokenizer?.encode(PROMPT, { addSpecialTokens: true }) ?? [];
   const readable = text.length > 0 && text.length < engine.maxTokens && text.every((token) => token < model.vocabSize);
@@ -98,6 +98,9 @@ async function practice(services: Services, budgetMs: number): Promise<(request:
     };
     const response = await app.request(path, { method: "POST", body: JSON.stringify({ ...body, ...fields }) });
     const answer = await response.text();
-    if (response.status !== 200) throw new Error(`The service cannot answer: ${response.status}, ${answer}`);
+    // A stream has begun with 200 when it fails.
+    if (response.status !== 200 || /^(event: error|data: \{"error")/m.test(answer)) {
+      throw new Error(`The service cannot answer: ${response.status}, ${answer}`);
+    }
   };
 }

@@ -70,10 +70,16 @@ describe("warmUp()", () => {
     });
   }
 
-  it("fails if the service cannot answer", async () => {
-    const runner = new ToyRunner({ onStep: () => Promise.reject(new Error("no device")) });
-    const { services, engineOptions } = toyApp({ runner });
-    const engineWith = (own: Pick<EngineOptions, "metrics">) => new Engine({ ...engineOptions, ...own });
-    await rejects(warmUp({ engineWith, services, budgetMs: 1 }), /cannot answer: 500, .*step of the model/);
-  });
+  // The first answer takes 49 steps and comes whole, the second is a stream.
+  for (const [failing, status] of [[1, 500], [60, 200]] as const) {
+    it(`fails if the service cannot answer, in step ${failing}`, async () => {
+      let steps = 0;
+      const now = () => steps;
+      const runner = new ToyRunner({ onStep: () => ++steps === failing && Promise.reject(new Error("no device")) });
+      const { services, engineOptions } = toyApp({ runner, now }, { now });
+      const engineWith = (own: Pick<EngineOptions, "metrics">) => new Engine({ ...engineOptions, ...own });
+      const said = new RegExp(`cannot answer: ${status}, [^]*A step of the model failed`);
+      await rejects(warmUp({ engineWith, services, budgetMs: 1000 }), said);
+    });
+  }
 });
