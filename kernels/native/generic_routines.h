@@ -5,31 +5,37 @@
 #include <cmath>
 #include <cstring>
 
-#include "routines.h"
+#include "tile_layout.h"
 
 namespace espalier {
 namespace {
 
 constexpr size_t lanes = 16;
 
-// The codes to ask memory for while those at `codes` are used: past the end of the product, what is wanted next.
-[[maybe_unused]] inline const uint8_t* wantedSoon(const TileProduct& p, const uint8_t* codes) {
-  const size_t blockBytes = p.blockSize * tileRows / 2;
-  const uint8_t* ahead = codes + prefetchBytes;
-  return ahead < p.codes + p.blocks * blockBytes ? ahead : ahead + p.skipped * blockBytes;
+[[maybe_unused]] inline size_t tileBytes(const TileProduct& p) { return tileBytes(p.blocks, p.blockSize); }
+
+// The block behind a pair that begins with this one.
+[[maybe_unused]] inline size_t pairEnd(const TileProduct& p, size_t block) {
+  return block + 2 < p.blocks ? block + 2 : p.blocks;
 }
 
-// The scales of those codes, while the ones of a block are used. Where codes are skipped it takes a processor two
-// misses to find out where they go on.
-[[maybe_unused]] inline const uint16_t* scalesWantedSoon(const TileProduct& p, size_t block) {
-  const size_t ahead = block + prefetchBytes / (p.blockSize * tileRows / 2);
-  return p.scales + (ahead < p.blocks ? ahead : ahead + p.skipped) * tileRows;
+// Goes on to a block: puts `at`, the end of the one before, to its codes, and gives its scales.
+[[maybe_unused]] inline const uint16_t* beginBlock(const TileProduct& p, size_t block, const uint8_t** at) {
+  if (block % 2 == 0) *at += scaleLine;
+  const uint8_t* line = *at - scaleLine - block % 2 * codeBytes(p.blockSize);
+  return reinterpret_cast<const uint16_t*>(line) + block % 2 * tileRows;
+}
+
+// The weights of a tile to ask memory for while those at `at` are used: past its end, what is wanted next.
+template <typename Weight>
+[[maybe_unused]] inline const uint8_t* wantedSoon(const TileProduct& p, const Weight* at) {
+  const uint8_t* ahead = reinterpret_cast<const uint8_t*>(at) + prefetchBytes;
+  return ahead < p.weights + tileBytes(p) ? ahead : ahead + p.skipped;
 }
 
 // One tile of several, on the way through them one after another.
 [[maybe_unused]] inline TileProduct tileOf(TileProduct p, size_t tile) {
-  p.codes += tile * p.blocks * p.blockSize * tileRows / 2;
-  p.scales += tile * p.blocks * tileRows;
+  p.weights += tile * tileBytes(p);
   p.sums += tile * maxRows * tileRows;
   if (tile + 1 < p.tiles) p.skipped = 0;
   p.tiles = 1;

@@ -5,6 +5,7 @@
 #include <new>
 
 #include "memory.h"
+#include "tile_layout.h"
 
 namespace espalier {
 namespace {
@@ -53,8 +54,7 @@ PrefixProduct* PrefixProduct::create(const Routines& routines, const ProductShap
 }
 
 PrefixProduct::~PrefixProduct() {
-  freeWeights(codes_);
-  freeWeights(scales_);
+  freeWeights(weights_);
   std::free(chunks_);
   std::free(bias_);
   std::free(outputOf_);
@@ -66,19 +66,23 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   const size_t blockSize = shape_.blockSize;
   const bool cutsInputs = shape_.cut == Cut::inputs;
   bool biased = false;
-  size_t start = 0, blocks = 0, channels = 0;
+  size_t start = 0, blocks = 0, bytes = 0, channels = 0;
   for (size_t c = 0; c < chunkCount_; c++) {
     const size_t columns = cutsInputs ? shape_.channelsOf(stored[c]) : shape_.uncut;
     const size_t chunkBlocks = (columns + blockSize - 1) / blockSize;
-    chunks_[c] = {start, stored[c].widths[0], stored[c].level, cutsInputs ? blocks : 0, chunkBlocks, 0};
+    const size_t chunkBytes = tileBytes(chunkBlocks, blockSize);
+    chunks_[c] = {start,       stored[c].widths[0],    stored[c].level, cutsInputs ? blocks : 0,
+                  chunkBlocks, cutsInputs ? bytes : 0, chunkBytes,      0};
     start += stored[c].widths[0];
     channels += shape_.channelsOf(stored[c]);
     blocks += chunkBlocks;
+    bytes += chunkBytes;
     biased = biased || stored[c].bias;
     if (stored[c].level + 1 > levels_) levels_ = stored[c].level + 1;
   }
   widest_ = start;
   blocks_ = cutsInputs ? blocks : chunks_[0].blocks;
+  tileBytes_ = cutsInputs ? bytes : chunks_[0].bytes;
   inputs_ = cutsInputs ? channels : shape_.uncut;
   outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : channels;
   packedRows_ = cutsInputs ? shape_.uncut : channels;
@@ -86,23 +90,19 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   tiles_ =
       shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
 
-  const size_t tileBytes = blocks_ * tileRows * (blockSize / 2 + sizeof(uint16_t));
-  const size_t wanted = (cutsInputs ? cutTaskBytes : taskBytes) / tileBytes;
+  const size_t wanted = (cutsInputs ? cutTaskBytes : taskBytes) / tileBytes_;
   tilesPerTask_ = least(wanted > 0 ? wanted : 1, (tiles_ + leastTasks - 1) / leastTasks);
   // A gate and its up, or two that are computed at once.
   if (tilesPerTask_ > 1 || shape_.cut == Cut::gated) tilesPerTask_ = roundUp(tilesPerTask_, maxTiles);
   if (cutsInputs) tilesPerTask_ = least(tilesPerTask_, maxWaiting);
 
   const size_t padded = tiles_ * tileRows;
-  const size_t codeBytes = padded * blocks_ * blockSize / 2;
-  const size_t scaleBytes = padded * blocks_ * sizeof(uint16_t);
-  codes_ = static_cast<uint8_t*>(allocateWeights(codeBytes));
-  scales_ = static_cast<uint16_t*>(allocateWeights(scaleBytes));
+  weights_ = static_cast<uint8_t*>(allocateWeights(tiles_ * tileBytes_));
   outputOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
   chunkOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
   inOrder_ = static_cast<bool*>(std::calloc(tiles_, sizeof(bool)));
   if (biased) bias_ = static_cast<float*>(std::calloc(padded, sizeof(float)));
-  if (!codes_ || !scales_ || !outputOf_ || !chunkOf_ || !inOrder_ || (biased && !bias_)) return false;
+  if (!weights_ || !outputOf_ || !chunkOf_ || !inOrder_ || (biased && !bias_)) return false;
 
   if (!cutsInputs) {
     placeOutputs(stored);
@@ -167,20 +167,21 @@ size_t PrefixProduct::rowsOf(size_t tile) const {
 
 size_t PrefixProduct::tilesOf(size_t task) const { return least(tilesPerTask_, tiles_ - task * tilesPerTask_); }
 
-// Where the blocks lie that a tile has of a chunk; of all chunks, where outputs are cut.
-size_t PrefixProduct::blockAt(size_t tile, size_t chunk) const {
+// Where the weights lie that a tile has of a chunk; of all chunks, where outputs are cut.
+size_t PrefixProduct::placeOf(size_t tile, size_t chunk) const {
   const size_t inTask = tile % tilesPerTask_, first = tile - inTask;
-  return first * blocks_ + tilesOf(tile / tilesPerTask_) * chunks_[chunk].firstBlock + inTask * chunks_[chunk].blocks;
+  return first * tileBytes_ + tilesOf(tile / tilesPerTask_) * chunks_[chunk].firstByte + inTask * chunks_[chunk].bytes;
 }
 
 // Moves the words of one stored row to its place in a tile. Padding rows keep codes and scales of zero: nothing.
 void PrefixProduct::packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t chunk) {
-  const size_t words = shape_.blockSize / 8, blocks = chunks_[chunk].blocks;
-  const size_t inTile = packedRow % tileRows;
-  const size_t block = blockAt(packedRow / tileRows, chunk);
-  uint32_t* out = reinterpret_cast<uint32_t*>(codes_) + block * words * tileRows + inTile;
-  for (size_t word = 0; word < blocks * words; word++) std::memcpy(out + word * tileRows, codes + word * 4, 4);
-  for (size_t b = 0; b < blocks; b++) scales_[(block + b) * tileRows + inTile] = scales[b];
+  const size_t blockSize = shape_.blockSize, words = blockSize / 8, inTile = packedRow % tileRows;
+  uint8_t* tile = weights_ + placeOf(packedRow / tileRows, chunk);
+  for (size_t b = 0; b < chunks_[chunk].blocks; b++) {
+    std::memcpy(tile + scalesAt(b, blockSize) + 2 * inTile, scales + b, 2);
+    uint8_t* out = tile + codesAt(b, blockSize) + 4 * inTile;
+    for (size_t word = 0; word < words; word++, codes += 4) std::memcpy(out + word * 4 * tileRows, codes, 4);
+  }
 }
 
 size_t PrefixProduct::workBytes(size_t rows) const {
@@ -297,7 +298,7 @@ void PrefixProduct::multiplyOutputs(const ProductRun& run, const Activations& ac
     for (size_t i = 0; i < tiles; i += atOnce) {
       // The first tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
       const size_t chunk = chunkOf_[(tile + i) * tileRows];
-      multiplyBlocks(activations, (tile + i) * blocks_, least(atOnce, tiles), chunk, firstRow, rows,
+      multiplyBlocks(activations, (tile + i) * tileBytes_, least(atOnce, tiles), chunk, firstRow, rows,
                      extent(run, chunks_[chunk]), 0, sums[i]);
     }
     for (size_t i = 0; i < tiles; i++) addBias(tile + i, rows, sums[i]);
@@ -314,16 +315,16 @@ void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& act
   std::memset(sums, 0, tiles * sizeof(sums[0]));
   size_t active = 0;
   while (active < chunkCount_ && extent(run, chunks_[active]) > firstRow) active++;
-  const size_t read = active == 0 ? 0 : chunks_[active - 1].firstBlock + chunks_[active - 1].blocks;
-  const size_t skipped = tiles * (blocks_ - read);
-  size_t at = firstTile * blocks_;
+  const size_t read = active == 0 ? 0 : chunks_[active - 1].firstByte + chunks_[active - 1].bytes;
+  const size_t skipped = tiles * (tileBytes_ - read);
+  size_t at = firstTile * tileBytes_;
   for (size_t c = 0; c < active; c++) {
     const size_t end = extent(run, chunks_[c]);
     for (size_t i = 0; i < tiles; i += atOnce) {
       const size_t some = least(atOnce, tiles - i);
       const bool last = c + 1 == active && i + some == tiles;
       multiplyBlocks(activations, at, some, c, firstRow, rows, end, last ? skipped : 0, sums[i]);
-      at += some * chunks_[c].blocks;
+      at += some * chunks_[c].bytes;
     }
   }
   for (size_t i = 0; i < tiles; i++) {
@@ -332,15 +333,14 @@ void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& act
   }
 }
 
-// The blocks from `at` on, which some tiles have of a chunk, for those of `rows` rows that lie before row `end`.
+// The weights from `at` on, which some tiles have of a chunk, for those of `rows` rows that lie before row `end`.
 void PrefixProduct::multiplyBlocks(const Activations& activations, size_t at, size_t tiles, size_t chunk,
                                    size_t firstRow, size_t rows, size_t end, size_t skipped, float* sums) const {
   const size_t active = end > firstRow ? least(end - firstRow, rows) : 0;
   if (active == 0) return;
   const size_t first = firstRow * blocks_ + chunks_[chunk].firstBlock * rows;
   TileProduct product{};
-  product.codes = codes_ + at * tileRows * shape_.blockSize / 2;
-  product.scales = scales_ + at * tileRows;
+  product.weights = weights_ + at;
   product.tiles = tiles;
   product.blocks = chunks_[chunk].blocks;
   product.blockSize = shape_.blockSize;

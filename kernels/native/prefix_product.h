@@ -78,6 +78,7 @@ class PrefixProduct {
   struct Chunk {
     size_t start, width, level;  // start and width of the first axis
     size_t firstBlock, blocks;   // inputs cut: its blocks of every packed row
+    size_t firstByte, bytes;     // of a tile
     size_t endTile;              // outputs cut: the tile behind its last row
   };
   struct Activations;
@@ -102,7 +103,7 @@ class PrefixProduct {
   size_t activeTiles(const ProductRun& run) const;
   size_t rowsOf(size_t tile) const;
   size_t tilesOf(size_t task) const;
-  size_t blockAt(size_t tile, size_t chunk) const;
+  size_t placeOf(size_t tile, size_t chunk) const;
 
   const Routines& routines_;
   const ProductShape shape_;
@@ -112,11 +113,10 @@ class PrefixProduct {
   size_t widest_ = 0;  // channels of a group of the first axis
   size_t blocks_ = 0;  // of a packed row
   size_t packedRows_ = 0, tiles_ = 0, tilesPerTask_ = 0;
+  size_t tileBytes_ = 0;
   // In the order in which they are read: [tasks][chunks][tiles of the task][blocks of the chunk], the chunks only where
-  // inputs are cut. So a task reads one stretch, and what a level leaves out lies behind it. A block has
-  // [blockSize / 8][16][4] bytes of codes and [16] scales.
-  uint8_t* codes_ = nullptr;
-  uint16_t* scales_ = nullptr;
+  // inputs are cut. So a task reads one stretch, and what a level leaves out lies behind it.
+  uint8_t* weights_ = nullptr;
   float* bias_ = nullptr;         // [packed rows]
   uint32_t* outputOf_ = nullptr;  // [packed rows]: the output that a packed row computes
   uint32_t* chunkOf_ = nullptr;   // [packed rows], outputs cut

@@ -27,14 +27,12 @@ constexpr float leastMagnitude = 0x1p-121f;
 
 // Tiles of sixteen output rows against up to `maxRows` activation rows.
 struct TileProduct {
-  // [tiles][blocks][blockSize / 8][16][4]: four stored bytes, hence eight columns, of each of the 16 rows.
-  const uint8_t* codes;
-  // [tiles][blocks][16], float16 bits.
-  const uint16_t* scales;
+  // One tile behind the other, each as tile_layout.h says; aligned to 64 bytes.
+  const uint8_t* weights;
   size_t tiles;
   size_t blocks;
   size_t blockSize;
-  // Blocks between the last of these and those that are wanted next: what narrow rows leave out.
+  // Bytes between the last of these and those that are wanted next: what narrow rows leave out.
   size_t skipped;
   // [columns / 8][groupRows][8]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two
   // codes unfold.

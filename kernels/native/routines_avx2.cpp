@@ -29,10 +29,11 @@ void multiplyHalf(const TileProduct& p, size_t half) {
   const __m256i ones = _mm256_set1_epi16(1);
   __m256 sums[rows];
   for (size_t r = 0; r < rows; r++) sums[r] = _mm256_loadu_ps(p.sums + r * tileRows + half * halfTile);
-  const uint8_t* codes = p.codes + half * 32;
+  const uint8_t* codes = p.weights;
   const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
-    if (half == 0) __builtin_prefetch(scalesWantedSoon(p, block));
+    const uint16_t* halves = beginBlock(p, block, &codes) + half * halfTile;
+    if (half == 0) __builtin_prefetch(wantedSoon(p, halves));
     __m256i dots[rows];
     for (size_t r = 0; r < rows; r++) dots[r] = _mm256_set1_epi32(p.offsets[block * p.groupRows + r]);
     for (size_t column = 0; column < p.blockSize; column += 32) {
@@ -40,7 +41,7 @@ void multiplyHalf(const TileProduct& p, size_t half) {
       for (size_t r = 0; r < rows; r++) partial[r] = _mm256_setzero_si256();
       for (size_t eight = column; eight < column + 32; eight += 8, codes += 64, activations += 8 * p.groupRows) {
         if (half == 0) __builtin_prefetch(wantedSoon(p, codes));
-        const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes));
+        const __m256i packed = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * half));
         const __m256i even = _mm256_and_si256(packed, low);
         const __m256i odd = _mm256_and_si256(_mm256_srli_epi16(packed, 4), low);
         for (size_t r = 0; r < rows; r++) {
@@ -51,8 +52,7 @@ void multiplyHalf(const TileProduct& p, size_t half) {
       }
       for (size_t r = 0; r < rows; r++) dots[r] = _mm256_add_epi32(dots[r], _mm256_madd_epi16(partial[r], ones));
     }
-    const __m256 scales = _mm256_cvtph_ps(
-        _mm_loadu_si128(reinterpret_cast<const __m128i*>(p.scales + block * tileRows + half * halfTile)));
+    const __m256 scales = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(halves)));
     for (size_t r = 0; r < rows; r++) {
       const __m256 scale = _mm256_mul_ps(scales, _mm256_set1_ps(p.activationScales[block * p.groupRows + r]));
       sums[r] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[r]), scale, sums[r]);

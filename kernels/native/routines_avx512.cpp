@@ -25,27 +25,38 @@ void multiply(const TileProduct& p) {
   const __m512i low = _mm512_set1_epi8(15);
   __m512 sums[rows];
   for (size_t r = 0; r < rows; r++) sums[r] = _mm512_loadu_ps(p.sums + r * tileRows);
-  const uint8_t* codes = p.codes;
+  const uint8_t* codes = p.weights;
   const int8_t* activations = p.activations;
-  for (size_t block = 0; block < p.blocks; block++) {
-    __builtin_prefetch(scalesWantedSoon(p, block));
-    __m512i dots[rows];
-    for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(p.offsets[block * p.groupRows + r]);
-    for (size_t column = 0; column < p.blockSize; column += 8, codes += 64, activations += 8 * p.groupRows) {
-      __builtin_prefetch(wantedSoon(p, codes));
-      const __m512i packed = _mm512_loadu_si512(codes);
-      const __m512i even = _mm512_and_si512(packed, low);
-      const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+  const float* activationScales = p.activationScales;
+  const int32_t* offsets = p.offsets;
+  for (size_t block = 0; block < p.blocks;) {
+    const uint8_t* halves = codes;
+    codes += scaleLine;
+    __builtin_prefetch(wantedSoon(p, halves));
+    for (const size_t end = pairEnd(p, block); block < end; block++, halves += scaleLine / 2) {
+      __m512i dots[rows];
+      for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(offsets[r]);
+      size_t column = 0;
+      do {  // at least once: not told so, the compiler keeps every sum twice
+        __builtin_prefetch(wantedSoon(p, codes));
+        const __m512i packed = _mm512_loadu_si512(codes);
+        const __m512i even = _mm512_and_si512(packed, low);
+        const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+        for (size_t r = 0; r < rows; r++) {
+          dots[r] = _mm512_dpbusd_epi32(dots[r], even, broadcastFour(activations + 8 * r));
+          dots[r] = _mm512_dpbusd_epi32(dots[r], odd, broadcastFour(activations + 8 * r + 4));
+        }
+        column += 8;
+        codes += 64;
+        activations += 8 * p.groupRows;
+      } while (column < p.blockSize);
+      const __m512 scales = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
       for (size_t r = 0; r < rows; r++) {
-        dots[r] = _mm512_dpbusd_epi32(dots[r], even, broadcastFour(activations + 8 * r));
-        dots[r] = _mm512_dpbusd_epi32(dots[r], odd, broadcastFour(activations + 8 * r + 4));
+        const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(activationScales[r]));
+        sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
       }
-    }
-    const __m512 scales =
-        _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p.scales + block * tileRows)));
-    for (size_t r = 0; r < rows; r++) {
-      const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(p.activationScales[block * p.groupRows + r]));
-      sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
+      offsets += p.groupRows;
+      activationScales += p.groupRows;
     }
   }
   for (size_t r = 0; r < rows; r++) _mm512_storeu_ps(p.sums + r * tileRows, sums[r]);
@@ -75,51 +86,58 @@ template <size_t rows>
 void multiplyPair(const TileProduct& p) {
   constexpr size_t tiles = 2;
   const __m512i low = _mm512_set1_epi8(15);
-  const size_t blockBytes = p.blockSize * tileRows / 2, tileBytes = p.blocks * blockBytes;
-  const uint8_t* codes = p.codes;
+  const size_t ofTile = tileBytes(p);
+  const uint8_t* codes = p.weights;
   const int8_t* activations = p.activations;
   __m512 sums[tiles][rows];
   for (size_t t = 0; t < tiles; t++) {
     for (size_t r = 0; r < rows; r++) sums[t][r] = _mm512_loadu_ps(p.sums + (t * maxRows + r) * tileRows);
   }
-  for (size_t block = 0; block < p.blocks; block++) {
-    __m512i dots[tiles][rows];
-    for (size_t r = 0; r < rows; r++) {
-      const __m512i offset = _mm512_set1_epi32(p.offsets[block * p.groupRows + r]);
-      for (size_t t = 0; t < tiles; t++) dots[t][r] = offset;
-    }
-    const size_t ahead = block + prefetchBytes / blockBytes;
-    const size_t soon = ahead < p.blocks ? ahead : ahead + p.blocks + p.skipped;
-    const uint8_t* codesSoon = p.codes + soon * blockBytes;
-    for (size_t t = 0; t < tiles; t++) __builtin_prefetch(p.scales + (t * p.blocks + soon) * tileRows);
-    for (size_t column = 0; column < p.blockSize; column += 32) {
-      for (size_t eight = 0; eight < 4; eight++, codes += 64, codesSoon += 64, activations += 8 * p.groupRows) {
-        __m512i even[tiles], odd[tiles];
-        for (size_t t = 0; t < tiles; t++) {
-          __builtin_prefetch(codesSoon + t * tileBytes);
-          const __m512i packed = _mm512_loadu_si512(codes + t * tileBytes);
-          even[t] = _mm512_and_si512(packed, low);
-          odd[t] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
-        }
-        for (size_t r = 0; r < rows; r++) {
-          const __m512i first = keptFour(activations + 8 * r);
-          const __m512i second = keptFour(activations + 8 * r + 4);
-          for (size_t t = 0; t < tiles; t++) dots[t][r] = _mm512_dpbusd_epi32(dots[t][r], even[t], first);
-          for (size_t t = 0; t < tiles; t++) dots[t][r] = _mm512_dpbusd_epi32(dots[t][r], odd[t], second);
+  const float* activationScales = p.activationScales;
+  const int32_t* offsets = p.offsets;
+  for (size_t block = 0; block < p.blocks;) {
+    const uint8_t* halves = codes;
+    codes += scaleLine;
+    // Where the first tile ends, the next two begin behind the second.
+    const bool ends = codes + prefetchBytes >= p.weights + ofTile;
+    const size_t ahead = prefetchBytes + (ends ? ofTile + p.skipped : 0);
+    for (size_t t = 0; t < tiles; t++) __builtin_prefetch(halves + t * ofTile + ahead);
+    for (const size_t end = pairEnd(p, block); block < end; block++, halves += scaleLine / 2) {
+      __m512i dots[tiles][rows];
+      for (size_t r = 0; r < rows; r++) {
+        const __m512i offset = _mm512_set1_epi32(offsets[r]);
+        for (size_t t = 0; t < tiles; t++) dots[t][r] = offset;
+      }
+      for (size_t column = 0; column < p.blockSize; column += 32) {
+        for (size_t eight = 0; eight < 4; eight++, codes += 64, activations += 8 * p.groupRows) {
+          __m512i even[tiles], odd[tiles];
+          for (size_t t = 0; t < tiles; t++) {
+            __builtin_prefetch(codes + t * ofTile + ahead);
+            const __m512i packed = _mm512_loadu_si512(codes + t * ofTile);
+            even[t] = _mm512_and_si512(packed, low);
+            odd[t] = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+          }
+          for (size_t r = 0; r < rows; r++) {
+            const __m512i first = keptFour(activations + 8 * r);
+            const __m512i second = keptFour(activations + 8 * r + 4);
+            for (size_t t = 0; t < tiles; t++) dots[t][r] = _mm512_dpbusd_epi32(dots[t][r], even[t], first);
+            for (size_t t = 0; t < tiles; t++) dots[t][r] = _mm512_dpbusd_epi32(dots[t][r], odd[t], second);
+          }
         }
       }
-    }
-    __m512 scales[tiles];
-    for (size_t t = 0; t < tiles; t++) {
-      const uint16_t* halves = p.scales + (t * p.blocks + block) * tileRows;
-      scales[t] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
-    }
-    for (size_t r = 0; r < rows; r++) {
-      const __m512 ofRow = _mm512_set1_ps(p.activationScales[block * p.groupRows + r]);
+      __m512 scales[tiles];
       for (size_t t = 0; t < tiles; t++) {
-        const __m512 scale = _mm512_mul_ps(scales[t], ofRow);
-        sums[t][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t][r]), scale, sums[t][r]);
+        scales[t] = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves + t * ofTile)));
       }
+      for (size_t r = 0; r < rows; r++) {
+        const __m512 ofRow = _mm512_set1_ps(activationScales[r]);
+        for (size_t t = 0; t < tiles; t++) {
+          const __m512 scale = _mm512_mul_ps(scales[t], ofRow);
+          sums[t][r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[t][r]), scale, sums[t][r]);
+        }
+      }
+      offsets += p.groupRows;
+      activationScales += p.groupRows;
     }
   }
   for (size_t t = 0; t < tiles; t++) {

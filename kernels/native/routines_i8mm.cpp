@@ -16,10 +16,11 @@ bool supported() {
 template <size_t pairs>
 void multiplyPairs(const TileProduct& p) {
   const uint8x16_t low = vdupq_n_u8(15);
-  const uint8_t* codes = p.codes;
+  const uint8_t* codes = p.weights;
   const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
-    __builtin_prefetch(scalesWantedSoon(p, block));
+    const uint16_t* scales = beginBlock(p, block, &codes);
+    __builtin_prefetch(wantedSoon(p, scales));
     int32x4_t products[pairs][2 * quarters];
     for (size_t pair = 0; pair < pairs; pair++) {
       const int32x2_t first = vdup_n_s32(p.offsets[block * p.groupRows + 2 * pair]);
@@ -51,7 +52,6 @@ void multiplyPairs(const TileProduct& p) {
         first[q] = vcombine_s32(vget_low_s32(left), vget_low_s32(right));
         second[q] = vcombine_s32(vget_high_s32(left), vget_high_s32(right));
       }
-      const uint16_t* scales = p.scales + block * tileRows;
       const float* activationScales = p.activationScales + block * p.groupRows + 2 * pair;
       addScaled(p.sums + 2 * pair * tileRows, first, scales, activationScales[0]);
       addScaled(p.sums + (2 * pair + 1) * tileRows, second, scales, activationScales[1]);

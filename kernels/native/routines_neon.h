@@ -23,10 +23,11 @@ inline void addScaled(float* sums, const int32x4_t* dots, const uint16_t* scales
 template <size_t rows>
 void multiplyByDots(const TileProduct& p) {
   const uint8x16_t low = vdupq_n_u8(15);
-  const uint8_t* codes = p.codes;
+  const uint8_t* codes = p.weights;
   const int8_t* activations = p.activations;
   for (size_t block = 0; block < p.blocks; block++) {
-    __builtin_prefetch(scalesWantedSoon(p, block));
+    const uint16_t* scales = beginBlock(p, block, &codes);
+    __builtin_prefetch(wantedSoon(p, scales));
     int32x4_t dots[rows][quarters];
     for (size_t r = 0; r < rows; r++) {
       for (size_t q = 0; q < quarters; q++) dots[r][q] = vdupq_n_s32(p.offsets[block * p.groupRows + r]);
@@ -46,8 +47,7 @@ void multiplyByDots(const TileProduct& p) {
       }
     }
     for (size_t r = 0; r < rows; r++) {
-      addScaled(p.sums + r * tileRows, dots[r], p.scales + block * tileRows,
-                p.activationScales[block * p.groupRows + r]);
+      addScaled(p.sums + r * tileRows, dots[r], scales, p.activationScales[block * p.groupRows + r]);
     }
   }
 }

@@ -10,8 +10,9 @@ bool supported() { return true; }
 void multiplyTile(const TileProduct& p, size_t rows) {
   for (size_t r = 0; r < rows; r++) {
     float* sums = p.sums + r * tileRows;
-    const uint8_t* codes = p.codes;
+    const uint8_t* codes = p.weights;
     for (size_t block = 0; block < p.blocks; block++) {
+      const uint16_t* scales = beginBlock(p, block, &codes);
       const int8_t* activations = p.activations + (block * p.blockSize * p.groupRows + 8 * r);
       int32_t dots[tileRows];
       for (size_t row = 0; row < tileRows; row++) dots[row] = p.offsets[block * p.groupRows + r];
@@ -25,7 +26,7 @@ void multiplyTile(const TileProduct& p, size_t rows) {
       }
       const float scale = p.activationScales[block * p.groupRows + r];
       for (size_t row = 0; row < tileRows; row++) {
-        sums[row] += static_cast<float>(dots[row]) * (halfToFloat(p.scales[block * tileRows + row]) * scale);
+        sums[row] += static_cast<float>(dots[row]) * (halfToFloat(scales[row]) * scale);
       }
     }
   }

@@ -55,6 +55,30 @@ void checkQuantizing(Random& random, size_t blockSize) {
   });
 }
 
+// Weights as tile_layout.h says, said once more: scales of two blocks, then their codes. `codes` are [tiles][blocks]
+// [blockSize / 8][16][4], `scales` [tiles][blocks][16].
+std::vector<uint8_t> layOut(size_t tiles, size_t blocks, size_t blockSize, const std::vector<uint8_t>& codes,
+                            const std::vector<uint16_t>& scales) {
+  const size_t codeBytes = blockSize / 2 * tileRows;
+  std::vector<uint8_t> weights;
+  for (size_t tile = 0; tile < tiles; tile++) {
+    for (size_t first = 0; first < blocks; first += 2) {
+      for (size_t block = first; block < first + 2; block++) {
+        for (size_t i = 0; i < tileRows; i++) {
+          const uint16_t scale = block < blocks ? scales[(tile * blocks + block) * tileRows + i] : 0;
+          weights.push_back(scale & 255);
+          weights.push_back(static_cast<uint8_t>(scale >> 8));
+        }
+      }
+      for (size_t block = first; block < first + 2 && block < blocks; block++) {
+        const auto from = codes.begin() + static_cast<std::ptrdiff_t>((tile * blocks + block) * codeBytes);
+        weights.insert(weights.end(), from, from + static_cast<std::ptrdiff_t>(codeBytes));
+      }
+    }
+  }
+  return weights;
+}
+
 void checkTiles(Random& random, size_t blockSize) {
   const size_t tiles = random.between(1, maxTiles),
                blocks = random.chance(4) ? random.between(15, 34) : random.between(1, 6);
@@ -81,10 +105,10 @@ void checkTiles(Random& random, size_t blockSize) {
     }
     return sum;
   };
+  const std::vector<uint8_t> weights = layOut(tiles, blocks, blockSize, codes, scales);
   forEachSet([&](const Routines& routines) {
     TileProduct product{};
-    product.codes = codes.data();
-    product.scales = scales.data();
+    product.weights = weights.data();
     product.tiles = tiles;
     product.blocks = blocks;
     product.blockSize = blockSize;
@@ -119,7 +143,8 @@ void checkTiles(Random& random, size_t blockSize) {
     // Blocks with scales of 1 show the integers themselves.
     const std::vector<uint16_t> ones(tiles * tileRows, 0x3c00);
     const std::vector<float> unit(groupRows, 1.0f);
-    product.scales = ones.data();
+    const std::vector<uint8_t> single = layOut(tiles, 1, blockSize, codes, ones);
+    product.weights = single.data();
     product.activationScales = unit.data();
     product.blocks = 1;
     std::memset(sums.data(), 0, before.size() * 4);
