@@ -70,9 +70,11 @@ interface Subject {
 
 /** Milliseconds of everything measured, one entry a round. */
 interface Samples {
-  readonly readLoop: number[];
+  /** Per level, right before it, since memory is faster at one moment than at the next. */
+  readonly readLoop: number[][];
   readonly plain: number[];
-  readonly decode: number[][];
+  /** Per level, a step of it and one of the first rate in turn, for the same reason. */
+  readonly decode: { readonly own: number[]; readonly first: number[] }[];
   /** Per entry of `BATCHES`, all at the first rate. */
   readonly batches: number[][];
   /** The same elastic artefact with stock operators, at the first rate: one sequence, the batches, a prefill. */
@@ -175,9 +177,9 @@ async function measure(
 ): Promise<Samples> {
   const levels = elastic.artefact.levels.map((_, level) => level);
   const samples: Samples = {
-    readLoop: [],
+    readLoop: levels.map(() => []),
     plain: [],
-    decode: levels.map(() => []),
+    decode: levels.map(() => ({ own: [], first: [] })),
     batches: BATCHES.map(() => []),
     stock: { decode: [], batches: BATCHES.map(() => []), prefill: [] },
     inTurn: { first: [], last: [], both: [] },
@@ -190,10 +192,12 @@ async function measure(
   using readLoop = new ReadLoop(flags.threads, operators);
   using bar = progressBar("bench");
   for (let round = 0; round < flags.rounds; round++) {
-    samples.readLoop.push(await readLoop.measure());
     if (plain !== null) samples.plain.push(await decodeMs(plain.decoder, [0], flags.context));
     for (const level of levels) {
-      samples.decode[level]!.push(await decodeMs(elastic.decoder, [level], flags.context));
+      samples.readLoop[level]!.push(await readLoop.measure());
+      const [first, own] = await inTurnMs(elastic.decoder, [0, level], flags.context);
+      samples.decode[level]!.first.push(first!);
+      samples.decode[level]!.own.push(own!);
       bar.update((round + level / levels.length) / flags.rounds, `decode at level ${level}`);
     }
     if (stock !== null) samples.stock.decode.push(await decodeMs(stock.decoder, [0], flags.context));
@@ -204,7 +208,7 @@ async function measure(
     }
     const last = levels.length - 1;
     for (const [kind, pair] of [["first", [0, 0]], ["last", [last, last]], ["both", [0, last]]] as const) {
-      samples.inTurn[kind].push(await inTurnMs(elastic.decoder, pair, flags.context));
+      samples.inTurn[kind].push(mean(await inTurnMs(elastic.decoder, pair, flags.context)));
     }
     // A prefill is long and needs no round of its own every time.
     if (round % 4 === 0) {
@@ -232,18 +236,22 @@ async function decodeMs(decoder: Decoder, levels: readonly number[], context: nu
   }
 }
 
-/** Mean time of a decode step when sequences take turns: what it costs to change the rate from step to step. */
-async function inTurnMs(decoder: Decoder, levels: readonly number[], context: number): Promise<number> {
+/** Mean times of decode steps of sequences that take turns, one at each of the given levels. */
+async function inTurnMs(decoder: Decoder, levels: readonly number[], context: number): Promise<number[]> {
   const sequences = levels.map((level) => decoder.openSequence(level));
+  const times = levels.map(() => 0);
   try {
     for (const sequence of sequences) {
       await decoder.step([{ sequence, tokens: new Int32Array(context).fill(1), logits: "none" }]);
     }
-    const start = performance.now();
-    for (let i = 0; i < STEPS; i++) {
-      for (const sequence of sequences) await decoder.step([{ sequence, tokens: [1], logits: "last" }]);
+    for (let i = -WARM_UP; i < STEPS; i++) {
+      for (const [index, sequence] of sequences.entries()) {
+        const start = performance.now();
+        await decoder.step([{ sequence, tokens: [1], logits: "last" }]);
+        if (i >= 0) times[index]! += (performance.now() - start) / STEPS;
+      }
     }
-    return (performance.now() - start) / (STEPS * levels.length);
+    return times;
   } finally {
     for (const sequence of sequences) sequence.close();
   }
@@ -328,7 +336,7 @@ async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Fla
 }
 
 function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
-  const read = median(samples.readLoop);
+  const read = median(samples.readLoop.flat());
   const wholeBytes = stepBytes(artefact.levels[0]!);
   const perRound = (of: readonly number[], by: readonly number[]) => median(of.map((value, i) => value / by[i]!));
   return {
@@ -338,14 +346,14 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
     rounds: flags.rounds,
     prefillTokens: flags.prefillTokens,
     readLoopGBps: read / 1e9,
-    elasticToPlain: samples.plain.length === 0 ? null : perRound(samples.decode[0]!, samples.plain),
+    elasticToPlain: samples.plain.length === 0 ? null : perRound(samples.decode[0]!.own, samples.plain),
     batchSpeedups: BATCHES.map((sequences, i) => ({
       sequences,
-      speedup: sequences / perRound(samples.batches[i]!, samples.decode[0]!),
+      speedup: sequences / perRound(samples.batches[i]!, samples.decode[0]!.own),
     })),
     /** How many times as long stock operators take. */
     stockToNative: samples.stock.decode.length === 0 ? null : {
-      oneRow: perRound(samples.stock.decode, samples.decode[0]!),
+      oneRow: perRound(samples.stock.decode, samples.decode[0]!.own),
       batches: BATCHES.map((sequences, i) => ({
         sequences,
         ratio: perRound(samples.stock.batches[i]!, samples.batches[i]!),
@@ -368,9 +376,10 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
     },
     levels: artefact.levels.map((variant, level) => {
       const { pruningRate, bytesPerToken, stateBytesPerSequence } = variant;
-      const ms = median(samples.decode[level]!);
+      const { own, first } = samples.decode[level]!;
+      const ms = median(own);
       const bytes = stepBytes(variant);
-      const toWhole = perRound(samples.decode[level]!, samples.decode[0]!);
+      const toWhole = perRound(own, first);
       return {
         pruningRate,
         decodeMs: ms,
@@ -379,10 +388,7 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
         stateBytesPerSequence,
         bytesPerStep: bytes,
         gigabytesPerSecond: bytes / ms / 1e6,
-        /** Per round, so that both see the same moment of the machine. */
-        shareOfReadLoop: median(
-          samples.decode[level]!.map((sample, i) => bytes / (sample / 1000) / samples.readLoop[i]!),
-        ),
+        shareOfReadLoop: median(own.map((sample, i) => bytes / (sample / 1000) / samples.readLoop[level]![i]!)),
         toPrediction: toWhole / (bytes / wholeBytes),
         /** The same by the bytes of weights alone. */
         toWeights: toWhole / (bytesPerToken / artefact.levels[0]!.bytesPerToken),
@@ -454,6 +460,10 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
       `, ${result.stockToNative.prefill.toFixed(2)} × for a prefill of ${result.prefillTokens}`,
     ]),
   ].join("\n");
+}
+
+function mean(values: readonly number[]): number {
+  return values.reduce((sum, value) => sum + value, 0) / values.length;
 }
 
 function median(values: readonly number[]): number {
