@@ -72,7 +72,8 @@ interface Subject {
 interface Samples {
   /** Per level, right before it, since memory is faster at one moment than at the next. */
   readonly readLoop: number[][];
-  readonly plain: number[];
+  /** A step of the plain graph and one of the elastic one at the first rate in turn. */
+  readonly plain: { readonly plain: number[]; readonly elastic: number[] };
   /** Per level, a step of it and one of the first rate in turn, for the same reason. */
   readonly decode: { readonly own: number[]; readonly first: number[] }[];
   /** Per entry of `BATCHES`, all at the first rate. */
@@ -178,7 +179,7 @@ async function measure(
   const levels = elastic.artefact.levels.map((_, level) => level);
   const samples: Samples = {
     readLoop: levels.map(() => []),
-    plain: [],
+    plain: { plain: [], elastic: [] },
     decode: levels.map(() => ({ own: [], first: [] })),
     batches: BATCHES.map(() => []),
     stock: { decode: [], batches: BATCHES.map(() => []), prefill: [] },
@@ -192,10 +193,16 @@ async function measure(
   using readLoop = new ReadLoop(flags.threads, operators);
   using bar = progressBar("bench");
   for (let round = 0; round < flags.rounds; round++) {
-    if (plain !== null) samples.plain.push(await decodeMs(plain.decoder, [0], flags.context));
+    const inTurn = (...turns: Turn[]) => inTurnMs(turns, flags.context, round);
+    const elasticAt = (level: number) => ({ decoder: elastic.decoder, level });
+    if (plain !== null) {
+      const [plainMs, elasticMs] = await inTurn({ decoder: plain.decoder, level: 0 }, elasticAt(0));
+      samples.plain.plain.push(plainMs!);
+      samples.plain.elastic.push(elasticMs!);
+    }
     for (const level of levels) {
       samples.readLoop[level]!.push(await readLoop.measure());
-      const [first, own] = await inTurnMs(elastic.decoder, [0, level], flags.context);
+      const [first, own] = await inTurn(elasticAt(0), elasticAt(level));
       samples.decode[level]!.first.push(first!);
       samples.decode[level]!.own.push(own!);
       bar.update((round + level / levels.length) / flags.rounds, `decode at level ${level}`);
@@ -208,7 +215,7 @@ async function measure(
     }
     const last = levels.length - 1;
     for (const [kind, pair] of [["first", [0, 0]], ["last", [last, last]], ["both", [0, last]]] as const) {
-      samples.inTurn[kind].push(mean(await inTurnMs(elastic.decoder, pair, flags.context)));
+      samples.inTurn[kind].push(mean(await inTurn(...pair.map(elasticAt))));
     }
     // A prefill is long and needs no round of its own every time.
     if (round % 4 === 0) {
@@ -236,24 +243,33 @@ async function decodeMs(decoder: Decoder, levels: readonly number[], context: nu
   }
 }
 
-/** Mean times of decode steps of sequences that take turns, one at each of the given levels. */
-async function inTurnMs(decoder: Decoder, levels: readonly number[], context: number): Promise<number[]> {
-  const sequences = levels.map((level) => decoder.openSequence(level));
-  const times = levels.map(() => 0);
+interface Turn {
+  readonly decoder: Decoder;
+  readonly level: number;
+}
+
+/** Mean times of decode steps of sequences that take turns. Who begins changes, so that it does not matter. */
+async function inTurnMs(turns: readonly Turn[], context: number, round: number): Promise<number[]> {
+  const order = turns.map((_, index) => (index + round) % turns.length);
+  const sequences: Sequence[] = [];
+  const times = turns.map(() => 0);
   try {
-    for (const sequence of sequences) {
+    for (const index of order) {
+      const { decoder, level } = turns[index]!;
+      const sequence = sequences[index] = decoder.openSequence(level);
       await decoder.step([{ sequence, tokens: new Int32Array(context).fill(1), logits: "none" }]);
     }
     for (let i = -WARM_UP; i < STEPS; i++) {
-      for (const [index, sequence] of sequences.entries()) {
+      order.reverse();
+      for (const index of order) {
         const start = performance.now();
-        await decoder.step([{ sequence, tokens: [1], logits: "last" }]);
+        await turns[index]!.decoder.step([{ sequence: sequences[index]!, tokens: [1], logits: "last" }]);
         if (i >= 0) times[index]! += (performance.now() - start) / STEPS;
       }
     }
     return times;
   } finally {
-    for (const sequence of sequences) sequence.close();
+    for (const sequence of sequences) sequence?.close();
   }
 }
 
@@ -336,6 +352,7 @@ async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Fla
 }
 
 function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
+  const { plain } = samples;
   const read = median(samples.readLoop.flat());
   const wholeBytes = stepBytes(artefact.levels[0]!);
   const perRound = (of: readonly number[], by: readonly number[]) => median(of.map((value, i) => value / by[i]!));
@@ -346,7 +363,7 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
     rounds: flags.rounds,
     prefillTokens: flags.prefillTokens,
     readLoopGBps: read / 1e9,
-    elasticToPlain: samples.plain.length === 0 ? null : perRound(samples.decode[0]!.own, samples.plain),
+    elasticToPlain: plain.plain.length === 0 ? null : perRound(plain.elastic, plain.plain),
     batchSpeedups: BATCHES.map((sequences, i) => ({
       sequences,
       speedup: sequences / perRound(samples.batches[i]!, samples.decode[0]!.own),
