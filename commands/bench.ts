@@ -43,7 +43,9 @@ const Flags = z.strictObject({
   device: DeviceFlag,
   promptTokens: z.int().min(1).max(100_000).default(512).describe("Tokens of a prompt, on a CUDA device"),
   outputTokens: z.int().min(2).max(100_000).default(128).describe("Tokens of an answer, on a CUDA device"),
-  rate: z.array(z.string()).default([]).describe("A pruning rate to measure on a CUDA device; all if none is given"),
+  rate: z.array(z.string().regex(/^\d*\.?\d+$/, "Expected a pruning rate such as 0.15")).default([]).describe(
+    "A pruning rate to measure on a CUDA device; all if none is given",
+  ),
   bandwidth: z.number().min(1).optional().describe("GB/s of a CUDA device's memory by its data sheet, to compare with"),
   slots: z.int().min(8).max(64).default(8).describe("Slots of the session, as the service opens it"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads that compute"),
@@ -92,10 +94,14 @@ await runCommand(async () => {
   const folders = flags.shape === undefined
     ? { elastic: () => Promise.resolve(flags.model), plain: null }
     : randomArtefacts(flags.shape, Number(flags.blockSize) as BlockSize);
+  if (flags.shape === undefined) await openArtefact(flags.model); // better now than after kernels were compiled
   // A profile waits for every launch: the driver reads this when it starts.
   if (flags.profile && flags.device !== "cpu") Deno.env.set("CUDA_LAUNCH_BLOCKING", "1");
   const chosen = await chooseDevice(flags.device, openRuntime());
   if (chosen.device === "cuda") return await benchDevice(await folders.elastic(), chosen, flags);
+  if (flags.rate.length > 0 || flags.bandwidth !== undefined) {
+    throw new RangeError("--rate and --bandwidth are for a CUDA device: the CPU's rates are all measured, in turn");
+  }
   const { operators } = chosen;
   const folder = await folders.elastic();
   if (flags.profile) return await profile(folder, operators, flags);

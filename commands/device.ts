@@ -49,6 +49,17 @@ export async function chooseDevice(
   }
 }
 
+/** Whether it can only be the CPU, which is known before anything is compiled. */
+export function isCpuOnly(asked: DeviceFlag): boolean {
+  if (asked !== "auto") return asked === "cpu";
+  try {
+    cudaDevice();
+    return false;
+  } catch {
+    return true;
+  }
+}
+
 /** One line for people. */
 export function describeDevice({ device, name, reason }: Pick<ChosenDevice, "device" | "name" | "reason">): string {
   return `device ${device}${name === null ? "" : ` (${name})`}: ${reason}`;

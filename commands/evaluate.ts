@@ -9,6 +9,8 @@ import {
   elasticPerplexity,
   narrowedPerplexity,
   type Perplexity,
+  perplexityRatio,
+  type WindowedPerplexity,
   windowsOf,
 } from "../models/perplexity.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
@@ -35,10 +37,17 @@ const Flags = z.strictObject({
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
 });
 
-interface Result extends Perplexity {
+interface Rates {
   readonly rate: number;
   /** Of each window's first half, where only second halves count. */
   readonly firstHalfRate?: number;
+}
+
+/** What is printed of one evaluation. */
+interface Result extends Rates, Perplexity {
+  /** How many times the first result's perplexity it is: 1 for that one itself. */
+  readonly ratioToFirst: number;
+  readonly ratioStandardError: number | null;
 }
 
 /** Rows of a step; more take more memory for logits and are no faster. */
@@ -49,6 +58,10 @@ await runCommand(async () => {
     name: "deno task evaluate",
     summary: "Measures perplexity per token over consecutive windows of a text. A checkpoint is evaluated in float32.",
   });
+  if (flags.allRates && flags.rate !== undefined) throw new RangeError("--all-rates and --rate: give one of them");
+  if (flags.narrowTo !== undefined && (flags.allRates || flags.narrowTo <= (flags.rate ?? 0))) {
+    throw new RangeError(`--narrow-to: ${flags.narrowTo} is not above one --rate`);
+  }
   const text = await Deno.readTextFile(flags.text);
   const windows = (tokenizer: TokenizerFiles | null) => {
     if (tokenizer === null) throw new RangeError(`Cannot evaluate ${flags.model} on a text: it has no tokenizer`);
@@ -57,37 +70,38 @@ await runCommand(async () => {
       ...(flags.maxTokens !== undefined && { maxTokens: flags.maxTokens }),
     });
   };
-  const results: Result[] = [];
-  if (flags.narrowTo !== undefined && (flags.allRates || flags.narrowTo <= (flags.rate ?? 0))) {
-    throw new RangeError(`--narrow-to: ${flags.narrowTo} is not above one --rate`);
-  }
+  const measured: (Rates & WindowedPerplexity)[] = [];
   using bar = progressBar("evaluate");
   if (await isArtefact(flags.model)) {
     const artefact = await openArtefact(flags.model);
     const levels = flags.allRates
       ? artefact.levels.map((_, level) => level)
       : [levelOf(artefact.levels, flags.rate ?? 0)];
-    results.push(...await evaluateArtefact(artefact, levels, windows(artefact.tokenizer)));
+    const narrowLevel = flags.narrowTo === undefined ? null : levelOf(artefact.levels, flags.narrowTo);
+    measured.push(...await evaluateArtefact(artefact, { levels, narrowLevel }, windows(artefact.tokenizer)));
   } else {
-    if (flags.allRates || (flags.rate ?? 0) !== 0) {
+    if (flags.allRates || (flags.rate ?? 0) !== 0 || flags.narrowTo !== undefined) {
       throw new RangeError(`Cannot evaluate ${flags.model} at a pruning rate: it is a dense checkpoint`);
     }
     using checkpoint = await openCheckpoint(flags.model);
     const progress = (done: number, total: number) => bar.update(done / total, "layers");
     const options = { threads: flags.threads, progress };
     const perplexity = await densePerplexity(openRuntime(), checkpoint, windows(checkpoint.tokenizer), options);
-    results.push({ rate: 0, ...perplexity });
+    measured.push({ rate: 0, ...perplexity });
   }
   bar[Symbol.dispose]();
+  const results = measured.map(({ windows, ...perplexity }): Result => {
+    const { ratio, standardError } = perplexityRatio({ windows }, measured[0]!);
+    return { ...perplexity, ratioToFirst: ratio, ratioStandardError: standardError };
+  });
   if (flags.json) console.log(JSON.stringify(results));
-  else {for (const { rate, firstHalfRate, perplexity, tokens } of results) {
-      const rates = firstHalfRate === undefined
-        ? rate.toFixed(2)
-        : `${firstHalfRate.toFixed(2)}, then ${rate.toFixed(2)}`;
-      console.log(`rate ${rates}  perplexity ${perplexity.toFixed(4)}  over ${tokens} tokens`);
-    }}
+  else for (const [index, result] of results.entries()) console.log(line(result, index));
 
-  async function evaluateArtefact(artefact: Artefact, levels: readonly number[], cut: readonly Int32Array[]) {
+  async function evaluateArtefact(
+    artefact: Artefact,
+    { levels, narrowLevel }: { levels: readonly number[]; narrowLevel: number | null },
+    cut: readonly Int32Array[],
+  ) {
     const runtime = openRuntime();
     const chosen = await chooseDevice(flags.device, runtime);
     sayDevice(chosen);
@@ -102,9 +116,12 @@ await runCommand(async () => {
       device: chosen.device,
       operators: chosen.operators,
     });
-    const found: Result[] = [];
-    if (flags.narrowTo !== undefined) {
-      const [from, to] = [levels[0]!, levelOf(artefact.levels, flags.narrowTo)];
+    const found: (Rates & WindowedPerplexity)[] = [];
+    if (narrowLevel !== null) {
+      const [from, to] = [levels[0]!, narrowLevel];
+      if (!decoder.narrows) {
+        throw new RangeError("--narrow-to: the state of this model cannot be narrowed where it runs");
+      }
       for (const [index, pair] of [{ from, to: from }, { from, to }, { from: to, to }].entries()) {
         const perplexity = await narrowedPerplexity(decoder, pair, cut, {
           progress: (done, total) => bar.update((index + done / total) / 3, "second halves"),
@@ -124,3 +141,13 @@ await runCommand(async () => {
     return found;
   }
 });
+
+/** A result in a line; the first one is not compared with itself. */
+function line(result: Result, index: number): string {
+  const { rate, firstHalfRate, perplexity, standardError, tokens, ratioToFirst, ratioStandardError } = result;
+  const rates = firstHalfRate === undefined ? rate.toFixed(2) : `${firstHalfRate.toFixed(2)}, then ${rate.toFixed(2)}`;
+  const error = (of: number | null) => of === null ? "" : ` ± ${of.toFixed(4)}`;
+  const compared = `, ${ratioToFirst.toFixed(4)}${error(ratioStandardError)} times the first`;
+  return `rate ${rates}  perplexity ${perplexity.toFixed(4)}${error(standardError)}  over ${tokens} tokens` +
+    (index === 0 ? "" : compared);
+}

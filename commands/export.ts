@@ -19,6 +19,8 @@ await runCommand(async () => {
     summary: "Writes an artefact as an ONNX model of stock operators that any ONNX Runtime can run.",
   });
   const artefact = await openArtefact(flags.model);
+  const there = await Deno.stat(flags.out).catch(() => null);
+  if (there?.isDirectory) throw new RangeError(`--out: ${flags.out} is a folder, the model is a file`);
   const level = flags.rate === undefined ? {} : { level: levelOf(artefact.levels, flags.rate) };
   await exportOnnx(artefact, flags.out, level);
   console.log(`${flags.out} and ${flags.out}.data are written.`);

@@ -2,6 +2,7 @@
 
 import { join } from "node:path";
 import { z } from "zod";
+import { createPolicy, isPolicyName, POLICY_NAMES } from "../engine/mod.ts";
 import { isArtefact } from "../models/artefact.ts";
 import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
 import { writeRandomArtefact } from "../models/random_artefact.ts";
@@ -84,6 +85,13 @@ await runCommand(async () => {
   }
   const policies = flags.url === undefined ? flags.policies.split(",").filter((name) => name !== "") : [flags.url];
   if (policies.length === 0) throw new RangeError("--policies: there is none");
+  const unknown = flags.url === undefined ? policies.filter((name) => !isPolicyName(name)) : [];
+  if (unknown.length > 0) {
+    throw new RangeError(`--policies: there is no ${unknown.join(", ")}; these are: ${POLICY_NAMES.join(", ")}`);
+  }
+  if (flags.halfCpuAt !== undefined && flags.halfCpuAt >= flags.seconds) {
+    throw new RangeError(`--half-cpu-at: ${flags.halfCpuAt} is not within the --seconds of a trace, ${flags.seconds}`);
+  }
   const recorded = flags.trace === undefined ? null : parseTraceCsv(await Deno.readTextFile(flags.trace));
   for (const file of [flags.json, flags.html]) if (file !== undefined) await Deno.writeTextFile(file, "");
 
@@ -101,7 +109,7 @@ interface Plan {
 
 async function replay(flags: Flags, { policies, loads, recorded }: Plan): Promise<ReplayReport> {
   const model = flags.shape === undefined ? flags.model : await randomArtefact(flags.shape);
-  const { info, costs, capacity } = await measured(flags, { model, policy: policies[0]!, recorded });
+  const { info, costs, capacity } = await measured(flags, { model, policies, recorded });
   const clock = new StepClock(costs);
   const traces = loads.map((load) => ({ load, requests: traceAt(load * capacity, { flags, clock, recorded }) }));
 
@@ -171,12 +179,19 @@ async function targetOf(flags: Flags, { model, policy }: { model: string; policy
 /** What the service is, what its steps cost, and what it sustains at rate 0. */
 async function measured(
   flags: Flags,
-  { model, policy, recorded }: { model: string; policy: string; recorded: readonly TraceRequest[] | null },
+  { model, policies, recorded }: {
+    model: string;
+    policies: readonly string[];
+    recorded: readonly TraceRequest[] | null;
+  },
 ): Promise<{ info: Info; costs: StepCosts; capacity: number }> {
-  await using target = await targetOf(flags, { model, policy });
+  await using target = await targetOf(flags, { model, policy: policies[0]! });
   using bar = progressBar("measure");
   const { client } = target;
   const info = await client.info();
+  // A service with a policy starts only when its turn comes.
+  const pruningRates = info.levels.map((level) => level.pruning_rate);
+  if (flags.url === undefined) { for (const name of policies) createPolicy(name, { pruningRates, shed: true }); }
   const draws = new RandomDraws(flags.seed + SEEDS.measuring);
   const work = recorded ?? traceWork(1000, lengths(flags));
   const longest = Math.max(...work.map(({ promptTokens, newTokens }) => promptTokens + newTokens));

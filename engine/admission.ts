@@ -1,6 +1,6 @@
 import { BudgetError, QueueFullError } from "./errors.ts";
 import type { GenerationRequest } from "./generation.ts";
-import type { Metrics } from "./metrics.ts";
+import { countRefusal, type Metrics } from "./metrics.ts";
 import type { RateAnswer } from "./rate_selector.ts";
 import type { WaitingQueue } from "./waiting_queue.ts";
 
@@ -65,13 +65,13 @@ export class Admission {
 
   #queueFull(message: string): QueueFullError {
     const { metrics, remainingMs } = this.#options;
-    metrics.admissionRejected.inc({ reason: "queue_full" });
+    countRefusal(metrics, "queue_full");
     return new QueueFullError(message, remainingMs());
   }
 
   #refusal({ budget }: GenerationRequest, { reason, choice }: Extract<RateAnswer, { kind: "refuse" }>): Error {
     const { metrics, pruningRates, remainingMs } = this.#options;
-    metrics.admissionRejected.inc({ reason });
+    countRefusal(metrics, reason);
     const message = `at pruning rate ${pruningRates[choice.level]} the answer would take ` +
       `${choice.predictedMs.toFixed(1)} ms, its first token ${choice.predictedTtftMs.toFixed(1)} ms`;
     if (reason === "budget") return new BudgetError(`The budget cannot be met: ${message}`, remainingMs());

@@ -7,8 +7,8 @@ import { type EngineState, NOT_READY } from "./engine_state.ts";
 import { NotReadyError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
 import type { Targets } from "./limits.ts";
-import { LoadSensor } from "./load_sensor.ts";
-import { type Metrics, startRates } from "./metrics.ts";
+import { type LearnedTimes, LoadSensor } from "./load_sensor.ts";
+import { countRefusal, type Metrics, startRates } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
 import { contentionSlowdown, stepTimes } from "./predictor.ts";
 import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
@@ -37,6 +37,8 @@ export interface EngineOptions {
   readonly metrics: Metrics;
   /** Where the metrics are registered, and those of other sensors of load. */
   readonly registry: Registry;
+  /** What another engine, which ran on the same runner and runs no more, has learned. */
+  readonly learned?: LearnedTimes | undefined;
   /** Closes a runner whose steps fail, and opens another like it. Without it the engine goes on with the one it has. */
   readonly reopen?: () => Promise<StepRunner>;
   /** A monotonic clock, in milliseconds. */
@@ -88,7 +90,7 @@ export class Engine {
 
   /** @throws {RangeError} If a step cannot hold a prefill chunk and a row of every slot. */
   constructor(options: EngineOptions) {
-    const { runner, prefillChunk, table, pruningRates, metrics, registry, policy } = options;
+    const { runner, prefillChunk, table, pruningRates, metrics, registry, policy, learned } = options;
     if (runner.maxRows < prefillChunk + runner.freeSlots) {
       throw new RangeError(
         `Cannot run chunks of ${prefillChunk} rows beside ${runner.freeSlots} slots: a step holds ${runner.maxRows}`,
@@ -103,7 +105,7 @@ export class Engine {
     this.slots = runner.freeSlots;
     this.maxTokens = runner.maxTokens;
     this.pruningRates = pruningRates;
-    this.#sensor = new LoadSensor({ metrics, registry });
+    this.#sensor = new LoadSensor({ metrics, registry, learned });
     this.#selector = new RateSelector({
       costs: this.#costs,
       policy,
@@ -143,6 +145,11 @@ export class Engine {
       chunkRows: prefillChunk,
       chunkMs: stepMs([{ level, phase: "prefill", rows: prefillChunk, context: 0 }]),
     };
+  }
+
+  /** What has been learned of the times of steps, for an engine that follows this one. */
+  get learned(): LearnedTimes {
+    return this.#sensor.learned;
   }
 
   /**
@@ -208,11 +215,11 @@ export class Engine {
     metrics.requestsArrived.inc();
     const { state } = this;
     if (state === "draining") {
-      metrics.admissionRejected.inc({ reason: "stopping" });
+      countRefusal(metrics, "stopping");
       throw new StoppingError(NOT_READY.draining);
     }
     if (state !== "ready") {
-      metrics.admissionRejected.inc({ reason: "not_ready" });
+      countRefusal(metrics, "not_ready");
       throw new NotReadyError(NOT_READY[state]);
     }
     this.#admission.checkRoom(request);

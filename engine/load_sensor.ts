@@ -51,6 +51,17 @@ const FOUR_OF_FIVE = 0.84;
 /** Requests that must have ended before their lengths are counted on. */
 const LENGTHS_NEEDED = 20;
 
+/** What a sensor has learned of the times of steps, for another to begin with that follows it. */
+export interface LearnedTimes {
+  readonly stepRatio: StepRatio;
+  readonly betweenSteps: {
+    /** The logarithm of milliseconds. */
+    readonly log: number;
+    /** Readings that it comes from. */
+    readonly readings: number;
+  };
+}
+
 /**
  * Reads the registry for what the predictor and the policies need to know. Sums and counts only grow, so what is new
  * since the last reading tells what happened lately.
@@ -58,18 +69,28 @@ const LENGTHS_NEEDED = 20;
 export class LoadSensor {
   readonly #metrics: Metrics;
   readonly #registry: Registry;
-  readonly #stepRatio = new StepRatio();
+  readonly #stepRatio: StepRatio;
   readonly #seen = new Map<string, { sum: number; predicted: number }>();
   /** `side` is the mean of the signs of the differences, -1 to 1. */
   readonly #error = { center: 0, side: 0, deviation: FIRST_DEVIATION, sum: 0, count: 0 };
   /** `log` is the logarithm of milliseconds. */
-  readonly #between = { log: -Infinity, sum: 0, count: 0 };
+  readonly #between: { log: number; readings: number; sum: number; count: number };
   /** `seen` is the part of the average that lies after the first reading. */
   readonly #arrivals = { perSecond: 0, seen: 0, count: 0, atMs: -Infinity };
 
-  constructor({ metrics, registry }: { metrics: Metrics; registry: Registry }) {
+  constructor(
+    { metrics, registry, learned }: { metrics: Metrics; registry: Registry; learned?: LearnedTimes | undefined },
+  ) {
     this.#metrics = metrics;
     this.#registry = registry;
+    this.#stepRatio = learned?.stepRatio ?? new StepRatio();
+    this.#between = { ...learned?.betweenSteps ?? { log: -Infinity, readings: 0 }, sum: 0, count: 0 };
+  }
+
+  /** What it has learned so far; it is not to go on learning when another one has this. */
+  get learned(): LearnedTimes {
+    const { log, readings } = this.#between;
+    return { stepRatio: this.#stepRatio, betweenSteps: { log, readings } };
   }
 
   /** Share of the machine that other work takes; 0 where nobody measures it. */
@@ -110,10 +131,11 @@ export class LoadSensor {
     const log = Math.log(1000 * (series.sum - between.sum) / (series.count - between.count));
     [between.sum, between.count] = [series.sum, series.count];
     if (!Number.isFinite(log)) return;
+    between.readings++;
     if (between.log === -Infinity) between.log = log;
     else {
       const difference = Math.max(-MOST_BETWEEN, Math.min(MOST_BETWEEN, log - between.log));
-      between.log += Math.max(BETWEEN_GAIN, 1 / series.count) * difference;
+      between.log += Math.max(BETWEEN_GAIN, 1 / between.readings) * difference;
     }
   }
 

@@ -1,13 +1,13 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { Gauge, Registry } from "prom-client";
-import { LoadSensor } from "./load_sensor.ts";
+import { type LearnedTimes, LoadSensor } from "./load_sensor.ts";
 import { createMetrics } from "./metrics.ts";
 
-function sensed() {
+function sensed(learned?: LearnedTimes) {
   const registry = new Registry();
   const metrics = createMetrics(registry);
-  return { registry, metrics, sensor: new LoadSensor({ metrics, registry }) };
+  return { registry, metrics, sensor: new LoadSensor({ metrics, registry, learned }) };
 }
 
 describe("LoadSensor", () => {
@@ -49,6 +49,25 @@ describe("LoadSensor", () => {
     for (let i = 0; i < 60; i++) pause(0.6);
     ok(Math.abs(pause(0.6) - 0.6) < 0.02);
     ok(pause(5000) < 0.64);
+  });
+
+  it("begins with what another has learned of steps, and changes no faster than that one", () => {
+    const { metrics, sensor } = sensed();
+    for (let i = 0; i < 100; i++) {
+      metrics.stepSeconds.observe({ phase: "decode", rate: "0" }, 0.03);
+      metrics.stepPredictedSeconds.inc({ phase: "decode", rate: "0" }, 0.02);
+      metrics.betweenSteps.observe(0.0004);
+      sensor.readSteps();
+    }
+    const before = sensor.snapshot(0);
+    const next = sensed(sensor.learned);
+    const start = next.sensor.snapshot(0);
+    equal(start.betweenStepsMs, before.betweenStepsMs);
+    const kind = { phase: "decode", sequences: 1 } as const;
+    equal(start.stepRatio(kind), before.stepRatio(kind));
+    next.metrics.betweenSteps.observe(1);
+    next.sensor.readSteps();
+    ok(next.sensor.snapshot(0).betweenStepsMs < 1.04 * before.betweenStepsMs);
   });
 
   it("learns the median of the prediction error, of those alone whom nothing held up by far, and its spread", () => {

@@ -1,5 +1,6 @@
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
 import { RATE_REASONS } from "./rate_choice.ts";
+import { REFUSAL_REASONS, type RefusalReason } from "./refusal_reason.ts";
 
 /** Buckets of vLLM's series of the same names, in seconds. */
 const FIRST_TOKEN = [
@@ -16,9 +17,6 @@ const BRIEF = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.
 const RATIO = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10];
 const SHARE = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 const SLACK = [-10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
-
-/** Why requests are refused at the door. */
-const REFUSAL_REASONS = ["queue_full", "budget", "overload", "stopping", "not_ready"];
 
 /** All series of the service, without the prefix `espalier_` of their names. `rate` is a prepared pruning rate. */
 export type Metrics = ReturnType<typeof createMetrics>;
@@ -78,7 +76,11 @@ export function createMetrics(registry: Registry) {
       "Time that steps take by the table of this machine and by what other work takes; beside step_seconds_sum",
       ["phase", "rate"],
     ),
-    requests: counter("requests_total", "Requests by how they ended and what HTTP said", ["outcome", "code"]),
+    requests: counter(
+      "requests_total",
+      "Requests for answers by how they ended and what HTTP said; others only if they were refused",
+      ["outcome", "code"],
+    ),
     sloRequests: counter(
       "slo_requests_total",
       "Requests with a budget, by the largest rate they ran at: met or missed",
@@ -93,6 +95,11 @@ export function createMetrics(registry: Registry) {
   };
   for (const reason of REFUSAL_REASONS) metrics.admissionRejected.inc({ reason }, 0);
   return metrics;
+}
+
+/** Counts a request that is refused at the door. */
+export function countRefusal({ admissionRejected }: Pick<Metrics, "admissionRejected">, reason: RefusalReason): void {
+  admissionRejected.inc({ reason });
 }
 
 /**

@@ -4,9 +4,10 @@ export { type EngineState, NOT_READY } from "./engine_state.ts";
 export { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 export type { FinishReason, GenerationEnd, GenerationRequest, GenerationStart, Timings } from "./generation.ts";
 export { NO_TARGETS, type Targets } from "./limits.ts";
+export type { LearnedTimes } from "./load_sensor.ts";
 export { measureSteps } from "./measure_steps.ts";
 export { createMetrics, type Metrics } from "./metrics.ts";
-export { createPolicy, type Policy, POLICY_NAMES } from "./policies/mod.ts";
+export { createPolicy, isPolicyName, type Policy, POLICY_NAMES } from "./policies/mod.ts";
 export type { Budget, RateChoice, RateReason } from "./rate_choice.ts";
 export {
   type Logprobs,

@@ -11,6 +11,7 @@ import {
   type WaitingWork,
 } from "./predictor.ts";
 import type { RateChoice } from "./rate_choice.ts";
+import type { RefusalReason } from "./refusal_reason.ts";
 import type { StepCosts } from "./step_costs.ts";
 
 export interface RateSelectorOptions {
@@ -47,8 +48,11 @@ export type RateAnswer =
     /** Its budget is lost, and others should go first. */
     readonly lost: boolean;
   }
-  /** `budget`: no rate will do. `overload`: other requests stand in its way. */
-  | { readonly kind: "refuse"; readonly reason: "budget" | "overload"; readonly choice: RateChoice };
+  | {
+    readonly kind: "refuse";
+    readonly reason: Extract<RefusalReason, "budget" | "overload">;
+    readonly choice: RateChoice;
+  };
 
 /** Asks the policy for levels, and says what is predicted with them. */
 export class RateSelector {

@@ -106,6 +106,7 @@ export interface StepKind {
   readonly sequences: number;
 }
 
+/** The kind of a step from its parts. */
 export function kindOf(parts: readonly StepPart[]): StepKind {
   return { phase: phaseOf(parts), sequences: parts.length };
 }

@@ -7,6 +7,54 @@ export interface Perplexity {
   readonly perplexity: number;
   /** Tokens that were predicted. */
   readonly tokens: number;
+  /** Of the perplexity, from how windows differ; `null` for one window, which tells nothing of that. */
+  readonly standardError: number | null;
+}
+
+/** A perplexity and what it comes from. */
+export interface WindowedPerplexity extends Perplexity {
+  readonly windows: readonly WindowLoss[];
+}
+
+/** What a window costs. */
+export interface WindowLoss {
+  /** Sum of −log P over its predicted tokens, natural logarithm. */
+  readonly loss: number;
+  readonly tokens: number;
+}
+
+/**
+ * Perplexity of windows, exp(m) with the mean loss m of a token. Tokens of a window depend on each other, so the windows
+ * are what was drawn: m is a ratio of their sums, and its variance is taken to first order, as is that of exp(m).
+ *
+ * @see Cochran, Sampling Techniques, 3rd edition, section 6.3 (ratio estimate)
+ */
+export function perplexityOf(windows: readonly WindowLoss[]): WindowedPerplexity {
+  const tokens = windows.reduce((sum, window) => sum + window.tokens, 0);
+  const mean = windows.reduce((sum, { loss }) => sum + loss, 0) / tokens;
+  const perplexity = Math.exp(mean);
+  const count = windows.length;
+  const squares = windows.reduce((sum, window) => sum + (window.loss - mean * window.tokens) ** 2, 0);
+  const standardError = count < 2 ? null : perplexity * Math.sqrt(count / (count - 1) * squares) / tokens;
+  return { perplexity, tokens, standardError, windows };
+}
+
+/**
+ * How many times another perplexity one is, over the same windows, with its standard error: windows are hard or easy for
+ * both, so the ratio is known much better than either.
+ *
+ * @throws {RangeError} If the windows are not the same.
+ */
+export function perplexityRatio(
+  { windows }: Pick<WindowedPerplexity, "windows">,
+  other: Pick<WindowedPerplexity, "windows">,
+): Pick<Perplexity, "standardError"> & { readonly ratio: number } {
+  if (windows.length !== other.windows.length || windows.some(({ tokens }, i) => tokens !== other.windows[i]!.tokens)) {
+    throw new RangeError(`Cannot compare ${windows.length} windows with ${other.windows.length} others`);
+  }
+  const differences = windows.map(({ loss, tokens }, i) => ({ loss: loss - other.windows[i]!.loss, tokens }));
+  const { perplexity: ratio, standardError } = perplexityOf(differences);
+  return { ratio, standardError };
 }
 
 /**
@@ -34,14 +82,13 @@ export async function densePerplexity(
   checkpoint: Checkpoint,
   windows: readonly Int32Array[],
   options: DenseOptions,
-): Promise<Perplexity> {
+): Promise<WindowedPerplexity> {
   const { vocabSize } = checkpoint.description.config;
-  let [sum, count] = [0, 0];
+  const losses: WindowLoss[] = [];
   await denseLogits(runtime, checkpoint, windows, (logits, window) => {
-    sum += negativeLogLikelihood(logits, vocabSize, window);
-    count += window.length - 1;
+    losses.push({ loss: negativeLogLikelihood(logits, vocabSize, window), tokens: window.length - 1 });
   }, options);
-  return { perplexity: Math.exp(sum / count), tokens: count };
+  return perplexityOf(losses);
 }
 
 /** Perplexity of one level of an open artefact. */
@@ -50,16 +97,17 @@ export async function elasticPerplexity(
   level: number,
   windows: readonly Int32Array[],
   { progress }: { progress?: Progress } = {},
-): Promise<Perplexity> {
-  let [sum, count] = [0, 0];
+): Promise<WindowedPerplexity> {
+  const losses: WindowLoss[] = [];
   for (const [index, window] of windows.entries()) {
+    let loss = 0;
     const sequence = decoder.openSequence(level);
     try {
       for (let start = 0; start < window.length; start += decoder.maxRows) {
         const tokens = window.subarray(start, start + decoder.maxRows);
         const [logits] = await decoder.step([{ sequence, tokens, logits: "all" }]);
         // The last row predicts the first token of the next piece, or of nothing.
-        sum += negativeLogLikelihood(
+        loss += negativeLogLikelihood(
           logits!,
           decoder.plan.config.vocabSize,
           window.subarray(start, start + tokens.length + 1),
@@ -68,10 +116,10 @@ export async function elasticPerplexity(
     } finally {
       sequence.close();
     }
-    count += window.length - 1;
+    losses.push({ loss, tokens: window.length - 1 });
     progress?.(index + 1, windows.length);
   }
-  return { perplexity: Math.exp(sum / count), tokens: count };
+  return perplexityOf(losses);
 }
 
 /**
@@ -83,10 +131,11 @@ export async function narrowedPerplexity(
   { from, to }: { from: number; to: number },
   windows: readonly Int32Array[],
   { progress }: { progress?: Progress } = {},
-): Promise<Perplexity> {
+): Promise<WindowedPerplexity> {
   const { vocabSize } = decoder.plan.config;
-  let [sum, count] = [0, 0];
+  const losses: WindowLoss[] = [];
   for (const [index, window] of windows.entries()) {
+    let loss = 0;
     const half = window.length >> 1;
     const sequence = decoder.openSequence(from);
     try {
@@ -95,16 +144,16 @@ export async function narrowedPerplexity(
         if (start === half && to > from) sequence.narrow(to);
         const logits = start < half ? "none" : "all";
         const [rows] = await decoder.step([{ sequence, tokens: window.subarray(start, end), logits }]);
-        if (start >= half) sum += negativeLogLikelihood(rows!, vocabSize, window.subarray(start, end + 1));
+        if (start >= half) loss += negativeLogLikelihood(rows!, vocabSize, window.subarray(start, end + 1));
         start = end;
       }
     } finally {
       sequence.close();
     }
-    count += window.length - half - 1;
+    losses.push({ loss, tokens: window.length - half - 1 });
     progress?.(index + 1, windows.length);
   }
-  return { perplexity: Math.exp(sum / count), tokens: count };
+  return perplexityOf(losses);
 }
 
 /**

@@ -45,7 +45,11 @@ export function createApp(services: Services): Hono<RecordedEnv> {
     throw new RequestError(405, `${c.req.path} takes ${[...methods].join(", ")}`);
   });
   app.onError((error, c) => {
-    const { status, body, retryAfterSeconds } = explainError(services, error, c.var.record);
+    const { record } = c.var;
+    const { status, outcome, body, retryAfterSeconds } = explainError(services, error, record);
+    if (record === undefined) {
+      services.refusals.note({ status, outcome, message: body.error.message, method: c.req.method, path: c.req.path });
+    }
     if (retryAfterSeconds !== null) c.header("Retry-After", String(retryAfterSeconds));
     // Hono's list of codes lacks 499, which nobody reads.
     return c.json(body, status as ContentfulStatusCode);

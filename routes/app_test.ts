@@ -140,4 +140,32 @@ describe("createApp()", () => {
     deepEqual([wrong.status, wrong.headers.get("Allow")], [405, "POST"]);
     equal((await wrong.json()).error.message, "/generate takes POST");
   });
+
+  it("counts what it refuses, and logs a line of each status a minute, however many there are", async () => {
+    const { app, clock, logged, registry } = toyApp();
+    const scan = async () => {
+      for (let i = 0; i < 100; i++) await app.request(`/wp-${i}.php?key=secret`);
+    };
+    await scan();
+    await app.request("/generate", { method: "DELETE" });
+    const refused = (code: number, method: string, path: string, message: string, unlogged: number) => {
+      return { event: "refused", code, message, method, path, unlogged };
+    };
+    const first = [
+      refused(404, "GET", "/wp-0.php", "There is no /wp-0.php", 0),
+      refused(405, "DELETE", "/generate", "/generate takes POST", 0),
+    ];
+    deepEqual(logged, first);
+    clock.ms += 59_999;
+    await scan();
+    deepEqual(logged, first);
+    clock.ms += 1;
+    await app.request(`/${"a".repeat(1000)}`);
+    const { path, message, ...rest } = logged.at(-1)!;
+    deepEqual([logged.length, rest], [3, { event: "refused", code: 404, method: "GET", unlogged: 199 }]);
+    ok(String(path).length < 210 && String(message).length < 210);
+    const text = await registry.metrics();
+    match(text, /^espalier_requests_total\{outcome="invalid",code="404"\} 201$/m);
+    match(text, /^espalier_requests_total\{outcome="invalid",code="405"\} 1$/m);
+  });
 });

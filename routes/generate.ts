@@ -14,7 +14,7 @@ import { textEvents } from "./text_events.ts";
 export function generate(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { record } = c.var;
-    const body = parseBody(GenerateBody, await readJson(c.req.raw, services.limits));
+    const body = parseBody(GenerateBody, await readJson(c.req.raw, services));
     record.prompt = body.prompt ?? body.prompt_tokens;
     const request = await generateRequest(body, services, record.arrivedMs);
     record.promptTokens = request.promptTokens.length;

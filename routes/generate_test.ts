@@ -3,6 +3,7 @@ import { describe, it } from "@std/testing/bdd";
 import { Gate } from "../engine/testing/toy_engine.ts";
 import { toyAnswer, ToyRunner } from "../engine/testing/toy_runner.ts";
 import { toyTokenizer } from "../engine/testing/toy_tokenizer.ts";
+import { BodyRoom } from "./body_room.ts";
 import { post, readEvents, toyApp } from "./testing/toy_app.ts";
 
 const GREEDY = { prompt: "abc", max_new_tokens: 4, temperature: 0 };
@@ -358,6 +359,30 @@ describe("POST /generate", () => {
       match((await response.json()).error.message, /UTF-8/);
     });
 
+    it("the oldest of the bodies that are on their way when there is no more room for them", async () => {
+      const { app, gauges } = toyApp({}, { bodyRoom: new BodyRoom(100) });
+      const text = JSON.stringify({ prompt: "a", max_new_tokens: 1 }).padEnd(60);
+      const slow = () => {
+        let controller: ReadableStreamDefaultController<Uint8Array>;
+        const body = new ReadableStream({ start: (own) => void (controller = own) });
+        const answer = post(app, "", { body });
+        return { answer, send: (part: string) => controller.enqueue(encode(part)), end: () => controller.close() };
+      };
+      const [first, second] = [slow(), slow()];
+      first.send(text);
+      await turns();
+      second.send(text);
+      const refused = await first.answer;
+      deepEqual([refused.status, refused.headers.get("Retry-After")], [429, "1"]);
+      match((await refused.json()).error.message, /^Too many bodies come at once/);
+      second.end();
+      equal((await second.answer).status, 200);
+      // Whoever alone is too much has to go too, and room is free again.
+      equal((await post(app, text.padEnd(101))).status, 429);
+      for (let i = 0; i < 3; i++) equal((await post(app, text.padEnd(100))).status, 200);
+      equal((await gauges())["requests_running"], 0);
+    });
+
     it("a long body without a declared length as soon as it is too long", async () => {
       const { app } = toyApp();
       let sent = 0;
@@ -372,6 +397,10 @@ describe("POST /generate", () => {
     });
   });
 });
+
+function encode(text: string): Uint8Array {
+  return new TextEncoder().encode(text);
+}
 
 /** Lets everything run that can. */
 function turns(): Promise<void> {

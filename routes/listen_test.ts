@@ -1,4 +1,4 @@
-import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { deepEqual, equal, match, ok, rejects } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { Gate } from "../engine/testing/toy_engine.ts";
 import { ToyRunner } from "../engine/testing/toy_runner.ts";
@@ -127,6 +127,56 @@ describe("listen()", () => {
     await connection.write(new TextEncoder().encode("TRACE / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"));
     match(await new Response(connection.readable).text(), /^HTTP\/1.1 400 /);
     equal((await fetch(`${url}/livez`)).status, 200);
+    await server.close();
+  });
+
+  it("tells of what it refuses by itself", async () => {
+    const refusals: unknown[] = [];
+    const server = await listen(() => new Response("ok"), {
+      ...{ hostname, port: 0, limits: { headerSeconds: 0.2, maxHeaderBytes: 1024 } },
+      onRefusal: ({ status, outcome, method, path }) => refusals.push([status, outcome, method, path]),
+    });
+    const requests: readonly [string, unknown][] = [
+      ["nonsense\r\n\r\n", [400, "invalid", null, null]],
+      ["GET /slow HTTP/1.1\r\n", [408, "invalid", null, null]],
+      [`GET /${"a".repeat(2000)} HTTP/1.1\r\nHost: x\r\n\r\n`, [431, "invalid", null, null]],
+      ["TRACE /a?key=secret HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [400, "invalid", "TRACE", "/a"]],
+      ["GET /b HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", [400, "invalid", "GET", "/b"]],
+      [
+        "PUT /c HTTP/1.1\r\nHost: x\r\nExpect: tea\r\nConnection: close\r\nContent-Length: 0\r\n\r\n",
+        [417, "invalid", "PUT", "/c"],
+      ],
+    ];
+    for (const [text, told] of requests) {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode(text));
+      match(await new Response(connection.readable).text(), new RegExp(`^HTTP/1\\.1 ${(told as number[])[0]} `));
+      deepEqual(refusals.splice(0), [told], text);
+    }
+    await server.close();
+  });
+
+  it("answers some requests at once on a connection, and cuts off who sends many", async () => {
+    const refusals: unknown[] = [];
+    let asked = 0;
+    const handler = () => (asked++, new Response("ok"));
+    const onRefusal = ({ status, message }: { status: number; message: string }) => refusals.push([status, message]);
+    const server = await listen(handler, { hostname, port: 0, onRefusal });
+    const send = async (count: number) => {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const last = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+      await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(count - 1) + last));
+      const text = await new Response(connection.readable).text().catch(() => "");
+      return [...text.matchAll(/HTTP\/1\.1 200 /g)].length;
+    };
+    equal(await send(32), 32);
+    deepEqual([asked, refusals], [32, []]);
+    // They come in one packet or in a few.
+    const answered = await send(1000);
+    ok(answered < 1000 && asked < 1000, `${asked} asked, ${answered} answered`);
+    deepEqual(refusals, [[400, "More than 32 requests came before their answers"]]);
+    // One after the other there can be as many as anybody likes.
+    for (let i = 0; i < 100; i++) equal(await (await fetch(`http://${hostname}:${server.port}`)).text(), "ok");
     await server.close();
   });
 

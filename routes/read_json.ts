@@ -1,4 +1,5 @@
 import { findDuplicateKey } from "../models/duplicate_key.ts";
+import type { BodyRoom } from "./body_room.ts";
 import { ClientGoneError, RequestError } from "./errors.ts";
 
 /** What a body may ask of us before we know what it says. */
@@ -25,10 +26,14 @@ export const DEFAULT_JSON_LIMITS: JsonLimits = { maxBodyBytes: 1 << 20, maxJsonD
  * compressed; 400 if it is not JSON, nested too deeply, has too many values, a key twice in an object, or half of a
  * surrogate pair.
  * @throws {ClientGoneError} If it breaks off.
+ * @throws {QueueFullError} If others need the room that it takes until it is whole.
  */
-export async function readJson(request: Request, limits: JsonLimits): Promise<unknown> {
+export async function readJson(
+  request: Request,
+  { limits, bodyRoom }: { readonly limits: JsonLimits; readonly bodyRoom: BodyRoom },
+): Promise<unknown> {
   checkType(request.headers);
-  const text = await readText(request, limits.maxBodyBytes);
+  const text = await readText(request, limits.maxBodyBytes, bodyRoom);
   const value = parsed(text);
   checkValue(value, limits.maxJsonDepth);
   const twice = findDuplicateKey(text);
@@ -49,17 +54,23 @@ function checkType(headers: Headers): void {
   }
 }
 
-async function readText(request: Request, maxBytes: number): Promise<string> {
+async function readText(request: Request, maxBytes: number, room: BodyRoom): Promise<string> {
   const tooLong = () => new RequestError(413, `The body is too long: the limit is ${maxBytes} bytes`);
   if (Number(request.headers.get("Content-Length")) > maxBytes) throw tooLong();
   const decoder = new TextDecoder("utf-8", { fatal: true });
+  const leaving = new AbortController();
+  const body = { bytes: 0, leave: (reason: Error) => leaving.abort(reason) };
   let text = "";
-  let size = 0;
-  for await (const piece of pieces(request)) {
-    size += piece.byteLength;
-    if (size > maxBytes) throw tooLong();
-    text += decoded(() => decoder.decode(piece, { stream: true }));
+  try {
+    for await (const piece of pieces(request, leaving.signal)) {
+      room.take(body, piece.byteLength);
+      if (body.bytes > maxBytes) throw tooLong();
+      text += decoded(() => decoder.decode(piece, { stream: true }));
+    }
+  } finally {
+    room.free(body);
   }
+  leaving.signal.throwIfAborted();
   return text + decoded(() => decoder.decode());
 }
 
@@ -107,9 +118,11 @@ function checkValue(root: unknown, maxDepth: number): void {
   }
 }
 
-async function* pieces({ body }: Request): AsyncGenerator<Uint8Array, void> {
+/** What comes of a body, until it is whole or is to come no more. */
+async function* pieces({ body }: Request, leaving: AbortSignal): AsyncGenerator<Uint8Array, void> {
   if (body === null) return;
   const reader = body.getReader();
+  leaving.addEventListener("abort", () => reader.cancel().catch(() => {}));
   try {
     while (true) {
       const { done, value } = await reader.read().catch((cause) => {

@@ -1,7 +1,9 @@
 import type { Registry } from "prom-client";
 import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
 import type { ChatTemplate } from "../models/chat_template.ts";
+import type { BodyRoom } from "./body_room.ts";
 import type { JsonLimits } from "./read_json.ts";
+import type { Refusals } from "./refusals.ts";
 import type { Security } from "./security/security.ts";
 
 /** What the routes say about the model. */
@@ -73,10 +75,13 @@ export interface Services {
   /** `null`: the model takes no conversations. */
   readonly chatTemplate: Pick<ChatTemplate, "render"> | null;
   readonly limits: Limits;
+  readonly bodyRoom: BodyRoom;
   readonly security: Security;
   readonly build: Build;
   readonly registry: Registry;
   readonly metrics: Metrics;
+  /** Takes note of what is refused outside of requests for answers. */
+  readonly refusals: Refusals;
   /** Takes one line of the log. */
   readonly log: (line: Readonly<Record<string, unknown>>) => void;
   /** Whether the line of a request has its prompt. */

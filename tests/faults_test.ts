@@ -276,6 +276,16 @@ describe("A fault", () => {
     deepEqual(await again.tokens(GREEDY), greedyAlone);
   });
 
+  it("a log that nobody reads holds nothing up, not even the end", async () => {
+    await using unread = await Service.startWithUnreadLog("--log-prompts");
+    const body = { prompt: "a".repeat(400), max_new_tokens: 1, temperature: 0 };
+    // A pipe holds 64 KiB.
+    for (let i = 0; i < 150; i++) await unread.json(body);
+    equal((await unread.get("/livez")).status, 200);
+    unread.signal("SIGTERM");
+    equal((await unread.status).code, 0);
+  });
+
   it("a Prometheus server that is not there, or never answers, is told of and holds nothing up", async () => {
     using silent = Deno.listen({ hostname: "127.0.0.1", port: 0 });
     for (const url of [`http://127.0.0.1:${silent.addr.port}`, "http://127.0.0.1:9"]) {

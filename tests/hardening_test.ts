@@ -63,6 +63,13 @@ const TABLE: readonly [string, string, number | null][] = [
   ["a length with a sign", framed("Content-Length: +1\r\n", "a"), 400],
   ["an unknown transfer coding", framed("Transfer-Encoding: xchunked\r\n", chunks(BODY)), 400],
   ["a coding before the chunks", framed("Transfer-Encoding: gzip, chunked\r\n", chunks(BODY)), 400],
+  [
+    "chunks in HTTP/1.0",
+    framed("Transfer-Encoding: chunked\r\n", chunks(BODY)).replace("HTTP/1.1", "HTTP/1.0"),
+    400,
+  ],
+  ["the coding twice", framed("Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n", chunks(BODY)), 400],
+  ["the same length twice", framed(`Content-Length: ${BODY.length}\r\n`.repeat(2), BODY), 400],
   ["no coding, by name", framed("Transfer-Encoding: identity\r\n", BODY), 400],
   ["a length beyond integers", framed("Content-Length: 18446744073709551617\r\n", "a"), 400],
   ["a body announced too long", `POST /generate HTTP/1.1\r\n${HOST}Content-Length: 9000000000\r\n\r\n`, 413],
@@ -70,6 +77,11 @@ const TABLE: readonly [string, string, number | null][] = [
     "the same, waiting for leave",
     `POST /generate HTTP/1.1\r\n${HOST}Expect: 100-continue\r\nContent-Length: 9000000000\r\n\r\n`,
     413,
+  ],
+  [
+    "a chunk of more bytes than it says",
+    framed("Transfer-Encoding: chunked\r\n", chunks(BODY).replace("\r\n0", "xx\r\n0")),
+    400,
   ],
   ["a chunk without a size", framed("Transfer-Encoding: chunked\r\n", "zz\r\nabc\r\n0\r\n\r\n"), 400],
   ["a method that is none", `FROB / HTTP/1.1\r\n${HOST}${CLOSE}\r\n`, 400],
@@ -105,6 +117,12 @@ const TABLE: readonly [string, string, number | null][] = [
   ["HTTP/2", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 400],
   ["a budget in a header that is two", post(BODY, "X-Latency-Budget-Ms: 1, 2\r\n", "/v1/completions"), 400],
   ["a header that says NaN", post(BODY, "X-Pruning-Rate: NaN\r\n", "/v1/completions"), 400],
+  ["newlines that never end", "\r\n".repeat(1000), 408],
+  [
+    "trailers that never end",
+    framed("Transfer-Encoding: chunked\r\n", `0\r\n${`X: ${"a".repeat(1000)}\r\n`.repeat(50)}`),
+    431,
+  ],
   ["headers that never end", "GET /livez HTTP/1.1\r\nHo", 408],
   ["a body that never ends", `POST /generate HTTP/1.1\r\n${HOST}Content-Length: 9\r\n\r\n{`, 408],
 ];
@@ -168,6 +186,16 @@ describe("The service, over a bare connection,", () => {
   it("answers requests that come in one packet in their order", async () => {
     const answer = await exchange(`GET /livez HTTP/1.1\r\n${HOST}\r\n${get("/nowhere")}`);
     equal(Array.from(answer.matchAll(/HTTP\/1\.1 (\d{3}) /g), ([, status]) => status).join(), "200,404");
+  });
+
+  it("takes no request out of another's body", async () => {
+    const inner = get("/nowhere");
+    const length = `Content-Length: ${inner.length}\r\n`;
+    for (const head of [`GET /livez HTTP/1.1\r\n${HOST}${length}`, `POST /livez HTTP/1.1\r\n${HOST}${length}`]) {
+      const answer = await exchange(`${head}\r\n${inner}${get("/info")}`);
+      equal(Array.from(answer.matchAll(/HTTP\/1\.1 (\d{3}) /g), ([, status]) => status).at(-1), "200", answer);
+      ok(!answer.includes("nowhere"), answer);
+    }
   });
 
   it("is idle after all of it", () => service.isIdle());

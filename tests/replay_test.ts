@@ -84,7 +84,15 @@ describe("replay", () => {
   describe("refuses in words, and with 1,", () => {
     it("loads that are none", () => refused(/--loads: "1,x"/, "--loads", "1,x"));
     it("no policy", () => refused(/--policies: there is none/, "--policies", ","));
-    it("a policy that the service does not know", () => refused(/fastest/, ...BRIEF, "--policies", "fastest"));
+    it("policies that the service does not know, wherever they stand, before it is started", () =>
+      refused(/^--policies: there is no fastest, fixed:x; these/, "--policies", "predictive,fastest,fixed:x"));
+    it("a rate of a later policy that is not prepared, before anything is measured", async () => {
+      // Measuring for the hour that is asked for would take longer than any test.
+      const long = ["--cost-seconds", "3600", "--capacity-seconds", "3600", "--threads", "1"];
+      await refused(/"0\.12" is not prepared/, ...long, "--policies", "predictive,fixed:0.12");
+    });
+    it("half of the CPU taken when the trace is over", () =>
+      refused(/--half-cpu-at: 60 is not within/, "--seconds", "60", "--half-cpu-at", "60"));
     it("a trace that is none", async () => {
       await Deno.writeTextFile(`${folder}/bad.csv`, "0,1,1\n1,one,1");
       await refused(/line 2: "1,one,1"/, "--trace", `${folder}/bad.csv`);

@@ -19,6 +19,11 @@ const FIXED = "fixed:";
 /** What `createPolicy()` knows, for help texts. */
 export const POLICY_NAMES: readonly string[] = [`${FIXED}R`, ...Object.keys(POLICIES)];
 
+/** Whether there is such a policy; whether the rate after `fixed:` is prepared depends on the model. */
+export function isPolicyName(name: string): boolean {
+  return Object.hasOwn(POLICIES, name) || (name.startsWith(FIXED) && /^\d*\.?\d+$/.test(name.slice(FIXED.length)));
+}
+
 /** @throws {RangeError} If there is no such policy, or the rate after `fixed:` is not prepared. */
 export function createPolicy(name: string, options: PolicyOptions): Policy {
   if (name.startsWith(FIXED)) {

@@ -22,9 +22,10 @@ export const TOY_RATES = [0, 0.15, 0.35];
 
 /** An engine over a toy model with the rates 0, 0.15 and 0.35, on a clock that stands until it is set. */
 export function toyEngine(
-  options: Partial<EngineOptions> = {},
+  given: Partial<EngineOptions> = {},
 ): {
   engine: Engine;
+  options: EngineOptions;
   registry: Registry;
   metrics: Metrics;
   clock: { ms: number };
@@ -34,7 +35,7 @@ export function toyEngine(
   const registry = new Registry();
   const metrics = createMetrics(registry);
   const clock = { ms: 1000 };
-  const engine = new Engine({
+  const options: EngineOptions = {
     runner: new ToyRunner(),
     pruningRates: TOY_RATES,
     table: TOY_TABLE,
@@ -46,15 +47,16 @@ export function toyEngine(
     metrics,
     registry,
     now: () => clock.ms,
-    ...options,
-  });
+    ...given,
+  };
+  const engine = new Engine(options);
   const gauges = async () => {
     const all = await registry.getMetricsAsJSON();
     return Object.fromEntries(
       all.flatMap(({ name, values }) => values.length === 1 ? [[name.replace("espalier_", ""), values[0]!.value]] : []),
     );
   };
-  return { engine, registry, metrics, clock, gauges };
+  return { engine, options, registry, metrics, clock, gauges };
 }
 
 export function toyRequest(request: Partial<GenerationRequest> = {}): GenerationRequest {

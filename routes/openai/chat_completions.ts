@@ -16,7 +16,7 @@ import { ChatBody } from "./schemas.ts";
 export function chatCompletions(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { raw } = c.req;
-    const body = parseBody(ChatBody, withRateHeaders(await readJson(raw, services.limits), raw.headers));
+    const body = parseBody(ChatBody, withRateHeaders(await readJson(raw, services), raw.headers));
     c.var.record.prompt = body.messages;
     const promptTokens = await encodeMessages(body.messages, services);
     const asked = body.max_completion_tokens ?? body.max_tokens;

@@ -16,7 +16,7 @@ const DEFAULT_MAX_TOKENS = 16;
 export function completions(services: Services): Handler<RecordedEnv> {
   return async (c) => {
     const { raw } = c.req;
-    const body = parseBody(CompletionBody, withRateHeaders(await readJson(raw, services.limits), raw.headers));
+    const body = parseBody(CompletionBody, withRateHeaders(await readJson(raw, services), raw.headers));
     const prompt = onlyPrompt(body.prompt);
     c.var.record.prompt = prompt;
     const request = await nativeRequest(

@@ -1,6 +1,5 @@
 import type { Context, MiddlewareHandler } from "hono";
 import { RequestError } from "../errors.ts";
-import type { RecordedEnv } from "../request_record.ts";
 import type { Services } from "../services.ts";
 
 /** Probes and what a browser loads of the page: they tell nothing about requests and cost nothing. */
@@ -17,29 +16,19 @@ const EXPOSED = "X-Pruning-Rate, X-Predicted-Ms, Retry-After";
  * Lets a request pass, or refuses it: by its host (403), by the page that sends it (403), or for want of a key (401).
  * Answers to CORS preflights, which come without a key.
  */
-export function guard(
-  { security, metrics }: Pick<Services, "security" | "metrics">,
-): MiddlewareHandler<Partial<RecordedEnv>> {
+export function guard({ security }: Pick<Services, "security">): MiddlewareHandler {
   return async function guard(c, next) {
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Referrer-Policy", "no-referrer");
     const { path } = c.req;
-    try {
-      if (!PROBES.has(path)) checkHost(c.req.header("Host"), security.hosts);
-      const preflight = allowOrigin(c, security.origins);
-      if (preflight !== null) return preflight;
-      const open = OPEN_PATHS.has(path) || path.startsWith(OPEN_FOLDER) ||
-        (path === "/metrics" && security.metricsWithoutKey);
-      if (!open && security.keys?.accept(c.req.header("Authorization")) === false) {
-        c.header("WWW-Authenticate", 'Bearer realm="espalier"');
-        throw new RequestError(401, "An API key is needed: Authorization: Bearer <key>");
-      }
-    } catch (error) {
-      // A recorded request is counted at its end.
-      if (error instanceof RequestError && c.var.record === undefined) {
-        metrics.requests.inc({ outcome: "invalid", code: String(error.status) });
-      }
-      throw error;
+    if (!PROBES.has(path)) checkHost(c.req.header("Host"), security.hosts);
+    const preflight = allowOrigin(c, security.origins);
+    if (preflight !== null) return preflight;
+    const open = OPEN_PATHS.has(path) || path.startsWith(OPEN_FOLDER) ||
+      (path === "/metrics" && security.metricsWithoutKey);
+    if (!open && security.keys?.accept(c.req.header("Authorization")) === false) {
+      c.header("WWW-Authenticate", 'Bearer realm="espalier"');
+      throw new RequestError(401, "An API key is needed: Authorization: Bearer <key>");
     }
     await next();
   };

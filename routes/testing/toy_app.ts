@@ -5,7 +5,9 @@ import { toyEngine } from "../../engine/testing/toy_engine.ts";
 import { TOY_VOCABULARY } from "../../engine/testing/toy_runner.ts";
 import { toyTokenizer } from "../../engine/testing/toy_tokenizer.ts";
 import { createApp } from "../app.ts";
+import { BodyRoom } from "../body_room.ts";
 import { DEFAULT_JSON_LIMITS } from "../read_json.ts";
+import { Refusals } from "../refusals.ts";
 import type { RecordedEnv } from "../request_record.ts";
 import type { Services } from "../services.ts";
 
@@ -13,8 +15,8 @@ export type LogLine = Readonly<Record<string, unknown>>;
 
 /** The service over a toy model. */
 export function toyApp(
-  engineOptions: Partial<EngineOptions> = {},
-  services: Partial<Services> = {},
+  givenOptions: Partial<EngineOptions> = {},
+  givenServices: Partial<Services> = {},
 ): {
   app: Hono<RecordedEnv>;
   clock: { ms: number };
@@ -22,11 +24,14 @@ export function toyApp(
   registry: Registry;
   logged: LogLine[];
   engine: Services["engine"];
+  engineOptions: EngineOptions;
+  services: Services;
 } {
-  const { engine, clock, gauges, registry, metrics } = toyEngine(engineOptions);
+  const { engine, options, clock, gauges, registry, metrics } = toyEngine(givenOptions);
   const logged: LogLine[] = [];
   let ids = 0;
-  const app = createApp({
+  const log = (line: LogLine) => void logged.push(line);
+  const services: Services = {
     engine,
     model: {
       name: "toy",
@@ -46,6 +51,7 @@ export function toyApp(
     tokenizer: toyTokenizer,
     chatTemplate: null,
     limits: { ...DEFAULT_JSON_LIMITS, maxPromptLength: 1000 },
+    bodyRoom: new BodyRoom(Infinity),
     security: { keys: null, metricsWithoutKey: false, hosts: null, origins: [] },
     build: {
       version: "0.0.0",
@@ -58,14 +64,16 @@ export function toyApp(
     },
     registry,
     metrics,
-    log: (line) => void logged.push(line),
+    log,
+    refusals: new Refusals({ metrics, log, now: () => clock.ms }),
     logPrompts: false,
     now: () => clock.ms,
     newId: () => `id-${ids++}`,
     newSeed: () => 1,
-    ...services,
-  });
-  return { app, clock, gauges, registry, logged, engine };
+    ...givenServices,
+  };
+  const app = createApp(services);
+  return { app, clock, gauges, registry, logged, engine, engineOptions: options, services };
 }
 
 /** Sends a body to `/generate`, as it is if it is text. */

@@ -9,9 +9,10 @@ const IDLE = ["requests_running", "requests_waiting", "waiting_prompt_tokens", "
 export class Service implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
   readonly #log: AsyncIterator<string>;
+  readonly #unread: boolean;
   port = 0;
 
-  private constructor(args: readonly string[]) {
+  private constructor(args: readonly string[], stdout: "null" | "piped") {
     this.#child = new Deno.Command(Deno.execPath(), {
       args: [
         "run",
@@ -21,14 +22,24 @@ export class Service implements AsyncDisposable {
         ...args,
       ],
       cwd: fileURLToPath(new URL("../..", import.meta.url)),
-      stdout: "null",
+      stdout,
       stderr: "piped",
     }).spawn();
     this.#log = lines(this.#child.stderr);
+    this.#unread = stdout === "piped";
   }
 
-  static async start(...args: string[]): Promise<Service> {
-    const service = new Service(args);
+  static start(...args: string[]): Promise<Service> {
+    return Service.#start(args, "null");
+  }
+
+  /** Its log of requests goes to a pipe, which soon is full. */
+  static startWithUnreadLog(...args: string[]): Promise<Service> {
+    return Service.#start(args, "piped");
+  }
+
+  static async #start(args: readonly string[], stdout: "null" | "piped"): Promise<Service> {
+    const service = new Service(args, stdout);
     try {
       const [, port] = await service.logged(/^Listening on http:\/\/127\.0\.0\.1:(\d+)$/);
       service.port = Number(port);
@@ -141,6 +152,7 @@ export class Service implements AsyncDisposable {
     }
     while (!(await this.#log.next()).done);
     await this.#child.status;
+    if (this.#unread) await this.#child.stdout.cancel();
   }
 }
 
