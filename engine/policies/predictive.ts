@@ -25,6 +25,12 @@ const RETURN = 1.1;
 const DOOR = { from: 1.4, to: 2, least: 0.3 } as const;
 
 /**
+ * With this part of the predicted times a budget is kept by good luck at least. Those who are that close are not given
+ * up, and nobody is let in at their cost.
+ */
+const BARELY = 0.95;
+
+/**
  * One level for all: the widest at which everyone, running and waiting, is predicted to keep as many budgets as at the
  * narrowest. One wide sequence makes every step read the wide weights, so levels that differ within a step cost like
  * wide ones. Those who run are narrowed to it, so running wide risks nothing: what is decided now can be made narrow at
@@ -47,9 +53,12 @@ export function predictive({ shed, pruningRates }: PolicyOptions): Policy {
       const { median, safe } = load.predictionError;
       const margin = doorMargin(predictor) * safe / median;
       const meets = predictor.underLoad(floorLevel, narrowest, margin).meets;
-      if (!meets || harms(margin)) return { kind: "refuse" };
+      if (!meets || harms(margin) || harms(BARELY * margin)) return { kind: "refuse" };
     }
-    if (!narrow.meets) return { kind: "run", level: floorLevel, reason: "floor", fits: false, lost: hasBudget };
+    if (!narrow.meets) {
+      const lost = hasBudget && !predictor.underLoad(floorLevel, narrowest, BARELY).meets;
+      return { kind: "run", level: floorLevel, reason: "floor", fits: false, lost };
+    }
     const margin = marginOf(predictor);
     const level = widest(floorLevel, (level) => {
       const returns = pruningRates[level]! < load.effectivePruningRate;
