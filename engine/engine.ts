@@ -15,7 +15,7 @@ import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } fr
 import { type Expectations, runningWork, waitingWork } from "./request_work.ts";
 import { SamplerScratch } from "./sampler.ts";
 import { type ScheduledRows, scheduleStep } from "./scheduler.ts";
-import { phaseOf, StepCosts, type StepPart, type StepTable, widestLevel } from "./step_costs.ts";
+import { kindOf, StepCosts, type StepPart, type StepTable, widestLevel } from "./step_costs.ts";
 import type { StepRunner } from "./step_runner.ts";
 import { placeIn, WaitingQueue } from "./waiting_queue.ts";
 
@@ -105,7 +105,7 @@ export class Engine {
     this.slots = runner.freeSlots;
     this.maxTokens = runner.maxTokens;
     this.pruningRates = pruningRates;
-    this.#sensor = new LoadSensor({ metrics, registry, pruningRates, learned });
+    this.#sensor = new LoadSensor({ metrics, registry, learned });
     this.#selector = new RateSelector({
       costs: this.#costs,
       policy,
@@ -362,11 +362,12 @@ export class Engine {
       context: active.sequence.length,
     }));
     const level = widestLevel(parts);
-    const labels = { phase: phaseOf(parts), rate: this.#rate(level) };
+    const kind = kindOf(parts);
+    const labels = { phase: kind.phase, rate: this.#rate(level) };
     const baseMs = this.#costs.stepMs(parts) * contentionSlowdown(this.#sensor.contention);
     const startMs = now();
     metrics.betweenSteps.observe((startMs - this.#progressMs) / 1000);
-    this.#step = { scheduled, endMs: startMs + baseMs * this.#sensor.stepRatio(labels.phase, level) };
+    this.#step = { scheduled, endMs: startMs + baseMs * this.#sensor.stepRatio(kind) };
     let logits: readonly Float32Array[];
     try {
       logits = await this.#runner.step(entries);

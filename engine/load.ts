@@ -1,4 +1,4 @@
-import type { Phase } from "./step_costs.ts";
+import type { StepKind } from "./step_costs.ts";
 
 /** What is known about load at one instant. All of it comes from the registry that `/metrics` shows. */
 export interface LoadSnapshot {
@@ -11,7 +11,7 @@ export interface LoadSnapshot {
   /** Share of the machine that other work takes, 0 to 1. */
   readonly contention: number;
   /** Measured time of a step divided by the table's, as it is now. */
-  readonly stepRatio: (phase: Phase, level: number) => number;
+  readonly stepRatio: (kind: StepKind) => number;
   /** What the service does between two steps: tokens chosen and sent, levels decided; in milliseconds. */
   readonly betweenStepsMs: number;
   /** How whole requests differ from what was predicted. */

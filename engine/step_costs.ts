@@ -98,3 +98,15 @@ export function widestLevel(parts: readonly StepPart[]): number {
 export function phaseOf(parts: readonly StepPart[]): Phase {
   return parts.some(({ phase }) => phase === "prefill") ? "prefill" : "decode";
 }
+
+/** What steps have in common whose times differ from the table alike. */
+export interface StepKind {
+  readonly phase: Phase;
+  /** Those that have a part in it. */
+  readonly sequences: number;
+}
+
+/** The kind of a step from its parts. */
+export function kindOf(parts: readonly StepPart[]): StepKind {
+  return { phase: phaseOf(parts), sequences: parts.length };
+}

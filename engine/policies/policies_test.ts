@@ -36,7 +36,7 @@ async function means(
     const perSecond = load * sustained;
     const requests = Math.round(SECONDS * perSecond);
     const trace = makeTrace({ seed, requests, perSecond, budgets, ...(model && { model }) });
-    outcomes.push(await runTrace({ ...options, trace }));
+    outcomes.push(await runTrace({ ...options, trace, seed }));
   }
   const mean = (of: (outcome: Outcome) => number) =>
     outcomes.reduce((sum, outcome) => sum + of(outcome), 0) / outcomes.length;
@@ -85,7 +85,7 @@ for (const { kind, model, budgets } of KINDS) {
     it("predictive never refuses at half of the load", async () => {
       for (const seed of SEEDS) {
         const trace = makeTrace({ seed, requests: 240, perSecond: 0.5 * sustained, budgets, model });
-        equal((await runTrace({ policy: "predictive", trace, model })).refused, 0);
+        equal((await runTrace({ policy: "predictive", trace, model, seed })).refused, 0);
       }
     });
 
@@ -115,7 +115,7 @@ describe("policies where decoding takes most of the time", () => {
       let attainment = 0;
       for (const seed of SEEDS) {
         const trace = makeTrace({ seed, requests: 240, perSecond: 1.2 * sustained, budgets: [3, 10] });
-        attainment += (await runTrace({ policy: "predictive", trace, engine: { policy } })).attainment;
+        attainment += (await runTrace({ policy: "predictive", trace, seed, engine: { policy } })).attainment;
       }
       return attainment / SEEDS.length;
     };
@@ -142,6 +142,7 @@ describe("policies where decoding takes most of the time", () => {
       const { ends } = await runTrace({
         policy: "predictive",
         trace,
+        seed,
         slowness: (nowMs) => nowMs > changeMs ? 2 : 1,
       });
       const later = ends.filter(({ endMs, end }) => endMs - end.timings.totalMs > settledMs);

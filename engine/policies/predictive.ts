@@ -2,12 +2,13 @@ import type { Situation } from "../predictor.ts";
 import type { Policy, PolicyOptions } from "./policy.ts";
 
 /**
- * Pressure is the pace of those that come as a share of what rate 0 sustains, and those that wait: `waiting` of them per
- * slot count 1. Where it is above 1, levels wider than the narrowest must leave room for requests yet to come: predicted
- * times count that much more, at most `most`. Both were chosen, as the numbers below, with seeds 101 to 140 of traces
- * such as `REPLAYED` in `virtual_service.ts`, at 0.5 and 1.2 times the load; `policies_test.ts` runs other seeds.
+ * Room for requests yet to come: where they come faster than rate 0 sustains, predicted times of levels wider than the
+ * narrowest count `slope` times that excess more, at most `most` times as much. Those who wait are in the forecast
+ * already; with room for them too, as many budgets were kept at as much pruning under load, and half as much again was
+ * pruned at half of it. All numbers here were chosen with seeds 101 to 140 of traces such as `REPLAYED` in
+ * `virtual_service.ts`, at 0.5, 1.2 and 1.35 times the load; `policies_test.ts` runs other seeds.
  */
-const PRESSURE = { waiting: 6, most: 2 } as const;
+const ROOM = { slope: 3, most: 2 } as const;
 
 /**
  * Hysteresis: a level wider than what runs must leave this much more. Steps of two levels cost like the wider one, so
@@ -34,7 +35,7 @@ const BARELY = 0.95;
  * narrowest. One wide sequence makes every step read the wide weights, so levels that differ within a step cost like
  * wide ones. Those who run are narrowed to it, so running wide risks nothing: what is decided now can be made narrow at
  * the next step, up to the last moment at which narrowing still helps. While little comes, levels are chosen by what is
- * likely; the more comes and waits, the more room is left, for those who come next have budgets too. The level of a
+ * likely; the faster they come, the more room is left, for those who come next have budgets too. The level of a
  * sequence that starts is found in the same way. Nor is an answer that was in time made late by the prompts of others:
  * these are held back for it.
  *
@@ -81,9 +82,8 @@ function all(level: number): { readonly waiting: number; readonly running: numbe
   return { waiting: level, running: level };
 }
 
-function marginOf({ utilization, options: { load: { requestsWaiting, slots } } }: Situation): number {
-  const pressure = utilization + requestsWaiting / (PRESSURE.waiting * slots);
-  return Math.min(PRESSURE.most, Math.max(1, pressure));
+function marginOf({ utilization }: Situation): number {
+  return Math.min(ROOM.most, Math.max(1, 1 + ROOM.slope * (utilization - 1)));
 }
 
 function doorMargin({ utilization }: Situation): number {

@@ -1,4 +1,3 @@
-import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { Registry } from "prom-client";
 import type { Sequence, StepEntry } from "../../models/decoder.ts";
 import { Engine, type EngineOptions } from "../engine.ts";
@@ -7,7 +6,9 @@ import type { GenerationEnd, GenerationRequest } from "../generation.ts";
 import { NO_TARGETS } from "../limits.ts";
 import { createMetrics, type Metrics } from "../metrics.ts";
 import { createPolicy } from "../policies/mod.ts";
-import { type Phase, phaseOf, StepCosts, type StepPart, type StepTable } from "../step_costs.ts";
+import type { StepPart, StepTable } from "../step_costs.ts";
+import { Draws } from "./draws.ts";
+import { type MachineCosts, meanStepMs, SharedMachine } from "./shared_machine.ts";
 import { collect, toyRequest } from "./toy_engine.ts";
 import { ToyRunner } from "./toy_runner.ts";
 
@@ -21,21 +22,26 @@ const PRUNABLE = 0.85;
 export interface VirtualModel {
   /** What steps cost, as the service measured it. */
   readonly table: StepTable;
-  /** What they cost in truth, where that is something else. */
-  readonly costs?: StepTable;
+  /** What they cost in truth. */
+  readonly machine: MachineCosts;
   /** Medians of the lengths of prompts and answers. */
   readonly promptTokens: number;
   readonly newTokens: number;
 }
 
+/** A table that is true at all times: measured while memory was slow, or where nobody else uses it. */
+function steady(table: StepTable): Pick<VirtualModel, "table" | "machine"> {
+  return { table, machine: { table, slowMemory: 1 } };
+}
+
 /** Short prompts to a decoder of half a billion parameters on a few cores: most of the time is decoding. */
 export const DECODING: VirtualModel = {
-  table: {
+  ...steady({
     rows: [1, 2, 4, 16, 64, 132],
     stepMs: RATES.map((rate) => [30, 33, 38, 75, 240, 480].map((ms) => ms * (1 - PRUNABLE * rate))),
     decodeContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
     prefillContextMs: RATES.map((rate) => 0.004 * (1 - rate)),
-  },
+  }),
   promptTokens: 32,
   newTokens: 24,
 };
@@ -45,7 +51,7 @@ export const DECODING: VirtualModel = {
  * time is prefill, and pruning brings more there than in decoding.
  */
 export const PREFILLING: VirtualModel = {
-  table: {
+  ...steady({
     rows: [1, 2, 4, 16, 64, 132],
     stepMs: RATES.map((rate) =>
       [[15.9, 0.6], [16.1, 0.56], [17, 0.57], [31.5, 0.75], [107, 0.88], [219, 0.9]]
@@ -53,37 +59,32 @@ export const PREFILLING: VirtualModel = {
     ),
     decodeContextMs: RATES.map((rate) => 0.0009 * (1 - rate)),
     prefillContextMs: RATES.map((rate) => 0.00026 * (1 - rate)),
-  },
+  }),
   promptTokens: 128,
   newTokens: 32,
 };
 
 /**
  * Llama-3.2-1B's dimensions with native kernels on two cores, and the requests that `deno task replay` sends in the
- * README. The table is one that the service measured; what steps took in 2,500 of its steps differs a little.
+ * README. The table is one that the service measured while memory was fast; in 22,000 of its steps a row alone took 1.0 or
+ * 1.4 to 1.5 times that, two took 1.0 or 1.3 to 1.4, three 1.0 or 1.2 to 1.3, four 1.0 to 1.2, and prompts 0.95 to 1.1.
  */
 export const REPLAYED: VirtualModel = {
-  table: {
-    rows: [1, 2, 4, 16, 64, 128],
-    stepMs: RATES.map((rate) =>
-      [[16.75, 0.74], [16.96, 0.72], [17.55, 0.69], [33.1, 0.79], [114.8, 0.95], [226.7, 0.95]]
-        .map(([ms, prunable]) => ms! * (1 - prunable! * rate))
-    ),
-    decodeContextMs: RATES.map((rate) => 0.003 * (1 - rate)),
-    prefillContextMs: RATES.map((rate) => 0.0006 * (1 - rate)),
-  },
-  costs: {
-    rows: [1, 2, 4, 16, 64, 128],
-    stepMs: RATES.map((rate) =>
-      [[16.7, 0.73], [16.9, 0.73], [17.2, 0.66], [33.5, 0.75], [117, 0.9], [231, 0.9]]
-        .map(([ms, prunable]) => ms! * (1 - prunable! * rate))
-    ),
-    decodeContextMs: RATES.map((rate) => 0.002 * (1 - rate)),
-    prefillContextMs: RATES.map((rate) => 0.0006 * (1 - rate)),
-  },
+  table: replayedTable([11.2, 12, 15.8, 34.5, 111.6, 220]),
+  machine: { table: replayedTable([11.5, 12.5, 16.6, 34.5, 113, 228]), slowMemory: 1.5 },
   promptTokens: 64,
   newTokens: 16,
 };
+
+function replayedTable(rate0Ms: readonly number[]): StepTable {
+  const prunable = [0.64, 0.69, 0.79, 0.79, 0.85, 0.85];
+  return {
+    rows: [1, 2, 4, 16, 64, 128],
+    stepMs: RATES.map((rate) => rate0Ms.map((ms, i) => ms * (1 - prunable[i]! * rate))),
+    decodeContextMs: RATES.map((rate) => 0.003 * (1 - 1.4 * rate)),
+    prefillContextMs: RATES.map(() => 0.0004),
+  };
+}
 
 export const SLOTS = 4;
 export const PREFILL_CHUNK = 128;
@@ -94,35 +95,6 @@ export interface TraceRequest {
   readonly promptTokens: number;
   readonly newTokens: number;
   readonly latencyMs: number;
-}
-
-/** Uniform, normal and Gamma numbers of a seed. */
-export class Draws {
-  readonly #generator;
-
-  constructor(seed: number) {
-    this.#generator = xoroshiro128plus(seed);
-  }
-
-  uniform(): number {
-    return ((this.#generator.next() >>> 0) + 0.5) / 2 ** 32;
-  }
-
-  normal(): number {
-    return Math.sqrt(-2 * Math.log(this.uniform())) * Math.cos(2 * Math.PI * this.uniform());
-  }
-
-  /** Of a mean of 1. @see Marsaglia and Tsang, A simple method for generating gamma variables, 2000 */
-  gamma(shape: number): number {
-    const d = shape + 1 - 1 / 3;
-    while (true) {
-      const x = this.normal();
-      const v = (1 + x / Math.sqrt(9 * d)) ** 3;
-      if (v > 0 && Math.log(this.uniform()) < x * x / 2 + d - d * v + d * Math.log(v)) {
-        return d * v * this.uniform() ** (1 / shape) / shape;
-      }
-    }
-  }
 }
 
 export interface TraceOptions {
@@ -143,7 +115,7 @@ export function makeTrace(
   { seed, requests, perSecond, cv2 = 4, model = DECODING, budgets = [1.5, 4] }: TraceOptions,
 ): TraceRequest[] {
   const draws = new Draws(seed);
-  const costs = new StepCosts(model.table);
+  const stepMs = meanStepMs(model.machine);
   const length = (median: number) =>
     Math.max(1, Math.round(median * Math.min(4, Math.max(0.25, Math.exp(0.6 * draws.normal())))));
   const gaps = Array.from({ length: requests + 1 }, () => draws.gamma(1 / cv2));
@@ -152,8 +124,8 @@ export function makeTrace(
   return gaps.slice(0, requests).map((gap) => {
     arrivalMs += gap / meanGap * 1000 / perSecond;
     const [promptTokens, newTokens] = [length(model.promptTokens), length(model.newTokens)];
-    const aloneMs = costs.stepMs([{ level: 0, phase: "prefill", rows: promptTokens, context: 0 }]) +
-      (newTokens - 1) * costs.stepMs([{ level: 0, phase: "decode", rows: 1, context: promptTokens }]);
+    const aloneMs = stepMs([{ level: 0, phase: "prefill", rows: promptTokens, context: 0 }]) +
+      (newTokens - 1) * stepMs([{ level: 0, phase: "decode", rows: 1, context: promptTokens }]);
     return { arrivalMs, promptTokens, newTokens, latencyMs: budgets[draws.uniform() < 0.5 ? 0 : 1] * aloneMs };
   });
 }
@@ -182,7 +154,9 @@ export interface VirtualOptions {
   readonly onMiss?: GenerationRequest["onMiss"];
   /** Whether what runs can be narrowed; yes by default. */
   readonly narrows?: boolean;
-  /** How much slower steps are than the table, over time; 1 by default. */
+  /** Of what the machine's steps cost beside the table. */
+  readonly seed?: number;
+  /** How much slower steps are than the machine makes them, over time; 1 by default. */
   readonly slowness?: (nowMs: number) => number;
   readonly engine?: Partial<EngineOptions>;
 }
@@ -192,17 +166,17 @@ export async function runTrace(
   {
     policy,
     trace,
-    model: { table, costs: truth = table } = DECODING,
+    model: { table, machine: costs } = DECODING,
     shed = true,
     onMiss = "degrade",
+    seed = 99,
     slowness = () => 1,
     narrows = true,
     engine: options,
   }: VirtualOptions,
 ): Promise<Outcome & { metrics: Metrics }> {
   const clock = { ms: 0 };
-  const costs = new StepCosts(truth);
-  const scatter = stepScatter(new Draws(99));
+  const machine = new SharedMachine(costs, seed);
   let next = 0;
   let [refused, refusedAtDoor] = [0, 0];
   const open: Promise<void>[] = [];
@@ -226,9 +200,8 @@ export async function runTrace(
     };
     try {
       const events = engine.generate(request, new AbortController().signal);
-      open.push(
-        collect(events).then(({ end }) => void ends.push({ endMs: clock.ms, end: end as GenerationEnd }), onError),
-      );
+      const onEnd = (end: GenerationEnd) => void ends.push({ endMs: arrivalMs + end.timings.totalMs, end });
+      open.push(collect(events).then(({ end }) => onEnd(end as GenerationEnd), onError));
     } catch (error) {
       onError(error);
       refusedAtDoor++;
@@ -242,7 +215,7 @@ export async function runTrace(
     narrows,
     onStep: (entries) => {
       const parts = entries.map(({ sequence, tokens }) => partOf(sequence, tokens));
-      const ms = costs.stepMs(parts) * slowness(clock.ms) * scatter(phaseOf(parts));
+      const ms = machine.stepMs(parts, clock.ms) * slowness(clock.ms);
       const endMs = clock.ms + BETWEEN_STEPS_MS + ms;
       while (next < trace.length && trace[next]!.arrivalMs <= endMs) arrive();
       clock.ms = endMs;
@@ -290,36 +263,6 @@ function meanRateOf({ tokensAtLevel, completionTokens }: GenerationEnd): number 
 
 /** What the service does between two steps. */
 const BETWEEN_STEPS_MS = 0.6;
-
-/**
- * How step times scatter on a machine that is shared with others, as measured over 2,500 steps: around what they cost,
- * a part that stays for some steps, and now and then one or a few that take much longer. Decode steps are short, and
- * scatter more.
- */
-const SCATTER = {
-  decode: {
-    deviation: 0.06,
-    slow: { deviation: 0.08, memory: 0.95 },
-    accidents: { begin: 0.1, goOn: 0.3, mean: 0.25 },
-  },
-  prefill: {
-    deviation: 0.03,
-    slow: { deviation: 0.03, memory: 0.95 },
-    accidents: { begin: 0.06, goOn: 0.3, mean: 0.12 },
-  },
-} as const;
-
-/** Factors on what steps cost, one after the other. */
-function stepScatter(draws: Draws): (phase: Phase) => number {
-  let [slow, accident] = [0, 0];
-  return (phase) => {
-    const { deviation, slow: { deviation: slowDeviation, memory }, accidents } = SCATTER[phase];
-    slow = memory * slow + Math.sqrt(1 - memory ** 2) * draws.normal();
-    const happens = draws.uniform() < (accident > 0 ? accidents.goOn : accidents.begin);
-    accident = happens ? -accidents.mean * Math.log(draws.uniform()) : 0;
-    return Math.exp(deviation * draws.normal() + slowDeviation * slow + accident);
-  };
-}
 
 function partOf({ level, length }: Sequence, tokens: StepEntry["tokens"]): StepPart {
   return {
