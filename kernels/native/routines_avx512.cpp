@@ -20,6 +20,8 @@ inline __m512i broadcastFour(const int8_t* codes) {
   return _mm512_set1_epi32(four);
 }
 
+// Goes through blocks in pairs: to call `beginBlock` for each costs many rows, which wait for computing, what one row,
+// which waits for memory, wins by having one stream to read.
 template <size_t rows>
 void multiply(const TileProduct& p) {
   const __m512i low = _mm512_set1_epi8(15);
