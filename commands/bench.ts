@@ -68,15 +68,17 @@ interface Subject {
   readonly decoder: Decoder;
 }
 
-/** Milliseconds of everything measured, one entry a round. */
+/** Milliseconds of everything measured: an entry a round, and where steps take turns, one a step. */
 interface Samples {
-  /** Per level, right before it, since memory is faster at one moment than at the next. */
-  readonly readLoop: number[][];
-  /** A step of the plain graph and one of the elastic one at the first rate in turn. */
+  /** Steps of the plain graph and of the elastic one at the first rate in turn. */
   readonly plain: { readonly plain: number[]; readonly elastic: number[] };
-  /** Per level, a step of it and one of the first rate in turn, for the same reason. */
-  readonly decode: { readonly own: number[]; readonly first: number[] }[];
-  /** Per entry of `BATCHES`, all at the first rate. */
+  /**
+   * Per level, steps of it and of the first rate in turn, since memory is faster at one moment than at the next, and for each
+   * step what the read loop gave at the time, in bytes per second.
+   */
+  readonly decode: { readonly own: number[]; readonly first: number[]; readonly readLoop: number[] }[];
+  /** One sequence at the first rate; per entry of `BATCHES`, so many. */
+  readonly one: number[];
   readonly batches: number[][];
   /** The same elastic artefact with stock operators, at the first rate: one sequence, the batches, a prefill. */
   readonly stock: { readonly decode: number[]; readonly batches: number[][]; readonly prefill: number[] };
@@ -178,9 +180,9 @@ async function measure(
 ): Promise<Samples> {
   const levels = elastic.artefact.levels.map((_, level) => level);
   const samples: Samples = {
-    readLoop: levels.map(() => []),
     plain: { plain: [], elastic: [] },
-    decode: levels.map(() => ({ own: [], first: [] })),
+    decode: levels.map(() => ({ own: [], first: [], readLoop: [] })),
+    one: [],
     batches: BATCHES.map(() => []),
     stock: { decode: [], batches: BATCHES.map(() => []), prefill: [] },
     inTurn: { first: [], last: [], both: [] },
@@ -193,20 +195,24 @@ async function measure(
   using readLoop = new ReadLoop(flags.threads, operators);
   using bar = progressBar("bench");
   for (let round = 0; round < flags.rounds; round++) {
-    const inTurn = (...turns: Turn[]) => inTurnMs(turns, flags.context, round);
+    const inTurn = (...turns: Turn[]) => stepsInTurn(turns, flags.context, round);
     const elasticAt = (level: number) => ({ decoder: elastic.decoder, level });
     if (plain !== null) {
-      const [plainMs, elasticMs] = await inTurn({ decoder: plain.decoder, level: 0 }, elasticAt(0));
-      samples.plain.plain.push(plainMs!);
-      samples.plain.elastic.push(elasticMs!);
+      const [ofPlain, ofElastic] = await inTurn({ decoder: plain.decoder, level: 0 }, elasticAt(0));
+      samples.plain.plain.push(...ofPlain!);
+      samples.plain.elastic.push(...ofElastic!);
     }
     for (const level of levels) {
-      samples.readLoop[level]!.push(await readLoop.measure());
+      const before = await readLoop.measure();
       const [first, own] = await inTurn(elasticAt(0), elasticAt(level));
-      samples.decode[level]!.first.push(first!);
-      samples.decode[level]!.own.push(own!);
+      const after = await readLoop.measure();
+      samples.decode[level]!.first.push(...first!);
+      samples.decode[level]!.own.push(...own!);
+      // The faster one: what disturbs a pass can only make it look slow.
+      samples.decode[level]!.readLoop.push(...own!.map(() => Math.max(before, after)));
       bar.update((round + level / levels.length) / flags.rounds, `decode at level ${level}`);
     }
+    samples.one.push(await decodeMs(elastic.decoder, [0], flags.context));
     if (stock !== null) samples.stock.decode.push(await decodeMs(stock.decoder, [0], flags.context));
     for (const [i, batch] of BATCHES.entries()) {
       samples.batches[i]!.push(await decodeMs(elastic.decoder, Array(batch).fill(0), flags.context));
@@ -215,7 +221,7 @@ async function measure(
     }
     const last = levels.length - 1;
     for (const [kind, pair] of [["first", [0, 0]], ["last", [last, last]], ["both", [0, last]]] as const) {
-      samples.inTurn[kind].push(mean(await inTurn(...pair.map(elasticAt))));
+      samples.inTurn[kind].push(mean((await inTurn(...pair.map(elasticAt))).flat()));
     }
     // A prefill is long and needs no round of its own every time.
     if (round % 4 === 0) {
@@ -248,11 +254,11 @@ interface Turn {
   readonly level: number;
 }
 
-/** Mean times of decode steps of sequences that take turns. Who begins changes, so that it does not matter. */
-async function inTurnMs(turns: readonly Turn[], context: number, round: number): Promise<number[]> {
+/** Milliseconds of `STEPS` decode steps of each of some sequences that take turns. Who begins changes, so that it does not matter. */
+async function stepsInTurn(turns: readonly Turn[], context: number, round: number): Promise<number[][]> {
   const order = turns.map((_, index) => (index + round) % turns.length);
   const sequences: Sequence[] = [];
-  const times = turns.map(() => 0);
+  const times: number[][] = turns.map(() => []);
   try {
     for (const index of order) {
       const { decoder, level } = turns[index]!;
@@ -264,7 +270,7 @@ async function inTurnMs(turns: readonly Turn[], context: number, round: number):
       for (const index of order) {
         const start = performance.now();
         await turns[index]!.decoder.step([{ sequence: sequences[index]!, tokens: [1], logits: "last" }]);
-        if (i >= 0) times[index]! += (performance.now() - start) / STEPS;
+        if (i >= 0) times[index]!.push(performance.now() - start);
       }
     }
     return times;
@@ -353,9 +359,8 @@ async function prefillMs(decoder: Decoder, level: number, { prefillTokens }: Fla
 
 function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
   const { plain } = samples;
-  const read = median(samples.readLoop.flat());
+  const read = median(samples.decode.flatMap(({ readLoop }) => readLoop));
   const wholeBytes = stepBytes(artefact.levels[0]!);
-  const perRound = (of: readonly number[], by: readonly number[]) => median(of.map((value, i) => value / by[i]!));
   return {
     model: flags.shape ?? artefact.name,
     threads: flags.threads,
@@ -363,40 +368,42 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
     rounds: flags.rounds,
     prefillTokens: flags.prefillTokens,
     readLoopGBps: read / 1e9,
-    elasticToPlain: plain.plain.length === 0 ? null : perRound(plain.elastic, plain.plain),
+    elasticToPlain: plain.plain.length === 0 ? null : medianRatio(plain.elastic, plain.plain),
     batchSpeedups: BATCHES.map((sequences, i) => ({
       sequences,
-      speedup: sequences / perRound(samples.batches[i]!, samples.decode[0]!.own),
+      speedup: sequences / medianRatio(samples.batches[i]!, samples.one),
     })),
     /** How many times as long stock operators take. */
     stockToNative: samples.stock.decode.length === 0 ? null : {
-      oneRow: perRound(samples.stock.decode, samples.decode[0]!.own),
+      oneRow: medianRatio(samples.stock.decode, samples.one),
       batches: BATCHES.map((sequences, i) => ({
         sequences,
-        ratio: perRound(samples.stock.batches[i]!, samples.batches[i]!),
+        ratio: medianRatio(samples.stock.batches[i]!, samples.batches[i]!),
       })),
-      prefill: perRound(samples.stock.prefill, samples.prefill[0]!),
+      prefill: medianRatio(samples.stock.prefill, samples.prefill[0]!),
     },
     further: flags.prefillContext === undefined ? null : {
       behind: flags.prefillContext,
       ms: median(samples.further.own),
-      stockToNative: samples.further.stock.length === 0 ? null : perRound(samples.further.stock, samples.further.own),
+      stockToNative: samples.further.stock.length === 0
+        ? null
+        : medianRatio(samples.further.stock, samples.further.own),
     },
-    rateChange: perRound(
+    rateChange: medianRatio(
       samples.inTurn.both,
       samples.inTurn.first.map((first, i) => (first + samples.inTurn.last[i]!) / 2),
     ),
     context: samples.contexts.long.length === 0 ? null : {
       short: flags.context,
       long: flags.longContext,
-      longToShort: perRound(samples.contexts.long, samples.contexts.short),
+      longToShort: medianRatio(samples.contexts.long, samples.contexts.short),
     },
     levels: artefact.levels.map((variant, level) => {
       const { pruningRate, bytesPerToken, stateBytesPerSequence } = variant;
-      const { own, first } = samples.decode[level]!;
+      const { own, first, readLoop } = samples.decode[level]!;
       const ms = median(own);
       const bytes = stepBytes(variant);
-      const toWhole = perRound(own, first);
+      const toWhole = medianRatio(own, first);
       return {
         pruningRate,
         decodeMs: ms,
@@ -405,7 +412,7 @@ function summarize({ artefact }: Subject, samples: Samples, flags: Flags) {
         stateBytesPerSequence,
         bytesPerStep: bytes,
         gigabytesPerSecond: bytes / ms / 1e6,
-        shareOfReadLoop: median(own.map((sample, i) => bytes / (sample / 1000) / samples.readLoop[level]![i]!)),
+        shareOfReadLoop: median(own.map((sample, i) => bytes / (sample / 1000) / readLoop[i]!)),
         toPrediction: toWhole / (bytes / wholeBytes),
         /** The same by the bytes of weights alone. */
         toWeights: toWhole / (bytesPerToken / artefact.levels[0]!.bytesPerToken),
@@ -477,6 +484,11 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
       `, ${result.stockToNative.prefill.toFixed(2)} × for a prefill of ${result.prefillTokens}`,
     ]),
   ].join("\n");
+}
+
+/** Of what was measured side by side. */
+function medianRatio(of: readonly number[], by: readonly number[]): number {
+  return median(of.map((value, i) => value / by[i]!));
 }
 
 function mean(values: readonly number[]): number {

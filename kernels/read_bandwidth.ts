@@ -4,15 +4,13 @@ const BYTES_PER_STREAM = 1 << 28;
 const SYMBOLS = {
   EspalierOpenStream: { parameters: ["usize"], result: "pointer" },
   EspalierCloseStream: { parameters: ["pointer"], result: "void" },
-  EspalierReadStream: { parameters: ["pointer", "usize"], result: "u64", nonblocking: true },
+  EspalierReadStream: { parameters: ["pointer", "usize", "u32", "buffer", "buffer"], result: "u64", nonblocking: true },
 } as const;
 
-/** Passes of a measurement. A thread that wakes late makes one look as if memory gave half: 34 to 72 GB/s on two cores. */
-const PASSES = 5;
-
-/** Streams of memory, one per thread, and a way to read one of them from end to end. */
+/** Streams of memory, one per thread. */
 interface Streams {
-  readonly reads: readonly (() => Promise<unknown>)[];
+  /** Reads all of them from end to end, each on a thread of its own, and says how many seconds it took. */
+  read(): Promise<number>;
   close(): void;
 }
 
@@ -24,6 +22,7 @@ interface Streams {
  * C library's `memchr` searches small pages for a byte that is not there, as stock operators read a mapped file.
  */
 export class ReadLoop {
+  readonly #threads: number;
   readonly #streams: Streams;
 
   /**
@@ -31,19 +30,13 @@ export class ReadLoop {
    * @param library Path of the library of our operators, or null.
    */
   constructor(threads: number, library: string | null) {
+    this.#threads = threads;
     this.#streams = library === null ? plainStreams(threads) : nativeStreams(threads, library);
   }
 
-  /** Bytes per second of the fastest of a few passes over all blocks. */
+  /** Bytes per second of one pass over all blocks, a few milliseconds. */
   async measure(): Promise<number> {
-    const { reads } = this.#streams;
-    let fastest = Infinity;
-    for (let pass = 0; pass < PASSES; pass++) {
-      const start = performance.now();
-      await Promise.all(reads.map((read) => read()));
-      fastest = Math.min(fastest, performance.now() - start);
-    }
-    return reads.length * BYTES_PER_STREAM / (fastest / 1000);
+    return this.#threads * BYTES_PER_STREAM / await this.#streams.read();
   }
 
   close(): void {
@@ -55,6 +48,7 @@ export class ReadLoop {
   }
 }
 
+/** Threads wait for each other and read the clock: one that wakes late would make it look as if memory gave half. */
 function nativeStreams(threads: number, library: string): Streams {
   const native = Deno.dlopen(library, SYMBOLS);
   const { symbols } = native;
@@ -68,7 +62,16 @@ function nativeStreams(threads: number, library: string): Streams {
     throw new Error(`Cannot measure the memory: there are no ${threads} times ${BYTES_PER_STREAM} bytes to read`);
   }
   return {
-    reads: streams.map((stream) => () => symbols.EspalierReadStream(stream, BigInt(BYTES_PER_STREAM))),
+    read: async () => {
+      const came = new Uint32Array(1);
+      const times = streams.map(() => new Float64Array(2));
+      await Promise.all(
+        streams.map((stream, i) =>
+          symbols.EspalierReadStream(stream, BigInt(BYTES_PER_STREAM), threads, came, times[i]!)
+        ),
+      );
+      return Math.max(...times.map(([, end]) => end!)) - Math.min(...times.map(([begin]) => begin!));
+    },
     close: closeAll,
   };
 }
@@ -79,7 +82,11 @@ function plainStreams(threads: number): Streams {
   });
   const streams = Array.from({ length: threads }, () => new Uint8Array(BYTES_PER_STREAM).fill(1));
   return {
-    reads: streams.map((stream) => () => libc.symbols.memchr(stream, 0, BigInt(stream.length))),
+    read: async () => {
+      const start = performance.now();
+      await Promise.all(streams.map((stream) => libc.symbols.memchr(stream, 0, BigInt(stream.length))));
+      return (performance.now() - start) / 1000;
+    },
     close: () => libc.close(),
   };
 }

@@ -1,9 +1,19 @@
 // What memory gives to threads that only read: the yardstick of decoding. It reads as the best of our operators does,
 // huge pages from end to end and asking in advance, and computes next to nothing.
+#include <chrono>
+
 #include "memory.h"
 #include "routines.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
+
+namespace {
+
+double secondsNow() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+}  // namespace
 
 // Memory for it, all written, so that every page is there; null if there is not enough.
 EXPORTED void* EspalierOpenStream(size_t bytes) {
@@ -14,15 +24,22 @@ EXPORTED void* EspalierOpenStream(size_t bytes) {
 
 EXPORTED void EspalierCloseStream(void* stream) { espalier::freeWeights(stream); }
 
-// Reads a stream, of whole lines of 64 bytes. The sum is there so that nothing is left out.
-EXPORTED uint64_t EspalierReadStream(const void* stream, size_t bytes) {
+// Reads a stream, of whole lines of 64 bytes, once as many threads have come as were told to read, so that none reads
+// alone. `came` is zero before they do and theirs together; `times` gets when this one began and ended, in seconds. The
+// sum is there so that nothing is left out.
+EXPORTED uint64_t EspalierReadStream(const void* stream, size_t bytes, uint32_t threads, uint32_t* came,
+                                     double* times) {
   constexpr size_t line = 64 / sizeof(uint64_t);
   const auto* words = static_cast<const uint64_t*>(stream);
   uint64_t sums[line] = {};
+  __atomic_fetch_add(came, 1, __ATOMIC_ACQ_REL);
+  while (__atomic_load_n(came, __ATOMIC_ACQUIRE) < threads) continue;
+  times[0] = secondsNow();
   for (size_t i = 0; i < bytes / sizeof(uint64_t); i += line) {
     __builtin_prefetch(words + i + espalier::prefetchBytes / sizeof(uint64_t));
     for (size_t j = 0; j < line; j++) sums[j] ^= words[i + j];
   }
+  times[1] = secondsNow();
   uint64_t sum = 0;
   for (const uint64_t word : sums) sum ^= word;
   return sum;
