@@ -221,7 +221,7 @@ async function measure(
     }
     const last = levels.length - 1;
     for (const [kind, pair] of [["first", [0, 0]], ["last", [last, last]], ["both", [0, last]]] as const) {
-      samples.inTurn[kind].push(mean((await inTurn(...pair.map(elasticAt))).flat()));
+      samples.inTurn[kind].push(mean((await inTurn(...pair.map(elasticAt))).map(median)));
     }
     // A prefill is long and needs no round of its own every time.
     if (round % 4 === 0) {

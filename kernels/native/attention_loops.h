@@ -22,10 +22,11 @@ constexpr size_t lineFloats = 16;
 // Tokens whose scores are kept at a time; the greatest score and the sums are brought up to date after each.
 constexpr size_t scoreTokens = 64;
 
-// scores[q][t] = queries[q] . key t, for `rows` queries and `vectors` vectors of tokens.
+// scores[q][t] = queries[q] . key t, for `rows` queries and `vectors` vectors of tokens. Beside each key it asks memory
+// for what lies `ahead` floats behind it, unless that is 0.
 template <typename Simd, size_t rows, size_t vectors>
 inline __attribute__((always_inline)) void scoreTile(const float* queries, size_t width, const float* keys,
-                                                     float* scores) {
+                                                     size_t ahead, float* scores) {
   constexpr size_t perBlock = keyTokens / Simd::lanes;
   typename Simd::Vector sums[rows][vectors];
   for (size_t r = 0; r < rows; r++) {
@@ -34,7 +35,9 @@ inline __attribute__((always_inline)) void scoreTile(const float* queries, size_
   for (size_t i = 0; i < width; i++) {
     typename Simd::Vector key[vectors];
     for (size_t v = 0; v < vectors; v++) {
-      key[v] = Simd::load(keys + v / perBlock * width * keyTokens + i * keyTokens + v % perBlock * Simd::lanes);
+      const float* at = keys + v / perBlock * width * keyTokens + i * keyTokens + v % perBlock * Simd::lanes;
+      if (ahead > 0 && v % perBlock == 0) __builtin_prefetch(at + ahead);
+      key[v] = Simd::load(at);
     }
     for (size_t r = 0; r < rows; r++) {
       const typename Simd::Vector query = Simd::broadcast(queries[r * width + i]);
@@ -47,10 +50,10 @@ inline __attribute__((always_inline)) void scoreTile(const float* queries, size_
 }
 
 // sums[q][i] += weights[q][t] * value t [i], for `rows` queries and `vectors` vectors of components. The last vector
-// has `lastLanes` lanes.
+// has `lastLanes` lanes. `ahead` as above.
 template <typename Simd, size_t rows, size_t vectors>
 inline __attribute__((always_inline)) void weighTile(const float* weights, size_t tokens, const float* values,
-                                                     size_t width, size_t lastLanes, float* sums) {
+                                                     size_t width, size_t lastLanes, size_t ahead, float* sums) {
   const auto load = [lastLanes](const float* from, size_t v) {
     return v + 1 < vectors || lastLanes == Simd::lanes ? Simd::load(from + v * Simd::lanes)
                                                        : Simd::loadFew(from + v * Simd::lanes, lastLanes);
@@ -61,7 +64,11 @@ inline __attribute__((always_inline)) void weighTile(const float* weights, size_
   }
   for (size_t t = 0; t < tokens; t++) {
     typename Simd::Vector value[vectors];
-    for (size_t v = 0; v < vectors; v++) value[v] = load(values + t * width, v);
+    for (size_t v = 0; v < vectors; v++) {
+      if (ahead > 0 && v * Simd::lanes % lineFloats == 0)
+        __builtin_prefetch(values + t * width + v * Simd::lanes + ahead);
+      value[v] = load(values + t * width, v);
+    }
     for (size_t r = 0; r < rows; r++) {
       const typename Simd::Vector weight = Simd::broadcast(weights[r * scoreTokens + t]);
       for (size_t v = 0; v < vectors; v++) totals[r][v] = Simd::multiplyAdd(weight, value[v], totals[r][v]);
@@ -115,8 +122,8 @@ inline void weigh(float* scores, size_t visible, size_t width, float* greatest, 
   *total += sumLanes(partial);
 }
 
-// Asks memory for all that few queries soon read of a stretch: in blocks so short the processor does not notice in time
-// how they go on.
+// Asks memory for all that few queries soon read: in blocks so short the processor does not notice in time how they go
+// on.
 inline void prefetchCaches(const float* keys, const float* values, size_t floats) {
   for (size_t i = 0; i < floats; i += lineFloats) {
     __builtin_prefetch(keys + i);
@@ -128,11 +135,16 @@ template <typename Simd>
 void attendWith(const AttentionStretch& p) {
   constexpr size_t tile = Simd::lanes * Simd::vectors;
   alignas(64) float scores[tileQueries * scoreTokens];
+  bool asked = false;  // memory, for the block that comes
   for (size_t first = p.first; first < p.last; first += scoreTokens) {
     const size_t last = first + scoreTokens < p.last ? first + scoreTokens : p.last;
     const float* keys = p.keys + first * p.width;
     const float* values = p.values + first * p.width;
-    if (p.count <= tileQueries) prefetchCaches(keys, values, (last - first) * p.width);
+    // Few queries wait for memory. What they read next is asked for while they compute, if it is a whole block.
+    const bool few = p.count <= tileQueries;
+    if (few && !asked) prefetchCaches(keys, values, (last - first) * p.width);
+    asked = few && last + scoreTokens <= p.last;
+    const size_t ahead = asked ? scoreTokens * p.width : 0;
     for (size_t query = 0; query < p.count; query += tileQueries) {
       const size_t rows = p.count - query < tileQueries ? p.count - query : tileQueries;
       size_t visible[tileQueries], most = 0;
@@ -149,7 +161,7 @@ void attendWith(const AttentionStretch& p) {
           const size_t vectors = most - t < tile ? (most - t + Simd::lanes - 1) / Simd::lanes : Simd::vectors;
           withConstant<Simd::vectors>(vectors, [&](auto vectorCount) {
             scoreTile<Simd, decltype(rowCount)::value, decltype(vectorCount)::value>(
-                queries, p.width, keys + t / keyTokens * keyTokens * p.width + t % keyTokens, scores + t);
+                queries, p.width, keys + t / keyTokens * keyTokens * p.width + t % keyTokens, ahead, scores + t);
           });
         }
         for (size_t r = 0; r < rows; r++) {
@@ -165,7 +177,7 @@ void attendWith(const AttentionStretch& p) {
           const size_t vectors = (components + Simd::lanes - 1) / Simd::lanes;
           withConstant<Simd::vectors>(vectors, [&](auto vectorCount) {
             weighTile<Simd, decltype(rowCount)::value, decltype(vectorCount)::value>(
-                scores, most, values + i, p.width, components - (vectors - 1) * Simd::lanes, sums + i);
+                scores, most, values + i, p.width, components - (vectors - 1) * Simd::lanes, ahead, sums + i);
           });
         }
       });
