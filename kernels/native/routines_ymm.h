@@ -32,7 +32,7 @@ inline void keep(__m256i& value) { asm("" : "+x"(value)); }
 // A tile against some activation rows. Its halves share the loads of the activations, which take 1.2 times as long one
 // after the other (Zen 5); the sums stay in memory, for want of registers. `Dots` is the instruction set's: how sums of
 // 32 columns begin, take four columns' products and are added up. `columns` is the block size if it is so short that no
-// integers wait for the next 32 columns, and 0 for any: AVX2 takes 1.1 times as long if they may (4 rows, Zen 5).
+// integers wait for the next 32 columns, and 0 for any: AVX2 takes 1.15 times as long if they may (Zen 5).
 template <typename Dots, size_t rows, size_t columns>
 void multiplyRows(const TileProduct& p) {
   const __m256i low = _mm256_set1_epi8(15);
