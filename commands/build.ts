@@ -1,7 +1,7 @@
 /** `deno task build`: compiles the operators in `kernels/native/`. */
 
 import { z } from "zod";
-import { openCudaKernels, openKernels } from "../kernels/native_library.ts";
+import { describeKernels, openCudaKernels, openKernels } from "../kernels/native_library.ts";
 import { parseFlags } from "./flags.ts";
 import { progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
@@ -20,7 +20,7 @@ ESPALIER_CUDA_ARCHITECTURES are the GPUs to compile for (default sm_87,sm_90,sm_
       bar.update(done / total, `${done} of ${total} units`)
     );
     if (kernels === null) throw new Error(`Cannot build kernels: ${reason}`);
-    console.log(`${kernels.path} (${kernels.instructionSet})`);
+    console.log(`${kernels.path}: ${describeKernels(kernels)}`);
   }
   using bar = progressBar("build for CUDA");
   const { kernels, reason } = await openCudaKernels((done, total) =>

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import { openCudaKernels, openKernels } from "../kernels/native_library.ts";
+import { describeKernels, openCudaKernels, openKernels } from "../kernels/native_library.ts";
 import type { Device } from "../models/decoder.ts";
 import { probeDevice } from "../models/device_probe.ts";
 import { cudaDevice, type Runtime } from "../onnx/mod.ts";
@@ -22,7 +22,7 @@ export interface ChosenDevice {
   readonly operators: string | null;
   /** What our operators compute with, from a small set; "stock" without them. */
   readonly instructionSet: string;
-  /** The instruction set, or "stock" and why. */
+  /** The instruction set and what the library lacks of them, or "stock" and why. */
   readonly kernels: string;
 }
 
@@ -79,7 +79,7 @@ async function cpu(reason: string, onUnit?: (done: number, total: number) => voi
     reason,
     operators: kernels?.path ?? null,
     instructionSet: kernels?.instructionSet ?? "stock",
-    kernels: kernels?.instructionSet ?? `stock: ${missing}`,
+    kernels: kernels === null ? `stock: ${missing}` : describeKernels(kernels),
   };
 }
 

@@ -34,6 +34,7 @@ const LIBRARY_UNITS: readonly string[] = [
 const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly string[]>>>> = {
   x86_64: {
     routines_avx2: ["-mavx2", "-mfma", "-mf16c"],
+    routines_avxvnni: ["-mavxvnni", "-mavx2", "-mfma", "-mf16c"],
     routines_avx512: [
       ...["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
       "-mprefer-vector-width=512",
@@ -44,6 +45,12 @@ const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly stri
     routines_i8mm: ["-march=armv8.2-a+dotprod+i8mm"],
   },
 };
+
+/**
+ * Units whose instructions not every compiler in use knows, and the macro that leaves one out of the table of routines:
+ * GCC knows `-mavxvnni` from 11 on, clang from 12 on.
+ */
+const NEWER_UNITS: Readonly<Record<string, string>> = { routines_avxvnni: "WITHOUT_AVXVNNI" };
 
 /** Of every unit of the host. */
 export const FLAGS: readonly string[] = [
@@ -79,7 +86,8 @@ export interface BuildOptions {
 }
 
 /**
- * Compiles, as many units at once as there are cores, and links.
+ * Compiles, as many units at once as there are cores, and links. An instruction set that the compiler is too old for is
+ * left out; the library says so.
  *
  * @throws {Error} With the compiler's own words, if it fails.
  */
@@ -87,16 +95,18 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
   const { compiler, architecture, out, flags = [], program, onUnit } = options;
   const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: "objects-" });
   try {
+    const leftOut = await unknownUnits(compiler, architecture);
+    const without = leftOut.map((unit) => `-D${NEWER_UNITS[unit]}`);
     const units: [string, readonly string[]][] = [
       ...[...COMMON_UNITS, ...program === undefined ? LIBRARY_UNITS : [program]].map((
         unit,
-      ): [string, readonly string[]] => [unit, []]),
-      ...Object.entries(UNITS[architecture]),
+      ): [string, readonly string[]] => [unit, without]),
+      ...Object.entries(UNITS[architecture]).filter(([unit]) => !leftOut.includes(unit)),
     ];
     const objects = units.map((_, index) => `${folder}/${index}.o`);
-    await eachAtOnce(units, async ([unit, instructions], index) => {
+    await eachAtOnce(units, async ([unit, unitFlags], index) => {
       const source = `${SOURCES}${unit}.cpp`;
-      await compile(compiler, [...FLAGS, ...instructions, ...flags, "-c", source, "-o", objects[index]!]);
+      await compile(compiler, [...FLAGS, ...unitFlags, ...flags, "-c", source, "-o", objects[index]!]);
     }, onUnit);
     const linked = `${folder}/linked`;
     await compile(compiler, [...program === undefined ? ["-shared"] : [], ...flags, "-o", linked, ...objects]);
@@ -105,6 +115,17 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
+}
+
+/** Those of the newer units whose flags this compiler refuses. */
+async function unknownUnits(compiler: string, architecture: Architecture): Promise<readonly string[]> {
+  const unknown: string[] = [];
+  for (const [unit, instructions] of Object.entries(UNITS[architecture])) {
+    if (!(unit in NEWER_UNITS)) continue;
+    const takes = compile(compiler, [...instructions, "-fsyntax-only", "-x", "c++", "/dev/null"]);
+    if (!await takes.then(() => true, () => false)) unknown.push(unit);
+  }
+  return unknown;
 }
 
 /** The first compiler that answers, or null. */
@@ -122,7 +143,9 @@ export async function findCompiler(): Promise<string | null> {
  * @param sources The folder of the sources, with a slash. Test programs in folders below it do not count.
  */
 export async function sourceDigest(architecture: Architecture, sources: string = SOURCES): Promise<string> {
-  const hash = createHash("sha256").update(JSON.stringify([architecture, FLAGS, UNITS, COMMON_UNITS, LIBRARY_UNITS]));
+  const hash = createHash("sha256").update(
+    JSON.stringify([architecture, FLAGS, UNITS, NEWER_UNITS, COMMON_UNITS, LIBRARY_UNITS]),
+  );
   const names: string[] = [];
   for await (const { name } of Deno.readDir(sources)) if (/\.(cpp|h)$/.test(name)) names.push(name);
   for (const name of names.sort()) hash.update(name).update(await Deno.readFile(sources + name));

@@ -5,6 +5,11 @@ import { libraryPath } from "./native_library.ts";
 
 const compiler = await findCompiler();
 
+/** A program that says in one line what a library of ours has. */
+const OPENS_KERNELS = `
+import { describeKernels, openKernels } from ${JSON.stringify(new URL("native_library.ts", import.meta.url).href)};
+console.log(describeKernels((await openKernels()).kernels));`;
+
 describe("sourceDigest()", () => {
   let folder = "";
   beforeAll(async () => {
@@ -36,6 +41,36 @@ describe("sourceDigest()", () => {
 
 if (compiler !== null) {
   describe("buildKernels()", () => {
+    if (Deno.build.arch === "x86_64") {
+      it("leaves out an instruction set that the compiler is too old for, and the library says so", async () => {
+        const folder = await Deno.makeTempDir();
+        try {
+          const [old, out] = [`${folder}/old`, `${folder}/library.so`];
+          await Deno.writeTextFile(
+            old,
+            `#!/bin/sh\nfor flag; do [ "$flag" != -mavxvnni ] || exit 1; done\nexec ${compiler} "$@"\n`,
+            { mode: 0o755 },
+          );
+          await buildKernels({ compiler: old, architecture: "x86_64", out, flags: ["-O0"] });
+          const { stdout } = await new Deno.Command(Deno.execPath(), {
+            args: ["eval", OPENS_KERNELS],
+            env: { ESPALIER_KERNELS: out, ESPALIER_INSTRUCTION_SET: "portable" },
+          }).output();
+          equal(
+            new TextDecoder().decode(stdout),
+            "portable (compiled without avxvnni: the compiler does not know it)\n",
+          );
+          const { stderr } = await new Deno.Command(Deno.execPath(), {
+            args: ["eval", OPENS_KERNELS],
+            env: { ESPALIER_KERNELS: out, ESPALIER_INSTRUCTION_SET: "avxvnni" },
+          }).output();
+          match(new TextDecoder().decode(stderr), /no instruction set "avxvnni"/);
+        } finally {
+          await Deno.remove(folder, { recursive: true });
+        }
+      });
+    }
+
     it("fails with the compiler's own words, and leaves nothing behind", async () => {
       const folder = await Deno.makeTempDir();
       try {

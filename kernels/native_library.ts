@@ -7,6 +7,8 @@ export interface NativeKernels {
   readonly path: string;
   /** Name of the instruction set that they use here. */
   readonly instructionSet: string;
+  /** One that the library was compiled without, since the compiler was too old for it; null if it has all. */
+  readonly leftOut: string | null;
 }
 
 export type KernelsState =
@@ -30,7 +32,8 @@ const FOLDER = fileURLToPath(new URL("../build/kernels/", import.meta.url));
 /**
  * The library for the present sources, made if it is not there yet: seconds, once.
  *
- * `ESPALIER_KERNELS` is a path to a library made elsewhere, or `off`.
+ * `ESPALIER_KERNELS` is a path to a library made elsewhere, or `off`. An instruction set that the compiler does not know is
+ * left out; a newer compiler is not noticed, `build/kernels` is to be removed then.
  *
  * @param onUnit Told while it compiles.
  * @throws {Error} If the compiler fails, or the library that was named cannot be used. Where none can be made, stock
@@ -93,6 +96,11 @@ export async function openCudaKernels(onUnit?: (done: number, total: number) => 
   return { kernels: loadCuda(path, asked.filter((name) => !known.includes(name))), reason: null };
 }
 
+/** One line for people: the instruction set, and the one that the compiler was too old for. */
+export function describeKernels({ instructionSet, leftOut }: Omit<NativeKernels, "path">): string {
+  return instructionSet + (leftOut === null ? "" : ` (compiled without ${leftOut}: the compiler does not know it)`);
+}
+
 /** Where the library for the present sources is or will be. */
 export async function libraryPath(architecture: Architecture): Promise<string> {
   return `${FOLDER}espalier-${architecture}-${await sourceDigest(architecture)}.so`;
@@ -116,14 +124,22 @@ function loadCuda(path: string, skipped: readonly string[]): CudaKernels {
 /** @throws {TypeError} If it is no library of ours, or this processor lacks the instruction set that is asked for. */
 function load(path: string): NativeKernels {
   // Never closed: sessions use it for as long as they live.
-  const library = Deno.dlopen(path, { EspalierInstructionSet: { parameters: [], result: "pointer" } });
+  const library = Deno.dlopen(path, {
+    EspalierInstructionSet: { parameters: [], result: "pointer" },
+    EspalierLeftOut: { parameters: [], result: "pointer" },
+  });
   const name = library.symbols.EspalierInstructionSet();
   if (name === null) {
     throw new TypeError(
       `Cannot use ${path}: this processor has no instruction set "${Deno.env.get("ESPALIER_INSTRUCTION_SET")}"`,
     );
   }
-  return { path, instructionSet: Deno.UnsafePointerView.getCString(name) };
+  const leftOut = library.symbols.EspalierLeftOut();
+  return {
+    path,
+    instructionSet: Deno.UnsafePointerView.getCString(name),
+    leftOut: leftOut === null ? null : Deno.UnsafePointerView.getCString(leftOut),
+  };
 }
 
 async function exists(path: string): Promise<boolean> {

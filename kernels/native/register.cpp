@@ -25,6 +25,15 @@ EXPORTED const char* EspalierInstructionSet() {
   return routines ? routines->name : nullptr;
 }
 
+// Name of the instruction set that this library was compiled without, since the compiler did not know it; null if none.
+EXPORTED const char* EspalierLeftOut() {
+#if defined(WITHOUT_AVXVNNI)
+  return "avxvnni";
+#else
+  return nullptr;
+#endif
+}
+
 // Called for every session-options object that is to know our operators.
 EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort::ApiBase* base) {
   const ort::Api api = base->getApi(ort::apiVersion);

@@ -7,8 +7,13 @@ namespace espalier {
 extern const Routines portableRoutines;
 #if defined(__x86_64__)
 extern const Routines avx2Routines;
+extern const Routines avxvnniRoutines;
 extern const Routines avx512Routines;
+#if defined(WITHOUT_AVXVNNI)
 const Routines* const allRoutines[] = {&avx512Routines, &avx2Routines, &portableRoutines, nullptr};
+#else
+const Routines* const allRoutines[] = {&avx512Routines, &avxvnniRoutines, &avx2Routines, &portableRoutines, nullptr};
+#endif
 #elif defined(__aarch64__)
 extern const Routines i8mmRoutines;
 extern const Routines dotprodRoutines;

@@ -1,0 +1,187 @@
+// What the instruction sets with registers of 256 bits share: one holds four columns of eight output rows, half a tile.
+#pragma once
+
+#include <cpuid.h>
+#include <immintrin.h>
+
+#include "attention_loops.h"
+#include "scan_loops.h"
+
+namespace espalier {
+namespace {
+
+constexpr size_t halves = 2, halfTile = tileRows / halves;
+
+// Whether there are AVX2, FMA and F16C, and the operating system keeps the registers.
+inline bool supportsAvx2() {
+  unsigned a, b, c, d;  // clang 14 has no name for F16C
+  return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __get_cpuid(1, &a, &b, &c, &d) &&
+         (c & bit_F16C);
+}
+
+inline __m256i broadcastFour(const int8_t* codes) {
+  int32_t four;
+  std::memcpy(&four, codes, 4);
+  return _mm256_set1_epi32(four);
+}
+
+// Makes the compiler have a value in a register here: else it loads activations again for each use, or keeps the sums
+// of a loop twice and has none left.
+inline void keep(__m256i& value) { asm("" : "+x"(value)); }
+
+// A tile against some activation rows. Its halves share the loads of the activations, which take 1.2 times as long one
+// after the other (Zen 5); the sums stay in memory, for want of registers. `Dots` is the instruction set's: how sums of
+// 32 columns begin, take four columns' products and are added up. `columns` is the block size if it is so short that no
+// integers wait for the next 32 columns, and 0 for any: AVX2 takes 1.15 times as long if they may (Zen 5).
+template <typename Dots, size_t rows, size_t columns>
+void multiplyRows(const TileProduct& p) {
+  const __m256i low = _mm256_set1_epi8(15);
+  const size_t blockSize = columns == 0 ? p.blockSize : columns;
+  const uint8_t* codes = p.weights;
+  const int8_t* activations = p.activations;
+  const float* activationScales = p.activationScales;
+  const int32_t* offsets = p.offsets;
+  for (size_t block = 0; block < p.blocks; block++) {
+    const uint16_t* scales = beginBlock(p, block, &codes);
+    const uint8_t* soon = wantedSoon(p, codes);
+    __builtin_prefetch(soon - scaleLine);
+    __m256i dots[halves][rows];
+    const auto before = [&](size_t h, size_t r) { return columns == 0 ? dots[h][r] : _mm256_set1_epi32(offsets[r]); };
+    if (columns == 0) {
+      for (size_t r = 0; r < rows; r++) dots[0][r] = dots[1][r] = _mm256_set1_epi32(offsets[r]);
+    }
+    size_t column = 0;
+    do {
+      __m256i partial[halves][rows];
+      for (size_t h = 0; h < halves; h++) {
+        for (size_t r = 0; r < rows; r++) partial[h][r] = Dots::begin(before(h, r));
+      }
+      const size_t end = column + 32;
+      do {
+        __builtin_prefetch(soon);
+        for (size_t odd = 0; odd < 2; odd++) {
+          __m256i weights[halves];
+          for (size_t h = 0; h < halves; h++) {
+            weights[h] = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(codes + 32 * h));
+            if (odd) {
+              keep(weights[h]);
+              weights[h] = _mm256_srli_epi16(weights[h], 4);
+            }
+            weights[h] = _mm256_and_si256(weights[h], low);
+          }
+          for (size_t r = 0; r < rows; r++) {
+            __m256i four = broadcastFour(activations + 8 * r + 4 * odd);
+            keep(four);
+            for (size_t h = 0; h < halves; h++) {
+              partial[h][r] = Dots::add(partial[h][r], weights[h], four);
+              keep(partial[h][r]);
+            }
+          }
+        }
+        column += 8;
+        codes += 64;
+        soon += 64;
+        activations += 8 * p.groupRows;
+      } while (column < end);
+      for (size_t h = 0; h < halves; h++) {
+        for (size_t r = 0; r < rows; r++) dots[h][r] = Dots::end(before(h, r), partial[h][r]);
+      }
+    } while (column < blockSize);
+    for (size_t h = 0; h < halves; h++) {
+      const __m256 ofHalf = _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(scales + h * halfTile)));
+      for (size_t r = 0; r < rows; r++) {
+        float* sums = p.sums + r * tileRows + h * halfTile;
+        const __m256 scale = _mm256_mul_ps(ofHalf, _mm256_set1_ps(activationScales[r]));
+        _mm256_storeu_ps(sums, _mm256_fmadd_ps(_mm256_cvtepi32_ps(dots[h][r]), scale, _mm256_loadu_ps(sums)));
+      }
+    }
+    offsets += p.groupRows;
+    activationScales += p.groupRows;
+  }
+}
+
+// `atOnce` rows at a time: those for which there are registers.
+template <typename Dots, size_t atOnce>
+void multiplyTile(const TileProduct& product, size_t rows) {
+  TileProduct p = product;
+  while (rows > 0) {
+    const size_t some = rows < atOnce ? rows : atOnce;
+    withConstant<atOnce>(some, [&p](auto count) {
+      constexpr size_t constant = decltype(count)::value;
+      p.blockSize == 32 ? multiplyRows<Dots, constant, 32>(p) : multiplyRows<Dots, constant, 0>(p);
+    });
+    p.activations += 8 * some;
+    p.activationScales += some;
+    p.offsets += some;
+    p.sums += some * tileRows;
+    rows -= some;
+  }
+}
+
+// Four times eight codes, each `groupRows` times eight behind the one before.
+inline void storeEights(__m256i bytes, size_t groupRows, int8_t* codes) {
+  const __m128i first = _mm256_castsi256_si128(bytes), second = _mm256_extracti128_si256(bytes, 1);
+  const int64_t eights[] = {_mm_cvtsi128_si64(first), _mm_extract_epi64(first, 1), _mm_cvtsi128_si64(second),
+                            _mm_extract_epi64(second, 1)};
+  for (size_t i = 0; i < 4; i++) std::memcpy(codes + 8 * i * groupRows, eights + i, 8);
+}
+
+void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
+                 int32_t* offsets) {
+  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7,
+                                         8, 10, 12, 14, 9, 11, 13, 15);
+  const __m256i lanesInOrder = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const __m256 magnitudeBits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  for (size_t block = 0; block * blockSize < columns; block++) {
+    const size_t start = block * blockSize;
+    if (columns - start < blockSize) {
+      return quantizeRowGeneric(x + start, columns - start, blockSize, groupRows, codes + start * groupRows,
+                                scales + block * groupRows, offsets + block * groupRows);
+    }
+    __m256 greatest = _mm256_setzero_ps();
+    for (size_t i = 0; i < blockSize; i += 8) {
+      greatest = _mm256_max_ps(greatest, _mm256_and_ps(_mm256_loadu_ps(x + start + i), magnitudeBits));
+    }
+    float eight[8];
+    _mm256_storeu_ps(eight, greatest);
+    float magnitude = 0;
+    for (float value : eight) magnitude = value > magnitude ? value : magnitude;
+    const __m256 inverse = _mm256_set1_ps(magnitude >= leastMagnitude ? 127.0f / magnitude : 0.0f);
+    __m256i sum = _mm256_setzero_si256();
+    for (size_t i = 0; i < blockSize; i += 32) {
+      __m256i integers[4];
+      for (size_t j = 0; j < 4; j++) {
+        integers[j] = _mm256_cvtps_epi32(_mm256_mul_ps(_mm256_loadu_ps(x + start + i + 8 * j), inverse));
+        sum = _mm256_add_epi32(sum, integers[j]);
+      }
+      const __m256i bytes =
+          _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]),
+                                                         _mm256_packs_epi32(integers[2], integers[3])),
+                                      lanesInOrder);
+      storeEights(_mm256_shuffle_epi8(bytes, order), groupRows, codes + (start + i) * groupRows);
+    }
+    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b01001110));
+    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
+    scales[block * groupRows] = magnitude / 127.0f;
+    offsets[block * groupRows] = -8 * _mm_cvtsi128_si32(four);
+  }
+}
+
+struct Simd {
+  using Vector = __m256;
+  static constexpr size_t lanes = 8, vectors = 2;
+  static Vector zero() { return _mm256_setzero_ps(); }
+  static Vector broadcast(float value) { return _mm256_set1_ps(value); }
+  static Vector load(const float* from) { return _mm256_loadu_ps(from); }
+  static Vector loadFew(const float* from, size_t count) { return _mm256_maskload_ps(from, mask(count)); }
+  static void store(float* to, Vector value) { _mm256_storeu_ps(to, value); }
+  static void storeFew(float* to, Vector value, size_t count) { _mm256_maskstore_ps(to, mask(count), value); }
+  static Vector multiplyAdd(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
+  static __m256i mask(size_t count) {
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(static_cast<int>(count)), _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7));
+  }
+};
+
+}  // namespace
+}  // namespace espalier
