@@ -256,7 +256,7 @@ describe("The service", () => {
     equal((await service.json(GREEDY)).usage.completion_tokens, GREEDY.max_new_tokens);
   });
 
-  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     it(`ends with 0 on ${signal}, after what runs, and takes nothing new`, async () => {
       await using stopping = await startTiny();
       const response = await stopping.post({ ...GREEDY, max_new_tokens: 1000, stream: true });

@@ -1,11 +1,13 @@
+import { signalIsIgnored } from "../../kernels/ignored_signal.ts";
+
 /**
  * A terminal signals every process of its group, and `deno task` passes on what it gets: what comes so soon after the
  * first signal is that one again.
  */
 const SAME_SIGNAL_MS = 100;
 
-/** What asks a service to stop: a key, a supervisor. */
-const STOP_SIGNALS = ["SIGINT", "SIGTERM"] as const;
+/** What asks a service to stop: a key, a supervisor, a terminal that is closed. */
+const STOP_SIGNALS = ["SIGINT", "SIGTERM", "SIGHUP"] as const;
 export type StopSignal = typeof STOP_SIGNALS[number];
 
 export interface StopOptions {
@@ -41,10 +43,11 @@ export function stopOnce({ stop, exit, now, say }: StopOptions): (signal: StopSi
   };
 }
 
-/** Stops on signals from now on. */
+/** Stops on signals from now on. One that the process was started without, as `nohup` does with SIGHUP, stays ignored. */
 export function stopOnSignals(options: StopOptions): void {
   const onSignal = stopOnce(options);
   for (const signal of STOP_SIGNALS) {
+    if (signal === "SIGHUP" && signalIsIgnored(signal)) continue;
     Deno.addSignalListener(signal, () => onSignal(signal));
   }
 }

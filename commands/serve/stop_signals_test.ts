@@ -19,7 +19,7 @@ function stoppable() {
 }
 
 describe("stopOnce()", () => {
-  for (const signal of ["SIGINT", "SIGTERM"] as const) {
+  for (const signal of ["SIGINT", "SIGTERM", "SIGHUP"] as const) {
     it(`exits with 0 on ${signal}, when all is stopped and not before`, async () => {
       const { stopping, stopped, exits, onSignal } = stoppable();
       const done = onSignal(signal);
@@ -37,8 +37,8 @@ describe("stopOnce()", () => {
     await onSignal("SIGTERM");
     deepEqual([exits, said], [[], []]);
     clock.ms += 1;
-    await onSignal("SIGINT");
-    deepEqual([stopped, exits, said], [["SIGINT"], [1], ["Stopped at once, on SIGINT"]]);
+    await onSignal("SIGHUP");
+    deepEqual([stopped, exits, said], [["SIGINT"], [1], ["Stopped at once, on SIGHUP"]]);
   });
 
   it("exits with 1 if it cannot stop, and says why", async () => {
