@@ -1,6 +1,13 @@
-/** Says a line on stderr, to whoever looks after the service. */
+/**
+ * Says a line on stderr, to whoever looks after the service. Where it cannot be said, since the disk of a file is full or
+ * the terminal has been closed, the service goes on without: nothing that it does for its callers hangs on these lines.
+ */
 export function say(line: string): void {
-  console.error(line);
+  try {
+    console.error(line);
+  } catch {
+    // There is nobody to tell.
+  }
 }
 
 /** Bytes as people read them. */
