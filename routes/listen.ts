@@ -1,11 +1,12 @@
 import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
+import { ConnectionPlaces } from "./connection_places.ts";
 import { ClientGoneError, errorAnswer, RequestError } from "./errors.ts";
 import type { Refusal } from "./refusals.ts";
 
 /** What connections may take of us. */
 export interface ConnectionLimits {
-  /** Connections at once; more are closed as they come. */
+  /** Connections at once; where there are more, one without a whole request has to go ({@linkcode ConnectionPlaces}). */
   readonly maxConnections: number;
   /** Bytes of a request's line and headers together. */
   readonly maxHeaderBytes: number;
@@ -51,8 +52,20 @@ const MOST_PIPELINED = 32;
 /** Of one connection. */
 interface AnswersUnderWay {
   count: number;
+  /** Those of the requests that have come whole. */
+  readonly whole: Set<IncomingMessage>;
   last: ServerResponse;
 }
+
+/** What comes of connections that were closed before a request came. */
+const NO_PLACE: Refusal = {
+  ...{ status: 503, outcome: "rejected", method: null, path: null },
+  message: "A connection was closed, since all others have requests in them",
+};
+const NO_REQUEST: Refusal = {
+  ...{ status: 408, outcome: "invalid", method: null, path: null },
+  message: "A connection was closed, since another needed its place and no request had come",
+};
 
 type FetchHandler = (request: Request) => Response | Promise<Response>;
 
@@ -79,12 +92,20 @@ export async function listen(
     // How often the three are looked at.
     connectionsCheckingInterval: Math.min(limits.headerSeconds, limits.idleSeconds, 5) * 200,
   });
-  server.maxConnections = limits.maxConnections;
   const answers = new WeakMap<Socket, AnswersUnderWay>();
+  const places = new ConnectionPlaces<Socket>(limits.maxConnections);
+  server.on("connection", (socket) => {
+    socket.on("close", () => places.leave(socket));
+    const closed = places.take(socket);
+    if (closed === null) return;
+    closed.destroy();
+    // What was asked on it before is told of where it was handled.
+    if (!answers.has(closed)) onRefusal(closed === socket ? NO_PLACE : NO_REQUEST);
+  });
   server.on("request", (incoming, outgoing) => {
     const { socket } = incoming;
     if (socket.destroyed) return; // it was cut off, and this came in the same packet
-    const underWay = answers.get(socket) ?? { count: 0, last: outgoing };
+    const underWay = answers.get(socket) ?? { count: 0, whole: new Set(), last: outgoing };
     if (underWay.count === MOST_PIPELINED) {
       const message = `More than ${MOST_PIPELINED} requests came before their answers`;
       onRefusal(refusalOf(new RequestError(400, message), incoming));
@@ -93,7 +114,21 @@ export async function listen(
     underWay.count++;
     underWay.last = outgoing;
     answers.set(socket, underWay);
-    outgoing.on("close", () => underWay.count--);
+    const isWhole = () => {
+      underWay.whole.add(incoming);
+      places.works(socket);
+    };
+    if (!hasBody(incoming)) isWhole();
+    else {
+      if (underWay.whole.size === 0) places.waits(socket);
+      incoming.once("end", isWhole);
+    }
+    outgoing.on("close", () => {
+      incoming.off("end", isWhole);
+      underWay.count--;
+      underWay.whole.delete(incoming);
+      if (underWay.whole.size === 0) places.waits(socket);
+    });
     void answer(handler, incoming, outgoing, { stalledMs: limits.stalledSeconds * 1000, onRefusal });
   });
   // A client that waits for leave to send its body gets it when the body is wanted, or a refusal in its place.
@@ -145,6 +180,11 @@ function refuse(
       `Connection: close\r\n\r\n${text}`,
   );
   return refusalOf(refusal, null);
+}
+
+/** Whether something is to come after the head of a request. */
+function hasBody({ headers }: IncomingMessage): boolean {
+  return headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0;
 }
 
 function refusalOf(error: unknown, incoming: IncomingMessage | null): Refusal {

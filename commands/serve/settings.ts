@@ -44,7 +44,7 @@ export const Settings = z.strictObject({
   allowedHosts: z.array(z.string().regex(/^[\w.-]+$/, "Expected names without a port").toLowerCase()).default([])
     .describe("Name that the header Host may have besides loopback's; on a network, none means any"),
   maxConnections: z.int().min(1).max(100_000).default(DEFAULT_CONNECTION_LIMITS.maxConnections)
-    .describe("Connections at once"),
+    .describe("Connections at once; of more, the one longest without a whole request is closed"),
   maxHeaderBytes: z.int().min(1024).max(1 << 20).default(DEFAULT_CONNECTION_LIMITS.maxHeaderBytes)
     .describe("Bytes of a request's headers"),
   headerSeconds: z.number().min(0.1).max(3600).default(DEFAULT_CONNECTION_LIMITS.headerSeconds)
