@@ -6,6 +6,7 @@ import { describeModel } from "./commands/serve/describe_model.ts";
 import { drain } from "./commands/serve/drain.ts";
 import { checkMemory, memoryPlan } from "./commands/serve/memory_plan.ts";
 import { RECOVER_MS, reopening } from "./commands/serve/reopened_model.ts";
+import { checkOpenFiles } from "./commands/serve/open_files.ts";
 import { messageOf, say } from "./commands/serve/say.ts";
 import { securityOf } from "./commands/serve/security.ts";
 import { watchContention, watchDevice } from "./commands/serve/sensors.ts";
@@ -22,6 +23,7 @@ import {
   registerProcessMetrics,
   type StepTableKey,
 } from "./engine/mod.ts";
+import { openFilesLimit } from "./kernels/open_files.ts";
 import { openArtefact } from "./models/artefact.ts";
 import { openDecoder } from "./models/decoder.ts";
 import { cudaDevice, openRuntime } from "./onnx/mod.ts";
@@ -40,6 +42,7 @@ async function serve(settings: Settings): Promise<void> {
   // What can be wrong with the settings: better now than after kernels were compiled and steps measured.
   const security = await securityOf(settings);
   Deno.listen({ hostname: settings.host, port: settings.port }).close();
+  checkOpenFiles(settings.maxConnections, openFilesLimit());
   const artefact = await openArtefact(settings.model);
   const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
   const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
