@@ -5,7 +5,7 @@ import { parseFlags } from "./commands/flags.ts";
 import { describeModel } from "./commands/serve/describe_model.ts";
 import { drain } from "./commands/serve/drain.ts";
 import { checkMemory, memoryPlan } from "./commands/serve/memory_plan.ts";
-import { RECOVER_MS, reopening } from "./commands/serve/reopened_model.ts";
+import { checkUnchanged, RECOVER_MS, reopening } from "./commands/serve/reopened_model.ts";
 import { checkOpenFiles } from "./commands/serve/open_files.ts";
 import { messageOf, say } from "./commands/serve/say.ts";
 import { securityOf } from "./commands/serve/security.ts";
@@ -104,7 +104,7 @@ async function serve(settings: Settings): Promise<void> {
   for (const [kind, bytes] of Object.entries(memory)) metrics.modelBytes.set({ kind }, bytes);
 
   // Requests: practice of our own first, then those of others.
-  const reopen = reopening(decoder, open, say);
+  const reopen = reopening(decoder, () => checkUnchanged(artefact).then(open), say);
   const engineWith = (own: Pick<EngineOptions, "metrics" | "learned">) =>
     new Engine({
       runner: decoder,

@@ -1,3 +1,4 @@
+import { type Artefact, openArtefact } from "../../models/artefact.ts";
 import { messageOf } from "./say.ts";
 
 /** Time between two tries to open a model that broke. */
@@ -32,4 +33,16 @@ export function reopening<Model extends { close(): void }>(
     say("The model is open again");
     return last;
   };
+}
+
+/**
+ * Checks an artefact's folder again before it is opened again. What runs was planned for the weights that were there at
+ * the start; others, even of the same size, would be read as if they were those.
+ *
+ * @throws {SyntaxError} If it is no whole artefact any more.
+ * @throws {Error} If its weights are others.
+ */
+export async function checkUnchanged({ folder, digest }: Pick<Artefact, "folder" | "digest">): Promise<void> {
+  if ((await openArtefact(folder)).digest === digest) return;
+  throw new Error(`other weights have taken the place of those in ${folder}: start the service again to serve them`);
 }

@@ -1,6 +1,9 @@
 import { deepEqual, equal, rejects } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { reopening } from "./reopened_model.ts";
+import { openArtefact } from "../../models/artefact.ts";
+import { writeRandomArtefact } from "../../models/random_artefact.ts";
+import { TINY_LLAMA } from "../../tests/support/tiny_models.ts";
+import { checkUnchanged, reopening } from "./reopened_model.ts";
 
 /** A model that notes when it is closed, and cannot be closed if told so. */
 class Closing {
@@ -50,5 +53,23 @@ describe("reopening()", () => {
     await rejects(reopen(), /stuck/);
     equal(await reopen(), next);
     equal(broken.closed, 1);
+  });
+});
+
+describe("checkUnchanged()", () => {
+  it("refuses a folder whose weights are others, or no more there", async () => {
+    const folder = await Deno.makeTempDir();
+    const write = (seed: number) => writeRandomArtefact(folder, { config: TINY_LLAMA, blockSize: 32, seed });
+    await write(1);
+    const artefact = await openArtefact(folder);
+    await checkUnchanged(artefact);
+    await Deno.remove(folder, { recursive: true });
+    await write(2);
+    await rejects(
+      checkUnchanged(artefact),
+      /other weights have taken the place of those in .*: start the service again/,
+    );
+    await Deno.remove(folder, { recursive: true });
+    await rejects(checkUnchanged(artefact), { name: "SyntaxError" });
   });
 });
