@@ -1,7 +1,7 @@
 import type { Registry } from "prom-client";
 import type { Metrics } from "../../engine/mod.ts";
 import type { Artefact } from "../../models/artefact.ts";
-import { chatTemplateOf } from "../../models/chat_template.ts";
+import { threadedChatTemplateOf } from "../../models/threaded_chat_template.ts";
 import { ThreadedTokenizer } from "../../models/threaded_tokenizer.ts";
 import { BodyRoom, type Build, Refusals, type Security, type Services } from "../../routes/mod.ts";
 import { LogWriter, writeStdout } from "../log_writer.ts";
@@ -48,7 +48,7 @@ export function servicesOf(
       levels: artefact.levels,
     },
     tokenizer: artefact.tokenizer === null ? null : new ThreadedTokenizer(artefact.tokenizer),
-    chatTemplate: artefact.tokenizer === null ? null : chatTemplateOf(artefact.tokenizer.tokenizerConfig),
+    chatTemplate: artefact.tokenizer === null ? null : threadedChatTemplateOf(artefact.tokenizer.tokenizerConfig),
     limits: {
       maxBodyBytes: settings.maxBodyBytes,
       maxJsonDepth: settings.maxJsonDepth,
