@@ -13,7 +13,7 @@ import { watchContention, watchDevice } from "./commands/serve/sensors.ts";
 import { requestLog, servicesOf } from "./commands/serve/services.ts";
 import { Settings } from "./commands/serve/settings.ts";
 import { stepTable, watchTable } from "./commands/serve/step_times.ts";
-import { stopOnSignals } from "./commands/serve/stop_signals.ts";
+import { isShieldedFromHangUp, stopOnSignals } from "./commands/serve/stop_signals.ts";
 import project from "./deno.json" with { type: "json" };
 import {
   createMetrics,
@@ -39,6 +39,7 @@ const WARM_UP_MS = 400;
 const now = () => performance.now();
 
 async function serve(settings: Settings): Promise<void> {
+  const shielded = isShieldedFromHangUp();
   // What can be wrong with the settings: better now than after kernels were compiled and steps measured.
   const security = await securityOf(settings);
   Deno.listen({ hostname: settings.host, port: settings.port }).close();
@@ -135,7 +136,7 @@ async function serve(settings: Settings): Promise<void> {
   });
   say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
 
-  stopOnSignals({
+  stopOnSignals(shielded, {
     async stop(signal) {
       say(`Stopping on ${signal}: requests have ${settings.drainSeconds} s to end, another signal ends them at once`);
       await drain({ engine, server, writer }, { drainMs: settings.drainSeconds * 1000, say });

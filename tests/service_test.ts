@@ -273,6 +273,15 @@ describe("The service", () => {
     });
   }
 
+  it("goes on when its terminal is closed, if it was started with nohup", async () => {
+    await using shielded = await Service.startShielded("--model", `${folder}/artefact`, "--slots", String(SLOTS));
+    shielded.signal("SIGHUP");
+    equal((await shielded.json(GREEDY)).usage.completion_tokens, GREEDY.max_new_tokens);
+    shielded.signal("SIGTERM");
+    equal((await shielded.logged(/^Stopping on (\w+)/))[1], "SIGTERM");
+    deepEqual(await shielded.status, { success: true, code: 0, signal: null });
+  });
+
   it("ends at once with 1 on a second signal", async () => {
     await using stopping = await startTiny("--drain-seconds", "60");
     const response = await stopping.post({ ...GREEDY, max_new_tokens: CONTEXT - PROMPT.length, stream: true });

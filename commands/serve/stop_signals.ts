@@ -43,11 +43,19 @@ export function stopOnce({ stop, exit, now, say }: StopOptions): (signal: StopSi
   };
 }
 
-/** Stops on signals from now on. One that the process was started without, as `nohup` does with SIGHUP, stays ignored. */
-export function stopOnSignals(options: StopOptions): void {
+/**
+ * Whether SIGHUP had no effect when the process started, as `nohup` wants it. To be asked before anything else is done: one
+ * listener to any signal, of a library too, makes the runtime (Deno 2.9.6) catch every signal, and end the process on
+ * those that nobody listens to.
+ */
+export function isShieldedFromHangUp(): boolean {
+  return signalIsIgnored("SIGHUP");
+}
+
+/** Stops on signals from now on. @param shielded SIGHUP stays without effect. */
+export function stopOnSignals(shielded: boolean, options: StopOptions): void {
   const onSignal = stopOnce(options);
   for (const signal of STOP_SIGNALS) {
-    if (signal === "SIGHUP" && signalIsIgnored(signal)) continue;
-    Deno.addSignalListener(signal, () => onSignal(signal));
+    Deno.addSignalListener(signal, shielded && signal === "SIGHUP" ? () => {} : () => onSignal(signal));
   }
 }

@@ -48,3 +48,29 @@ describe("stopOnce()", () => {
     deepEqual([exits, said], [[1], ["Cannot stop in order: Error: stuck"]]);
   });
 });
+
+describe("stopOnSignals()", () => {
+  const module = JSON.stringify(import.meta.resolve("./stop_signals.ts"));
+  const program = `import { isShieldedFromHangUp, stopOnSignals } from ${module};
+    const shielded = isShieldedFromHangUp();
+    const stop = (signal) => Promise.resolve(console.log(signal));
+    stopOnSignals(shielded, { stop, exit: Deno.exit, now: () => performance.now(), say: () => {} });
+    for (const signal of ["SIGHUP", "SIGTERM"]) {
+      Deno.kill(Deno.pid, signal);
+      await new Promise((resolve) => setTimeout(resolve, 200));
+    }`;
+  for (
+    const [what, shell, stoppedBy] of [["stops", "", "SIGHUP"], [
+      "under nohup does not stop",
+      'trap "" HUP; ',
+      "SIGTERM",
+    ]]
+  ) {
+    it(`${what} on SIGHUP`, async () => {
+      const { code, stdout } = await new Deno.Command("sh", {
+        args: ["-c", `${shell}exec "$@"`, "sh", Deno.execPath(), "eval", program],
+      }).output();
+      deepEqual([code, new TextDecoder().decode(stdout)], [0, `${stoppedBy}\n`]);
+    });
+  }
+});
