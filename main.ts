@@ -13,7 +13,7 @@ import { watchContention, watchDevice } from "./commands/serve/sensors.ts";
 import { requestLog, servicesOf } from "./commands/serve/services.ts";
 import { Settings } from "./commands/serve/settings.ts";
 import { stepTable, watchTable } from "./commands/serve/step_times.ts";
-import { isShieldedFromHangUp, stopOnSignals } from "./commands/serve/stop_signals.ts";
+import { keepHangUpIgnored, stopOnSignals } from "./commands/serve/stop_signals.ts";
 import project from "./deno.json" with { type: "json" };
 import {
   createMetrics,
@@ -39,7 +39,7 @@ const WARM_UP_MS = 400;
 const now = () => performance.now();
 
 async function serve(settings: Settings): Promise<void> {
-  const shielded = isShieldedFromHangUp();
+  const hangUpIgnored = keepHangUpIgnored();
   // What can be wrong with the settings: better now than after kernels were compiled and steps measured.
   const security = await securityOf(settings);
   Deno.listen({ hostname: settings.host, port: settings.port }).close();
@@ -134,9 +134,7 @@ async function serve(settings: Settings): Promise<void> {
     limits: settings,
     onRefusal: (refusal) => services.refusals.note(refusal),
   });
-  say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
-
-  stopOnSignals(shielded, {
+  stopOnSignals(hangUpIgnored, {
     async stop(signal) {
       say(`Stopping on ${signal}: requests have ${settings.drainSeconds} s to end, another signal ends them at once`);
       await drain({ engine, server, writer }, { drainMs: settings.drainSeconds * 1000, say });
@@ -145,6 +143,7 @@ async function serve(settings: Settings): Promise<void> {
     now,
     say,
   });
+  say(`Listening on http://${settings.host.includes(":") ? `[${settings.host}]` : settings.host}:${server.port}`);
 }
 
 if (import.meta.main) {

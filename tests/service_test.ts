@@ -258,7 +258,7 @@ describe("The service", () => {
 
   for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     it(`ends with 0 on ${signal}, after what runs, and takes nothing new`, async () => {
-      await using stopping = await startTiny();
+      await using stopping = await startTiny("--drain-seconds", "3600");
       const response = await stopping.post({ ...GREEDY, max_new_tokens: 1000, stream: true });
       const events = readEvents(response);
       equal((await events.next()).value!.event, "start");
@@ -295,7 +295,7 @@ describe("The service", () => {
   });
 
   it("takes signals that come together for one, as a terminal sends them to all of a group", async () => {
-    await using stopping = await startTiny();
+    await using stopping = await startTiny("--drain-seconds", "3600");
     const events = readEvents(await stopping.post({ ...GREEDY, max_new_tokens: 1000, stream: true }));
     equal((await events.next()).value!.event, "start");
     stopping.signal("SIGTERM");

@@ -44,18 +44,22 @@ export function stopOnce({ stop, exit, now, say }: StopOptions): (signal: StopSi
 }
 
 /**
- * Whether SIGHUP had no effect when the process started, as `nohup` wants it. To be asked before anything else is done: one
- * listener to any signal, of a library too, makes the runtime (Deno 2.9.6) catch every signal, and end the process on
- * those that nobody listens to.
+ * Keeps SIGHUP without effect where it had none when the process started, as `nohup` wants it. To be called before anything
+ * else is done: one listener to any signal, of a library too, makes the runtime (Deno 2.9.6) catch every signal, and end
+ * the process on those that nobody listens to.
+ *
+ * @returns Whether it had none.
  */
-export function isShieldedFromHangUp(): boolean {
-  return signalIsIgnored("SIGHUP");
+export function keepHangUpIgnored(): boolean {
+  const ignored = signalIsIgnored("SIGHUP");
+  if (ignored) Deno.addSignalListener("SIGHUP", () => {});
+  return ignored;
 }
 
-/** Stops on signals from now on. @param shielded SIGHUP stays without effect. */
-export function stopOnSignals(shielded: boolean, options: StopOptions): void {
+/** Stops on signals from now on. @param ignored Whether SIGHUP is none of them. */
+export function stopOnSignals(ignored: boolean, options: StopOptions): void {
   const onSignal = stopOnce(options);
   for (const signal of STOP_SIGNALS) {
-    Deno.addSignalListener(signal, shielded && signal === "SIGHUP" ? () => {} : () => onSignal(signal));
+    if (signal !== "SIGHUP" || !ignored) Deno.addSignalListener(signal, () => onSignal(signal));
   }
 }

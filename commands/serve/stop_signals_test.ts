@@ -51,10 +51,10 @@ describe("stopOnce()", () => {
 
 describe("stopOnSignals()", () => {
   const module = JSON.stringify(import.meta.resolve("./stop_signals.ts"));
-  const program = `import { isShieldedFromHangUp, stopOnSignals } from ${module};
-    const shielded = isShieldedFromHangUp();
+  const program = `import { keepHangUpIgnored, stopOnSignals } from ${module};
+    const ignored = keepHangUpIgnored();
     const stop = (signal) => Promise.resolve(console.log(signal));
-    stopOnSignals(shielded, { stop, exit: Deno.exit, now: () => performance.now(), say: () => {} });
+    stopOnSignals(ignored, { stop, exit: Deno.exit, now: () => performance.now(), say: () => {} });
     for (const signal of ["SIGHUP", "SIGTERM"]) {
       Deno.kill(Deno.pid, signal);
       await new Promise((resolve) => setTimeout(resolve, 200));
