@@ -36,6 +36,9 @@ interface Flag {
 /**
  * Reads a command line by a schema: the field `aFlag` is given as `--a-flag value` or `--a-flag=value`, a boolean as
  * `--a-flag` or `--no-a-flag`, an array by giving its flag several times (in the environment: separated by commas).
+ *
+ * @returns The values, the text of `--help` if that was asked for, or a text with the problem of each flag.
+ * @throws {TypeError} If a field of the schema is of a type that no flag has.
  */
 export function readFlags<S extends FlagsSchema>(
   schema: S,
@@ -54,13 +57,10 @@ export function readFlags<S extends FlagsSchema>(
   for (const flag of flags) {
     const text = help.env?.(flag.variable);
     if (text === undefined || text === "") continue;
-    if (flag.type === "boolean" && text !== "true" && text !== "false") {
-      problems.push(`${flag.variable}: "${text}" is neither true nor false`);
-    } else {give(
-        flag,
-        flag.type === "boolean" ? text === "true" : flag.type === "list" ? text.split(",") : text,
-        flag.variable,
-      );}
+    if (flag.type === "list") give(flag, text.split(","), flag.variable);
+    else if (flag.type !== "boolean") give(flag, text, flag.variable);
+    else if (text === "true" || text === "false") give(flag, text === "true", flag.variable);
+    else problems.push(`${flag.variable}: "${text}" is neither true nor false`);
   }
   const options: ParseArgsOptionsConfig = { help: { type: "boolean", short: "h" } };
   for (const { name, type } of flags) {

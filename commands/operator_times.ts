@@ -2,6 +2,9 @@
 
 import { z } from "zod";
 
+/** What the runtime puts behind the name of a node that ran. */
+const SUFFIX = "_kernel_time";
+
 /** What one kind of operator costs in a run. */
 export interface OperatorTime {
   readonly operator: string;
@@ -81,8 +84,6 @@ function isNodeRun({ cat, name }: Event): boolean {
 function isWithin({ ts }: Event, run: Event): boolean {
   return ts >= run.ts && ts < run.ts + run.dur;
 }
-
-const SUFFIX = "_kernel_time";
 
 function medians(
   runs: readonly Event[],

@@ -2,7 +2,7 @@ const CPUS = "/sys/devices/system/cpu";
 
 /**
  * Cores that this process can compute on: physical ones where Linux tells them from hardware threads, which share a
- * core's arithmetic. No more than the process may use.
+ * core's arithmetic, and where Deno lets us read it; else all that the process may use.
  */
 export function physicalCores(): number {
   const usable = navigator.hardwareConcurrency;
@@ -12,7 +12,7 @@ export function physicalCores(): number {
       .filter(({ name }) => /^cpu\d+$/.test(name))
       .flatMap(({ name }) => readIfThere(`${CPUS}/${name}/topology/thread_siblings_list`));
   } catch {
-    return usable; // not Linux
+    return usable; // not Linux, or Deno may not look there, as without --allow-all
   }
   return siblings.length === 0 ? usable : Math.min(usable, coreCount(siblings));
 }

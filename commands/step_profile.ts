@@ -15,7 +15,7 @@ const BATCHES = [1, 8] as const;
  * prefill context also in chunks that are behind so many tokens, and behind each other.
  *
  * @param decoder One that was opened to profile. It is of no other use any more.
- * @returns By what the runs were, such as "decode of 8", and how many nodes ran on which provider.
+ * @returns Times by what a run was, such as "decode of 8", and how many nodes of the last one ran on which provider.
  */
 export async function profileSteps(
   decoder: Decoder,

@@ -56,14 +56,15 @@ export async function keepStepTable(
   },
 ): Promise<void> {
   const path = pathOf(folder, key);
+  const unfinished = `${path}.${Deno.pid}`;
   try {
     await Deno.mkdir(folder, { recursive: true });
-    const unfinished = `${path}.${Deno.pid}`;
     await Deno.writeTextFile(unfinished, JSON.stringify({ key, table }));
     await Deno.rename(unfinished, path);
     say(`step times: ${what}, and kept in ${path}`);
   } catch (error) {
     say(`step times: ${what}, not kept (${(error as Error).message})`);
+    await Deno.remove(unfinished).catch(() => {}); // a full disk has taken a part of it
   }
 }
 

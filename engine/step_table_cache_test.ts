@@ -43,4 +43,14 @@ describe("keptStepTable()", () => {
     equal(measured, 1);
     match(lines.at(-1)!, /not kept/);
   });
+
+  it("leaves nothing unfinished where it cannot keep a table", async () => {
+    const where = join(folder, "taken");
+    await take({ digest: "d" }, where);
+    const [{ name }] = await Array.fromAsync(Deno.readDir(where)) as [Deno.DirEntry];
+    await Deno.remove(join(where, name));
+    await Deno.mkdir(join(where, name)); // in the place of the table
+    match((await take({ digest: "d" }, where)).lines.at(-1)!, /not kept/);
+    deepEqual((await Array.fromAsync(Deno.readDir(where))).map((entry) => entry.name), [name]);
+  });
 });

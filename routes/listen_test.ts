@@ -235,21 +235,108 @@ describe("listen()", () => {
     }
   });
 
-  it("closes connections beyond those it may have, and answers again when one leaves", async () => {
-    const server = await listen(() => new Response("ok"), { hostname, port: 0, limits: { maxConnections: 2 } });
-    const connections: Deno.TcpConn[] = [];
-    const ask = async () => {
-      const connection = await Deno.connect({ hostname, port: server.port });
-      connections.push(connection);
-      await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n")).catch(() => 0);
-      return await connection.read(new Uint8Array(1000)).catch(() => null);
-    };
-    const counts = [await ask(), await ask(), await ask()];
-    deepEqual(counts.map((count) => count !== null), [true, true, false]);
-    for (const connection of connections) connection.close();
-    while (await ask() === null) continue;
-    connections.at(-1)!.close();
-    await server.close();
+  describe("where all connections are taken,", () => {
+    const PLACES = 3;
+
+    /** A service whose answers to `/wait` come when they are let go, and what it told of. */
+    async function crowded() {
+      const refusals: unknown[] = [];
+      const held = Promise.withResolvers<void>();
+      let waiting = 0;
+      const handler = async (request: Request) => {
+        await request.text().catch(() => "");
+        if (new URL(request.url).pathname === "/wait") {
+          waiting++;
+          await held.promise;
+        }
+        return new Response("ok");
+      };
+      const onRefusal = ({ status, message }: { status: number; message: string }) => refusals.push([status, message]);
+      const server = await listen(handler, { hostname, port: 0, limits: { maxConnections: PLACES }, onRefusal });
+      const open = async (text: string) => {
+        const connection = await Deno.connect({ hostname, port: server.port });
+        await connection.write(new TextEncoder().encode(text));
+        return connection;
+      };
+      /** The next bytes of a connection; empty when it was closed. */
+      const read = async (connection: Deno.TcpConn) => {
+        const bytes = new Uint8Array(1000);
+        const count = await connection.read(bytes).catch(() => null);
+        return new TextDecoder().decode(bytes.subarray(0, count ?? 0));
+      };
+      const isAsked = async (count: number) => {
+        while (waiting < count) await new Promise((resolve) => setTimeout(resolve));
+      };
+      return { server, refusals, held, open, read, isAsked };
+    }
+    const get = (path: string) => `GET ${path} HTTP/1.1\r\nHost: x\r\n\r\n`;
+
+    const NO_REQUEST = [408, "A connection was closed, since another needed its place and no request had come"];
+
+    for (
+      const [what, text, told] of [
+        ["silent ones", "", NO_REQUEST],
+        ["half of a head", "GET / HTTP/1.1\r\nHo", NO_REQUEST],
+        ["half of a body", "POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{", null],
+        [
+          "a request and half of another's body",
+          `${get("/")}POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n{`,
+          null,
+        ],
+      ] as const
+    ) {
+      it(`${what} make room for whoever comes, the oldest first`, async () => {
+        const { server, refusals, open, read } = await crowded();
+        const holding: Deno.TcpConn[] = [];
+        for (let i = 0; i < PLACES; i++) holding.push(await open(text));
+        const others: Deno.TcpConn[] = [];
+        for (const oldest of holding) {
+          others.push(await open(get("/")));
+          match(await read(others.at(-1)!), /^HTTP\/1\.1 200 /);
+          while (await read(oldest) !== "") continue;
+        }
+        deepEqual(refusals, told === null ? [] : holding.map(() => told));
+        for (const connection of [...holding, ...others]) connection.close();
+        await server.close();
+      });
+    }
+
+    it("one that is idle makes room, and none that has a request in it", async () => {
+      const { server, refusals, held, open, read, isAsked } = await crowded();
+      const working = [await open(get("/wait")), await open(get("/wait"))];
+      await isAsked(2);
+      const idle = await open(get("/"));
+      match(await read(idle), /^HTTP\/1\.1 200 /);
+      const late = await open(get("/wait"));
+      await isAsked(3);
+      equal(await read(idle), "");
+      deepEqual(refusals, []);
+      // Now all have requests.
+      const beyond = await open(get("/"));
+      equal(await read(beyond), "");
+      deepEqual(refusals, [[503, "A connection was closed, since all others have requests in them"]]);
+      held.resolve();
+      for (const connection of [...working, late]) match(await read(connection), /^HTTP\/1\.1 200 /);
+      // They are idle from here on, and the first one has been for longest.
+      const next = await open(get("/"));
+      match(await read(next), /^HTTP\/1\.1 200 /);
+      equal(await read(working[0]!), "");
+      for (const connection of [...working, idle, late, beyond, next]) connection.close();
+      await server.close();
+    });
+
+    it("a body that comes whole keeps its place until it is answered", async () => {
+      const { server, held, open, read, isAsked } = await crowded();
+      const slow = await open("POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 2\r\n\r\na");
+      await slow.write(new TextEncoder().encode("b"));
+      await isAsked(1);
+      const others: Deno.TcpConn[] = [];
+      for (let i = 0; i < 2 * PLACES; i++) others.push(await open(""));
+      held.resolve();
+      match(await read(slow), /^HTTP\/1\.1 200 /);
+      for (const connection of [slow, ...others]) connection.close();
+      await server.close();
+    });
   });
 
   it("closes a connection that is idle", async () => {

@@ -1,6 +1,6 @@
 import type { Registry } from "prom-client";
 import type { Engine, Metrics, TextTokenizer } from "../engine/mod.ts";
-import type { ChatTemplate } from "../models/chat_template.ts";
+import type { ChatMessage } from "../models/chat_template.ts";
 import type { BodyRoom } from "./body_room.ts";
 import type { JsonLimits } from "./read_json.ts";
 import type { Refusals } from "./refusals.ts";
@@ -58,6 +58,16 @@ export interface ServedTokenizer extends TextTokenizer {
   tokenBytes(token: number): Uint8Array;
 }
 
+/** What conversations need. */
+export interface ServedChatTemplate {
+  /**
+   * A conversation as the text that the model is to continue; a long one must not keep the event loop from others.
+   *
+   * @throws {ChatTemplateError} If the template refuses it.
+   */
+  render(messages: readonly ChatMessage[]): string | Promise<string>;
+}
+
 export interface Limits extends JsonLimits {
   /**
    * UTF-16 units of a text that is to be turned into tokens. That takes about a second for a million, so a text that
@@ -73,7 +83,7 @@ export interface Services {
   /** `null`: only token ids are taken and given. */
   readonly tokenizer: ServedTokenizer | null;
   /** `null`: the model takes no conversations. */
-  readonly chatTemplate: Pick<ChatTemplate, "render"> | null;
+  readonly chatTemplate: ServedChatTemplate | null;
   readonly limits: Limits;
   readonly bodyRoom: BodyRoom;
   readonly security: Security;

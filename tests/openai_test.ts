@@ -133,7 +133,16 @@ describe("The official OpenAI client", () => {
       [() => client.completions.create({ ...GREEDY, model: "gpt", prompt: "a" }), 404, "model"],
       [() => client.completions.create({ ...GREEDY, prompt: "a", n: 2 }), 400, "n"],
       [() => client.completions.create({ ...GREEDY, prompt: ["a", "b"] }), 400, "prompt"],
-      [() => client.chat.completions.create({ ...GREEDY, messages, tools: [] }), 400, "tools"],
+      [
+        () =>
+          client.chat.completions.create({
+            ...GREEDY,
+            messages,
+            tools: [{ type: "function", function: { name: "f" } }],
+          }),
+        400,
+        "tools",
+      ],
       [() => client.chat.completions.create({ ...GREEDY, messages: [tool] }), 400, "messages.0.role"],
       [() => client.chat.completions.create({ ...GREEDY, messages, response_format }), 400, "response_format.type"],
     ];

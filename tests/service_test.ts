@@ -256,9 +256,9 @@ describe("The service", () => {
     equal((await service.json(GREEDY)).usage.completion_tokens, GREEDY.max_new_tokens);
   });
 
-  for (const signal of ["SIGTERM", "SIGINT"] as const) {
+  for (const signal of ["SIGTERM", "SIGINT", "SIGHUP"] as const) {
     it(`ends with 0 on ${signal}, after what runs, and takes nothing new`, async () => {
-      await using stopping = await startTiny();
+      await using stopping = await startTiny("--drain-seconds", "3600");
       const response = await stopping.post({ ...GREEDY, max_new_tokens: 1000, stream: true });
       const events = readEvents(response);
       equal((await events.next()).value!.event, "start");
@@ -273,6 +273,15 @@ describe("The service", () => {
     });
   }
 
+  it("goes on when its terminal is closed, if it was started with nohup", async () => {
+    await using shielded = await Service.startShielded("--model", `${folder}/artefact`, "--slots", String(SLOTS));
+    shielded.signal("SIGHUP");
+    equal((await shielded.json(GREEDY)).usage.completion_tokens, GREEDY.max_new_tokens);
+    shielded.signal("SIGTERM");
+    equal((await shielded.logged(/^Stopping on (\w+)/))[1], "SIGTERM");
+    deepEqual(await shielded.status, { success: true, code: 0, signal: null });
+  });
+
   it("ends at once with 1 on a second signal", async () => {
     await using stopping = await startTiny("--drain-seconds", "60");
     const response = await stopping.post({ ...GREEDY, max_new_tokens: CONTEXT - PROMPT.length, stream: true });
@@ -286,7 +295,7 @@ describe("The service", () => {
   });
 
   it("takes signals that come together for one, as a terminal sends them to all of a group", async () => {
-    await using stopping = await startTiny();
+    await using stopping = await startTiny("--drain-seconds", "3600");
     const events = readEvents(await stopping.post({ ...GREEDY, max_new_tokens: 1000, stream: true }));
     equal((await events.next()).value!.event, "start");
     stopping.signal("SIGTERM");

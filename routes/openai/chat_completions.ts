@@ -52,7 +52,7 @@ async function encodeMessages(
   }
   let text: string;
   try {
-    text = chatTemplate.render(messages.map(chatMessage));
+    text = await chatTemplate.render(messages.map(chatMessage));
   } catch (error) {
     throw error instanceof ChatTemplateError ? new RequestError(400, error.message, "messages") : error;
   }

@@ -62,6 +62,31 @@ describe("POST /v1/chat/completions", () => {
     equal(usage.prompt_tokens, `ab ${TEXT} c`.length);
   });
 
+  it("takes what client libraries send to say that they want nothing of it", async () => {
+    const { choices } = await (await ask(GREEDY)).json();
+    const nothing = {
+      ...{ tools: [], tool_choice: "none", parallel_tool_calls: true, functions: [], function_call: "none" },
+      ...{ store: false, metadata: {}, user: "a", prompt_cache_key: "a", prompt_cache_retention: "24h" },
+      ...{
+        n: 1,
+        stop: [],
+        logit_bias: {},
+        response_format: { type: "text" },
+        modalities: ["text"],
+        service_tier: "auto",
+      },
+      ...{ audio: null, prediction: null, reasoning_effort: null, stream_options: null, top_logprobs: null },
+    };
+    const same = await (await ask({ ...GREEDY, ...nothing })).json();
+    equal(same.choices[0].message.content, choices[0].message.content);
+    const back = [
+      { role: "user", content: "a" },
+      { ...choices[0].message, tool_calls: [], audio: null },
+      GREEDY.messages[0],
+    ];
+    equal((await ask({ ...GREEDY, messages: back })).status, 200);
+  });
+
   it("gives as many tokens as fit when nothing is said", async () => {
     const { max_completion_tokens: _, ...rest } = GREEDY;
     equal((await (await ask(rest)).json()).usage.completion_tokens, 62);
@@ -96,7 +121,10 @@ describe("POST /v1/chat/completions", () => {
       "messages",
     ],
     ["a picture", { messages: [{ role: "user", content: [{ type: "image_url" }] }] }, 400, "messages.0.content"],
-    ["tools", { tools: [] }, 400, "tools"],
+    ["tools", { tools: [{ type: "function", function: { name: "f" } }] }, 400, "tools"],
+    ["a choice of tools", { tool_choice: "auto" }, 400, "tool_choice"],
+    ["functions", { functions: [{ name: "f" }] }, 400, "functions"],
+    ["answers that are kept", { store: true }, 400, "store"],
     [
       "calls of tools",
       { messages: [{ role: "assistant", content: "", tool_calls: [{}] }] },

@@ -26,21 +26,31 @@ const ownFields = {
 const ignoredFields = {
   user: unset(z.string().max(512)),
   metadata: unset(z.record(z.string().max(64), z.string().max(512))),
-  store: unset(z.literal(false)),
+  store: unset(z.literal(false, "Answers are not stored")),
   service_tier: unset(z.enum(["auto", "default"])),
   safety_identifier: unset(z.string().max(512)),
   prompt_cache_key: unset(z.string().max(512)),
+  prompt_cache_retention: unset(z.string().max(64)),
 };
 
 /** A field of OpenAI's for what is not there. A name that nobody knows is told from it. */
 const notSupported = (what: string) => unset(z.null(`${what} are not supported`)).describe("Not supported");
 
+/** As {@linkcode notSupported}, for lists that client libraries send empty where they want nothing of it. */
+const onlyEmpty = (what: string) =>
+  unset(z.array(z.unknown(), `${what} are not supported`).max(0, `${what} are not supported`))
+    .describe("Not supported: only an empty list is taken");
+
+/** As {@linkcode notSupported}, for what can be said not to be wanted. */
+const onlyNone = (what: string) =>
+  unset(z.literal("none", `${what} are not supported`)).describe("Not supported: only none is taken");
+
 const unsupportedFields = {
-  tools: notSupported("Tools"),
-  tool_choice: notSupported("Tools"),
-  parallel_tool_calls: notSupported("Tools"),
-  functions: notSupported("Functions"),
-  function_call: notSupported("Functions"),
+  tools: onlyEmpty("Tools"),
+  tool_choice: onlyNone("Tools"),
+  parallel_tool_calls: unset(z.boolean()).describe("Changes nothing without tools"),
+  functions: onlyEmpty("Functions"),
+  function_call: onlyNone("Functions"),
   audio: notSupported("Spoken answers"),
   prediction: notSupported("Predicted answers"),
   reasoning_effort: notSupported("Degrees of reasoning"),
@@ -114,7 +124,7 @@ const Message = z.discriminatedUnion("role", [
     annotations: unset(z.array(z.never())),
     parsed: unset(z.null()),
     audio: notSupported("Spoken answers"),
-    tool_calls: notSupported("Tools"),
+    tool_calls: onlyEmpty("Tools"),
     function_call: notSupported("Functions"),
   }),
 ], "Expected system, developer, user or assistant. Tools are not supported");

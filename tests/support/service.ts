@@ -5,6 +5,11 @@ import { readEvents } from "../../routes/testing/toy_app.ts";
 /** Series that are 0 when nothing runs or waits. */
 const IDLE = ["requests_running", "requests_waiting", "waiting_prompt_tokens", "kv_cache_usage_ratio"];
 
+interface StartOptions {
+  readonly stdout?: "null" | "piped";
+  readonly shielded?: boolean;
+}
+
 /** The service as its users start it, on a free port of loopback. */
 export class Service implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
@@ -12,9 +17,11 @@ export class Service implements AsyncDisposable {
   readonly #unread: boolean;
   port = 0;
 
-  private constructor(args: readonly string[], stdout: "null" | "piped") {
-    this.#child = new Deno.Command(Deno.execPath(), {
+  private constructor(args: readonly string[], { stdout = "null", shielded = false }: StartOptions) {
+    const shield = ["-c", 'trap "" HUP; exec "$@"', "sh", Deno.execPath()];
+    this.#child = new Deno.Command(shielded ? "sh" : Deno.execPath(), {
       args: [
+        ...(shielded ? shield : []),
         "run",
         ...["env", "ffi", "net", "read", "sys"].map((permission) => `--allow-${permission}`),
         "main.ts",
@@ -30,16 +37,21 @@ export class Service implements AsyncDisposable {
   }
 
   static start(...args: string[]): Promise<Service> {
-    return Service.#start(args, "null");
+    return Service.#start(args, {});
+  }
+
+  /** As `nohup` starts it: SIGHUP has no effect. */
+  static startShielded(...args: string[]): Promise<Service> {
+    return Service.#start(args, { shielded: true });
   }
 
   /** Its log of requests goes to a pipe, which soon is full. */
   static startWithUnreadLog(...args: string[]): Promise<Service> {
-    return Service.#start(args, "piped");
+    return Service.#start(args, { stdout: "piped" });
   }
 
-  static async #start(args: readonly string[], stdout: "null" | "piped"): Promise<Service> {
-    const service = new Service(args, stdout);
+  static async #start(args: readonly string[], options: StartOptions): Promise<Service> {
+    const service = new Service(args, options);
     try {
       const [, port] = await service.logged(/^Listening on http:\/\/127\.0\.0\.1:(\d+)$/);
       service.port = Number(port);

@@ -1,0 +1,27 @@
+import type { Artefact } from "../../models/artefact.ts";
+import type { Build } from "../../routes/mod.ts";
+import { describeDevice } from "../device.ts";
+import type { MemoryPlan } from "./memory_plan.ts";
+import { mebibytes } from "./say.ts";
+
+/** What is said at start of the model and what runs it: a line each. */
+export function describeModel(
+  artefact: Pick<Artefact, "name" | "plan" | "levels">,
+  build: Build & { readonly memory: MemoryPlan },
+  { maxTokens, slots }: { readonly maxTokens: number; readonly slots: number },
+): string[] {
+  const { config } = artefact.plan;
+  const levels = artefact.levels.map(({ pruningRate, keptParameters }) =>
+    `${pruningRate} (${(keptParameters / 1e6).toFixed(1)} M)`
+  );
+  const { weights, kv_cache: cache } = build.memory;
+  const [kept, most] = build.device.device === "cuda" ? ["copied there", ""] : ["mapped", "up to "];
+  return [
+    `espalier ${build.version}`,
+    `model ${artefact.name}: ${config.family}, ${config.numHiddenLayers} layers, vocabulary ${config.vocabSize}`,
+    `pruning rates (parameters): ${levels.join(", ")}`,
+    `${build.engine}, kernels ${build.kernels}, ${build.threads} threads`,
+    describeDevice(build.device),
+    `memory: weights ${mebibytes(weights)} ${kept}, caches ${most}${mebibytes(cache)} (${slots} x ${maxTokens} tokens)`,
+  ];
+}

@@ -1,0 +1,73 @@
+import type { Registry } from "prom-client";
+import type { Metrics } from "../../engine/mod.ts";
+import type { Artefact } from "../../models/artefact.ts";
+import { threadedChatTemplateOf } from "../../models/threaded_chat_template.ts";
+import { ThreadedTokenizer } from "../../models/threaded_tokenizer.ts";
+import { BodyRoom, type Build, Refusals, type Security, type Services } from "../../routes/mod.ts";
+import { LogWriter, writeStdout } from "../log_writer.ts";
+import type { Settings } from "./settings.ts";
+
+/** Whole bodies that there is room for while they come. */
+const BODIES_HELD = 32;
+
+/** Tokens of ordinary text have 4 or so; what has more than this per token is no text that anybody waits for. */
+const UNITS_PER_TOKEN = 16;
+
+export interface ServicesOptions {
+  readonly settings: Settings;
+  readonly artefact: Artefact;
+  /** Of prompt and answer together. */
+  readonly maxTokens: number;
+  readonly security: Security;
+  readonly build: Build;
+  readonly registry: Registry;
+  readonly metrics: Metrics;
+  /** Of the log. */
+  readonly writer: LogWriter;
+  readonly now: () => number;
+}
+
+/**
+ * What the routes work with besides an engine.
+ *
+ * @throws {RangeError} If the artefact's tokenizer is none that we support.
+ * @throws {ChatTemplateError} If its chat template cannot be parsed.
+ */
+export function servicesOf(
+  { settings, artefact, maxTokens, security, build, registry, metrics, writer, now }: ServicesOptions,
+): Omit<Services, "engine"> {
+  const { config } = artefact.plan;
+  const log: Services["log"] = (line) => writer.log(lineOf(line));
+  return {
+    model: {
+      name: artefact.name,
+      family: config.family,
+      vocabSize: config.vocabSize,
+      eosTokenIds: config.eosTokenIds,
+      digest: artefact.digest,
+      levels: artefact.levels,
+    },
+    tokenizer: artefact.tokenizer === null ? null : new ThreadedTokenizer(artefact.tokenizer),
+    chatTemplate: artefact.tokenizer === null ? null : threadedChatTemplateOf(artefact.tokenizer.tokenizerConfig),
+    limits: {
+      maxBodyBytes: settings.maxBodyBytes,
+      maxJsonDepth: settings.maxJsonDepth,
+      maxPromptLength: settings.maxPromptLength ?? UNITS_PER_TOKEN * maxTokens,
+    },
+    bodyRoom: new BodyRoom(BODIES_HELD * settings.maxBodyBytes),
+    ...{ security, build, registry, metrics, log, now },
+    logPrompts: settings.logPrompts,
+    refusals: new Refusals({ metrics, log, now }),
+    newId: () => crypto.randomUUID(),
+    newSeed: () => crypto.getRandomValues(new Uint32Array(1))[0]!,
+  };
+}
+
+/** The log of requests, on stdout. */
+export function requestLog(): LogWriter {
+  return new LogWriter({ write: writeStdout, lost: (count) => lineOf({ event: "lost", lines: count }) });
+}
+
+function lineOf(line: Readonly<Record<string, unknown>>): string {
+  return JSON.stringify({ time: new Date().toISOString(), ...line });
+}

@@ -1,0 +1,75 @@
+import type { IncomingMessage, ServerResponse } from "node:http";
+import { RequestError } from "./errors.ts";
+
+/**
+ * What a client sent, as handlers get it. The path is of a host of our own; the client's is the header `Host`.
+ *
+ * @param signal The request's: aborted when the client leaves.
+ * @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT, names no host or two, or has a body in
+ * two codings, or in one that its version does not have; 417 if it expects what we do not know.
+ */
+export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, signal: AbortSignal): Request {
+  const { method = "GET", url: target = "/", rawHeaders } = incoming;
+  const expected = incoming.headers.expect;
+  const waits = expected?.toLowerCase() === "100-continue";
+  if (expected !== undefined && !waits) {
+    throw new RequestError(417, "The only expectation that is met is 100-continue", "Expect");
+  }
+  try {
+    const headers = new Headers();
+    for (let i = 0; i < rawHeaders.length; i += 2) headers.append(rawHeaders[i]!, rawHeaders[i + 1]!);
+    const host = headers.get("Host");
+    if (host?.includes(",") || (host === null && incoming.httpVersion !== "1.0")) throw new TypeError("not one host");
+    const coding = headers.get("Transfer-Encoding");
+    if (coding?.includes(",")) throw new TypeError("a coding before chunked");
+    // RFC 9112, section 6.1: who does not know codings, on the way here, has taken the body for another request.
+    if (coding !== null && incoming.httpVersion === "1.0") throw new TypeError("a coding in HTTP/1.0");
+    const absolute = /^https?:\/\//i.test(target);
+    if (!absolute && !target.startsWith("/")) throw new TypeError("no path");
+    const url = new URL(absolute ? target : `http://localhost${target}`);
+    // RFC 9112, section 3.2.2: a target with a host of its own is the one that counts.
+    if (absolute) headers.set("Host", url.host);
+    const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming, () => {
+      if (waits) outgoing.writeContinue();
+    });
+    return new Request(new URL(`http://localhost${url.pathname}${url.search}`), { method, headers, body, signal });
+  } catch {
+    throw new RequestError(400, "The request is malformed");
+  }
+}
+
+/**
+ * A body that is read no faster than it is wanted. When its reader leaves, the rest is thrown away.
+ *
+ * @param onWanted Called when it is wanted first.
+ */
+function bodyOf(incoming: IncomingMessage, onWanted: () => void): ReadableStream<Uint8Array<ArrayBuffer>> {
+  let open = true;
+  let wanted = false;
+  return new ReadableStream({
+    start(controller) {
+      const end = (finish: () => void) => {
+        if (open) finish();
+        open = false;
+      };
+      incoming.on("data", (piece: Uint8Array) => {
+        if (!open) return;
+        controller.enqueue(new Uint8Array(piece));
+        incoming.pause();
+      });
+      incoming.on("end", () => end(() => controller.close()));
+      incoming.on("error", (error) => end(() => controller.error(error)));
+      incoming.on("close", () => end(() => controller.error(new Error("The body broke off"))));
+      incoming.pause();
+    },
+    pull() {
+      if (!wanted) onWanted();
+      wanted = true;
+      incoming.resume();
+    },
+    cancel() {
+      open = false;
+      incoming.resume();
+    },
+  }, { highWaterMark: 0 });
+}
