@@ -23,7 +23,7 @@ export interface ConnectionLimits {
 }
 
 export const DEFAULT_CONNECTION_LIMITS: ConnectionLimits = {
-  maxConnections: 512,
+  maxConnections: 384, // with all else that a process has open, below the 1,024 files that many systems allow
   maxHeaderBytes: 16_384,
   headerSeconds: 10,
   requestSeconds: 30,
