@@ -20,6 +20,8 @@ export interface LoadSnapshot {
     readonly median: number;
     /** What predictions are multiplied by to hold four times out of five. */
     readonly safe: number;
+    /** The same for nineteen times out of twenty. */
+    readonly sure: number;
   };
   /** Answers' lengths as shares of what was allowed: the mean, and what nine of ten stay within. */
   readonly lengthRatio: { readonly mean: number; readonly high: number };

@@ -45,8 +45,8 @@ const MEAN_TO_DEVIATION = Math.sqrt(Math.PI / 2);
 /** Error that is assumed before requests have ended, as a mean absolute deviation in natural logarithms. */
 const FIRST_DEVIATION = 0.06;
 
-/** Standard deviations above the middle that four out of five stay below. */
-const FOUR_OF_FIVE = 0.84;
+/** Standard deviations above the middle that four out of five stay below, and nineteen out of twenty. */
+const [FOUR_OF_FIVE, NINETEEN_OF_TWENTY] = [0.84, 1.64];
 
 /** Requests that must have ended before their lengths are counted on. */
 const LENGTHS_NEEDED = 20;
@@ -160,6 +160,7 @@ export class LoadSensor {
   snapshot(nowMs: number): LoadSnapshot {
     const { slots, requestsRunning, requestsWaiting, waitingPromptTokens, effectivePruningRate } = this.#metrics;
     const { center, deviation } = this.#error;
+    const above = (deviations: number) => Math.exp(center + deviations * MEAN_TO_DEVIATION * deviation);
     return {
       slots: plainValue(slots),
       requestsRunning: plainValue(requestsRunning),
@@ -171,7 +172,8 @@ export class LoadSensor {
       betweenStepsMs: Math.exp(this.#between.log),
       predictionError: {
         median: Math.exp(center),
-        safe: Math.exp(center + FOUR_OF_FIVE * MEAN_TO_DEVIATION * deviation),
+        safe: above(FOUR_OF_FIVE),
+        sure: above(NINETEEN_OF_TWENTY),
       },
       lengthRatio: this.lengthRatio,
       arrivals: this.#readArrivals(nowMs),

@@ -80,9 +80,11 @@ describe("LoadSensor", () => {
         metrics.predictionErrorRatio.observe(actual / sensor.snapshot(0).predictionError.median);
         sensor.readErrors();
       }
-      const { median, safe } = sensor.snapshot(0).predictionError;
+      const { median, safe, sure } = sensor.snapshot(0).predictionError;
       ok(Math.abs(median - middle) < 0.02, `${median}`);
       ok(heldUp < 2 ? safe > 1.2 && safe < 1.3 : safe > 1.5, `${safe}`);
+      // As many standard deviations above the middle as nineteen of twenty stay below, where four of five do at 0.84.
+      ok(Math.abs(Math.log(sure / median) / Math.log(safe / median) - 1.64 / 0.84) < 1e-9, `${sure}`);
     }
   });
 

@@ -9,6 +9,7 @@ import {
   RATES,
   REPLAYED,
   runTrace,
+  type TraceOptions,
   type VirtualOptions,
 } from "../testing/virtual_service.ts";
 import { createPolicy, type Policy } from "./mod.ts";
@@ -134,24 +135,39 @@ describe("policies where decoding takes most of the time", () => {
     }
   });
 
-  it("predicts within 10 % again 20 s after steps have become twice as slow", async () => {
+  describe("20 s after steps have become twice as slow", () => {
     const [changeMs, settledMs] = [60_000, 80_000];
-    const errors: number[] = [];
-    for (const seed of SEEDS) {
-      const trace = makeTrace({ seed, requests: 150, perSecond: 0.5 * sustained, budgets: [4, 12] });
-      const { ends } = await runTrace({
-        policy: "predictive",
-        trace,
-        seed,
-        slowness: (nowMs) => nowMs > changeMs ? 2 : 1,
-      });
-      const later = ends.filter(({ endMs, end }) => endMs - end.timings.totalMs > settledMs);
-      for (const { end: { choice, timings } } of later.slice(0, 20)) {
-        errors.push(Math.abs(choice.predictedMs / timings.totalMs - 1));
+
+    /** Median of the prediction errors of the first 20 requests of each trace after that. */
+    const errorAfter = async (
+      options: Omit<TraceOptions, "seed" | "perSecond"> & { load: number; slowness: (nowMs: number) => number },
+    ) => {
+      const { load, slowness, ...trace } = options;
+      const errors: number[] = [];
+      for (const seed of SEEDS) {
+        const requests = makeTrace({ ...trace, seed, perSecond: load * sustained });
+        const { ends } = await runTrace({ policy: "predictive", trace: requests, seed, slowness });
+        const later = ends.filter(({ endMs, end }) => endMs - end.timings.totalMs > settledMs);
+        for (const { end: { choice, timings } } of later.slice(0, 20)) {
+          errors.push(Math.abs(choice.predictedMs / timings.totalMs - 1));
+        }
       }
-    }
-    const median = errors.sort((a, b) => a - b)[errors.length >> 1]!;
-    ok(median < 0.1, `median ${median}`);
+      return errors.sort((a, b) => a - b)[errors.length >> 1]!;
+    };
+    const twice = (nowMs: number) => nowMs > changeMs ? 2 : 1;
+
+    it("predicts bursts within 10 % again", async () => {
+      const median = await errorAfter({ load: 0.5, requests: 150, budgets: [4, 12], slowness: twice });
+      ok(median < 0.1, `median ${median}`);
+    });
+
+    // To four of five of these requests others come who cannot be foreseen: 10.6 %, and 11.4 had steps always been slow.
+    it("predicts smooth arrivals as well as had they always been so slow", async () => {
+      const smooth = { load: 0.4, requests: 200, cv2: 1, budgets: [5, 20] } as const;
+      const median = await errorAfter({ ...smooth, slowness: twice });
+      const always = await errorAfter({ ...smooth, slowness: () => 2 });
+      ok(median < 1.1 * always && always < 0.12, `median ${median}, always so slow ${always}`);
+    });
   });
 });
 

@@ -17,12 +17,14 @@ const ROOM = { slope: 3, most: 2 } as const;
 const RETURN = 1.1;
 
 /**
- * How strict the door is: with this part of the safe prediction a request must keep its budget, from `least` while those
- * who come take no more than `from` times what rate 0 sustains to all from `to` times that on. A short burst passes, and
- * whoever was refused for it would have been served in time; when more comes than can ever be served, who is let in must
- * be safe.
+ * How strict the door is: with this part of the surest prediction a request must keep its budget, from none while those
+ * who come take no more than `from` times what rate 0 sustains to all from `to` times that on. A short burst passes, for
+ * whoever was refused for it would have been served in time. When more comes than can ever be served, the queue is filled
+ * up to what the door allows, so everyone is on the edge of it, and who is let in must be sure: with the prediction that
+ * holds four times out of five 98.1 % of those let in were in time at three times the load, and 48.4 % of all who came;
+ * with the one that holds nineteen times out of twenty 98.9 and 49.3 % (60 traces that nothing was chosen by).
  */
-const DOOR = { from: 1.4, to: 2, least: 0.3 } as const;
+const DOOR = { from: 1.4, to: 2.2 } as const;
 
 /**
  * With this part of the predicted times a budget is kept by good luck at least. Those who are that close are not given
@@ -40,7 +42,7 @@ const BARELY = 0.95;
  * these are held back for it.
  *
  * At its arrival a request is refused if only the load stands in its way: if even with everyone at the narrowest level
- * it would miss its budget, or make another miss. That cannot be mended later, so here the safe prediction counts.
+ * it would miss its budget, or make another miss. That cannot be mended later, so here the surest prediction counts.
  */
 export function predictive({ shed, pruningRates }: PolicyOptions): Policy {
   const choose: Policy["choose"] = (load, { floorLevel, hasBudget, stage }, predictor) => {
@@ -50,8 +52,8 @@ export function predictive({ shed, pruningRates }: PolicyOptions): Policy {
     if (shed && stage === "arrival" && hasBudget && waits && predictor.keepsOnIdle(floorLevel)) {
       const harms = (margin: number) =>
         predictor.underLoad(floorLevel, narrowest, margin).othersMissed > predictor.missed(narrowest, margin);
-      const { median, safe } = load.predictionError;
-      const margin = doorMargin(predictor) * safe / median;
+      const { median, sure } = load.predictionError;
+      const margin = doorMargin(predictor) * sure / median;
       const meets = predictor.underLoad(floorLevel, narrowest, margin).meets;
       if (!meets || harms(margin) || harms(BARELY * margin)) return { kind: "refuse" };
     }
@@ -87,8 +89,7 @@ function marginOf({ utilization }: Situation): number {
 }
 
 function doorMargin({ utilization }: Situation): number {
-  const pressure = Math.min(1, Math.max(0, (utilization - DOOR.from) / (DOOR.to - DOOR.from)));
-  return DOOR.least + (1 - DOOR.least) * pressure;
+  return Math.min(1, Math.max(0, (utilization - DOOR.from) / (DOOR.to - DOOR.from)));
 }
 
 /** The widest level that will do; the narrower of two does if the wider does, and the narrowest is not asked about. */
