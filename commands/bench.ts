@@ -74,7 +74,7 @@ interface Samples {
   readonly plain: { readonly plain: number[]; readonly elastic: number[] };
   /**
    * Per level, steps of it and of the first rate in turn, since memory is faster at one moment than at the next, and for each
-   * step what the read loop gave at the time, in bytes per second.
+   * step what the read loop gave in the pass nearest to it, in bytes per second.
    */
   readonly decode: { readonly own: number[]; readonly first: number[]; readonly readLoop: number[] }[];
   /** One sequence at the first rate; per entry of `BATCHES`, so many. */
@@ -208,8 +208,7 @@ async function measure(
       const after = await readLoop.measure();
       samples.decode[level]!.first.push(...first!);
       samples.decode[level]!.own.push(...own!);
-      // The faster one: what disturbs a pass can only make it look slow.
-      samples.decode[level]!.readLoop.push(...own!.map(() => Math.max(before, after)));
+      samples.decode[level]!.readLoop.push(...own!.map((_, step) => step < STEPS / 2 ? before : after));
       bar.update((round + level / levels.length) / flags.rounds, `decode at level ${level}`);
     }
     samples.one.push(await decodeMs(elastic.decoder, [0], flags.context));
