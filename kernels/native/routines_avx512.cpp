@@ -2,6 +2,7 @@
 #include <immintrin.h>
 
 #include "attention_loops.h"
+#include "quantized_codes_x86.h"
 #include "scan_loops.h"
 
 namespace espalier {
@@ -155,18 +156,8 @@ void multiplyTiles(const TileProduct& p, size_t rows) {
   multiplyOneByOne<multiplyTile>(p, rows);
 }
 
-// Four times eight codes, each `groupRows` times eight behind the one before.
-inline void storeEights(__m256i bytes, size_t groupRows, int8_t* codes) {
-  const __m128i first = _mm256_castsi256_si128(bytes), second = _mm256_extracti128_si256(bytes, 1);
-  const int64_t eights[] = {_mm_cvtsi128_si64(first), _mm_extract_epi64(first, 1), _mm_cvtsi128_si64(second),
-                            _mm_extract_epi64(second, 1)};
-  for (size_t i = 0; i < 4; i++) std::memcpy(codes + 8 * i * groupRows, eights + i, 8);
-}
-
 void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
                  int32_t* offsets) {
-  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7,
-                                         8, 10, 12, 14, 9, 11, 13, 15);
   for (size_t block = 0; block * blockSize < columns; block++) {
     const size_t start = block * blockSize;
     if (columns - start < blockSize) {
@@ -186,13 +177,10 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupR
       const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(second)),
                                              _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(first)));
       sum = _mm256_dpbusd_epi32(sum, _mm256_set1_epi8(1), bytes);
-      storeEights(_mm256_shuffle_epi8(bytes, order), groupRows, codes + (start + i) * groupRows);
+      storeCodes(bytes, groupRows, codes + (start + i) * groupRows);
     }
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b01001110));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
     scales[block * groupRows] = magnitude / 127.0f;
-    offsets[block * groupRows] = -8 * _mm_cvtsi128_si32(four);
+    offsets[block * groupRows] = -8 * sumOf(sum);
   }
 }
 

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "attention_loops.h"
+#include "quantized_codes_x86.h"
 #include "scan_loops.h"
 
 namespace espalier {
@@ -118,18 +119,8 @@ void multiplyTile(const TileProduct& product, size_t rows) {
   }
 }
 
-// Four times eight codes, each `groupRows` times eight behind the one before.
-inline void storeEights(__m256i bytes, size_t groupRows, int8_t* codes) {
-  const __m128i first = _mm256_castsi256_si128(bytes), second = _mm256_extracti128_si256(bytes, 1);
-  const int64_t eights[] = {_mm_cvtsi128_si64(first), _mm_extract_epi64(first, 1), _mm_cvtsi128_si64(second),
-                            _mm_extract_epi64(second, 1)};
-  for (size_t i = 0; i < 4; i++) std::memcpy(codes + 8 * i * groupRows, eights + i, 8);
-}
-
 void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
                  int32_t* offsets) {
-  const __m256i order = _mm256_setr_epi8(0, 2, 4, 6, 1, 3, 5, 7, 8, 10, 12, 14, 9, 11, 13, 15, 0, 2, 4, 6, 1, 3, 5, 7,
-                                         8, 10, 12, 14, 9, 11, 13, 15);
   const __m256i lanesInOrder = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   const __m256 magnitudeBits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   for (size_t block = 0; block * blockSize < columns; block++) {
@@ -158,13 +149,10 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupR
           _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]),
                                                          _mm256_packs_epi32(integers[2], integers[3])),
                                       lanesInOrder);
-      storeEights(_mm256_shuffle_epi8(bytes, order), groupRows, codes + (start + i) * groupRows);
+      storeCodes(bytes, groupRows, codes + (start + i) * groupRows);
     }
-    __m128i four = _mm_add_epi32(_mm256_castsi256_si128(sum), _mm256_extracti128_si256(sum, 1));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b01001110));
-    four = _mm_add_epi32(four, _mm_shuffle_epi32(four, 0b10110001));
     scales[block * groupRows] = magnitude / 127.0f;
-    offsets[block * groupRows] = -8 * _mm_cvtsi128_si32(four);
+    offsets[block * groupRows] = -8 * sumOf(sum);
   }
 }
 
