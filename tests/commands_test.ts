@@ -334,10 +334,10 @@ describe("Commands", () => {
     });
 
     it("a policy that there is not, and a rate of one that is not prepared, before anything is opened", async () => {
-      for (const policy of ["best", "fixed:", "fixed:most", "fixed:R", "constructor"]) {
+      for (const policy of ["best", "fixed:", "fixed:most", "fixed:R", "predictive:", "constructor"]) {
         const { code, stderr } = await run("start", "--model", `${folder}/nowhere`, "--policy", policy);
         equal(code, 2);
-        match(stderr, /^--policy: Expected one of fixed:R, queue-threshold, .*predictive$/m);
+        match(stderr, /^--policy: Expected one of fixed:R, predictive:R, queue-threshold, .*predictive$/m);
       }
       const said = /^Cannot start on [^\n]*: Pruning rate "0\.12" is not prepared; these are: 0, 0\.05/;
       await refused(said, "start", "--port", "0", "--model", artefact, "--policy", "fixed:0.12");

@@ -75,6 +75,15 @@ for (const { kind, model, budgets } of KINDS) {
       ok(found.predictionError < 0.1, `median prediction error ${found.predictionError}`);
     });
 
+    it("predictive with a floor keeps more budgets than those that ignore load, and prunes no more", async () => {
+      const found = await at(1.2, "predictive:0.05");
+      for (const policy of ["budget", "slackfit"]) {
+        const { attainment, meanRate } = await at(1.2, policy);
+        ok(found.attainment > attainment + 0.1, `${policy} met ${attainment}, predictive ${found.attainment}`);
+        ok(found.meanRate < meanRate, `${policy} at ${meanRate}, predictive ${found.meanRate}`);
+      }
+    });
+
     it("predictive hardly prunes at half of the load, and half as much as the queue's length would", async () => {
       const { attainment, meanRate, predictionError } = await at(0.5, "predictive");
       const byQueue = await at(0.5, "queue-threshold");
@@ -175,14 +184,21 @@ describe("createPolicy()", () => {
   const options = { pruningRates: RATES, shed: true };
 
   it("knows every policy by name", () => {
-    for (const name of ["fixed:0.35", "queue-threshold", "budget", "slackfit", "predictive"]) {
+    for (const name of ["fixed:0.35", "queue-threshold", "budget", "slackfit", "predictive", "predictive:0.1"]) {
       equal(typeof createPolicy(name, options).choose, "function");
     }
   });
 
   it("refuses names and rates that do not exist", () => {
-    throws(() => createPolicy("random", options), /these are: fixed:R, queue-threshold, budget, slackfit, predictive/);
-    for (const rate of ["0.12", "", "x"]) throws(() => createPolicy(`fixed:${rate}`, options), /is not prepared/);
-    throws(() => createPolicy("constructor", options), RangeError);
+    throws(
+      () => createPolicy("random", options),
+      /these are: fixed:R, predictive:R, queue-threshold, budget, slackfit, predictive$/,
+    );
+    for (const kind of ["fixed", "predictive"]) {
+      for (const rate of ["0.12", "", "x"]) throws(() => createPolicy(`${kind}:${rate}`, options), /is not prepared/);
+    }
+    for (const name of ["constructor", "constructor:0", "budget:0", "fixed"]) {
+      throws(() => createPolicy(name, options), /There is no policy/);
+    }
   });
 });

@@ -43,10 +43,16 @@ const BARELY = 0.95;
  *
  * At its arrival a request is refused if only the load stands in its way: if even with everyone at the narrowest level
  * it would miss its budget, or make another miss. That cannot be mended later, so here the surest prediction counts.
+ *
+ * @param narrowestLevel A floor under the quality of all answers: no request is made narrower, unless it is pinned.
  */
-export function predictive({ shed, pruningRates }: PolicyOptions): Policy {
-  const choose: Policy["choose"] = (load, { floorLevel, hasBudget, stage }, predictor) => {
-    const narrowest = all(predictor.levels - 1);
+export function predictive(
+  { shed, pruningRates }: PolicyOptions,
+  narrowestLevel = pruningRates.length - 1,
+): Policy {
+  const narrowest = all(narrowestLevel);
+  const choose: Policy["choose"] = (load, { floorLevel: ownFloor, hasBudget, stage }, predictor) => {
+    const floorLevel = Math.min(ownFloor, narrowestLevel);
     const narrow = predictor.underLoad(floorLevel, narrowest);
     const waits = load.requestsRunning + load.requestsWaiting >= load.slots;
     if (shed && stage === "arrival" && hasBudget && waits && predictor.keepsOnIdle(floorLevel)) {
@@ -73,9 +79,8 @@ export function predictive({ shed, pruningRates }: PolicyOptions): Policy {
   const narrow: Policy["narrow"] = (_load, situation) => {
     const margin = marginOf(situation);
     if (situation.missed(all(0), margin) === 0) return 0;
-    const narrowest = situation.levels - 1;
-    const least = situation.missed(all(narrowest));
-    return widest(narrowest, (level) => situation.missed(all(level), margin) <= least);
+    const least = situation.missed(narrowest);
+    return widest(narrowestLevel, (level) => situation.missed(all(level), margin) <= least);
   };
   return { choose, narrow, holdsPrompts: true };
 }

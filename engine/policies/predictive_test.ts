@@ -13,10 +13,13 @@ const costs = new StepCosts({
   prefillContextMs: [0, 0, 0],
 });
 const pruningRates = [0, 0.2, 0.35];
-const policy = predictive({ shed: true, pruningRates });
 
 /** The level of a request of 1 prompt token and 10 new ones, 11 steps, that starts alone with so much time left. */
-function levelOf(lastTokenMs: number, given: Partial<LoadSnapshot>): number {
+function levelOf(
+  lastTokenMs: number,
+  given: Partial<LoadSnapshot>,
+  policy = predictive({ shed: true, pruningRates }),
+): number {
   const load: LoadSnapshot = {
     ...{ slots: 2, requestsRunning: 0, requestsWaiting: 0, waitingPromptTokens: 0, effectivePruningRate: 0 },
     ...{ contention: 0, stepRatio: () => 1, betweenStepsMs: 0, predictionError: { median: 1, safe: 1, sure: 1 } },
@@ -37,6 +40,11 @@ function levelOf(lastTokenMs: number, given: Partial<LoadSnapshot>): number {
 describe("predictive()", () => {
   it("takes the widest level that is predicted to keep the budget", () => {
     deepEqual([levelOf(111, {}), levelOf(100, {}), levelOf(80, {})], [0, 1, 2]);
+  });
+
+  it("takes no narrower one than its floor", () => {
+    const policy = predictive({ shed: true, pruningRates }, 1);
+    deepEqual([levelOf(111, {}, policy), levelOf(100, {}, policy), levelOf(80, {}, policy)], [0, 1, 1]);
   });
 
   it("goes back to a wider level than what runs only where that leaves more room", () => {
