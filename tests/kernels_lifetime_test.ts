@@ -1,14 +1,9 @@
 import { describe, it } from "@std/testing/bdd";
 import { equal, ok, rejects } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { setFlagsFromString } from "node:v8";
-import { runInNewContext } from "node:vm";
 import { openKernels } from "../kernels/native_library.ts";
-import { heldMemory } from "./support/held_memory.ts";
 import { multiply, openProduct, type ProductOptions } from "./support/one_product.ts";
-
-setFlagsFromString("--expose-gc");
-const collectGarbage = runInNewContext("gc") as () => void;
+import type { SessionMemory } from "./support/session_memory.ts";
 
 const { kernels, reason } = await openKernels();
 
@@ -56,37 +51,24 @@ describe("PrefixMatMul in a session", () => {
   // Where else memory cannot be told exactly, no test needs to say it again.
   if (Deno.build.os === "linux") {
     it("gives its memory back when the session closes", async () => {
-      const size = 2048;
-      const weightBytes = size * size / 2;
-      const open = () => openProduct(path, { inFeatures: size, outFeatures: size });
-      /** What is held after some sessions, by native code and by arrays of ours. */
-      const cycle = async (times: number) => {
-        for (let i = 0; i < times; i++) {
-          using session = await open();
-          await multiply(session, size, size);
-        }
-        collectGarbage();
-        const { heapUsed, external } = Deno.memoryUsage();
-        return { ...await heldMemory(), arrays: heapUsed + external };
-      };
-      // What is lost stays lost, every time. The rest of the process may take some once, or give some back.
-      const held = [await cycle(40)]; // what is made once is made by then
-      while (held.length < 6) held.push(await cycle(20));
-      const most = 20 * 4096; // of a session less than a page: its smallest table has two
+      const [size, sessions] = [2048, 20];
+      const script = fileURLToPath(new URL("./support/session_memory.ts", import.meta.url));
+      const { success, stdout, stderr } = await new Deno.Command(Deno.execPath(), {
+        args: ["run", "--allow-all", "--v8-flags=--expose-gc", script, path, `${size}`, `${sessions}`, "5"],
+        cwd: fileURLToPath(new URL("..", import.meta.url)),
+      }).output();
+      ok(success, new TextDecoder().decode(stderr));
+      const { rounds, open } = JSON.parse(new TextDecoder().decode(stdout)) as SessionMemory;
+      // What is lost stays lost, in every round; a thread's own memory comes once.
       for (const kind of ["allocated", "mapped", "arrays"] as const) {
-        const more = held.slice(1).map((now, i) => now[kind] - held[i]![kind]);
+        const more = rounds.slice(1).map((now, i) => now[kind] - rounds[i]![kind]);
         const typical = more.toSorted((a, b) => a - b)[more.length >> 1]!;
-        ok(
-          typical < most,
-          `twenty more sessions at a time, bytes more that are ${kind}: ${more.join(", ")}`,
-        );
+        // Of a session less than a page: its smallest table has two.
+        ok(typical < sessions * 4096, `${sessions} sessions more, bytes more that are ${kind}: ${more.join(", ")}`);
       }
-
       // And it would have been seen.
-      using session = await open();
-      await multiply(session, size, size);
-      const more = (await heldMemory()).mapped - held.at(-1)!.mapped;
-      ok(more >= weightBytes, `${more} bytes are mapped for an open session`);
+      const more = open.mapped - rounds.at(-1)!.mapped;
+      ok(more >= size * size / 2, `${more} bytes are mapped for an open session`);
     });
   }
 
