@@ -52,7 +52,8 @@ async function serve(settings: Settings): Promise<void> {
   const planFor = (chosen: Pick<ChosenDevice, "device" | "operators">) =>
     memoryPlan(artefact, { maxTokens, slots, chosen });
   const machineBytes = Deno.systemMemoryInfo().total;
-  if (isCpuOnly(settings.device)) checkMemory(planFor({ device: "cpu", operators: null }), machineBytes);
+  // The least that it can be: with our own operators.
+  if (isCpuOnly(settings.device)) checkMemory(planFor({ device: "cpu", operators: "ours" }), machineBytes);
 
   // Where the model runs.
   const runtime = openRuntime();
@@ -122,7 +123,9 @@ async function serve(settings: Settings): Promise<void> {
       ...own,
     });
   const writer = requestLog();
-  const services = servicesOf({ settings, artefact, maxTokens, security, build, registry, metrics, writer, now });
+  const services = servicesOf({
+    ...{ settings, artefact, chosen, maxTokens, security, build, registry, metrics, writer, now },
+  });
   const warm = await warmUp({ engineWith, services, budgetMs: WARM_UP_MS });
   say(`warm-up: ${warm.answers} answers in ${Math.round(warm.ms)} ms`);
   const engine = engineWith({ metrics, learned: warm.learned });

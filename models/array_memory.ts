@@ -24,12 +24,12 @@ export interface ArrayMemoryOptions {
 /** Cache memory of one sequence, used again and again: every cache in its place in one array, see `arrayPlaces`. */
 interface Slot {
   readonly whole: Tensor;
-  readonly caches: readonly Float32Array<ArrayBuffer>[];
+  readonly caches: readonly (Float32Array<ArrayBuffer> | Uint16Array<ArrayBuffer>)[];
 }
 
 /**
- * For our own operators on the CPU: a sequence has all its caches in one array, keys of `CACHE_TOKENS` tokens side by side,
- * and the array is bound to the lane that it sits in.
+ * For our own operators on the CPU: a sequence has all its caches in one array, keys and values in half precision, keys of
+ * `CACHE_TOKENS` tokens side by side, and the array is bound to the lane that it sits in.
  */
 export class ArrayMemory implements DecoderMemory {
   readonly inputs: StepInputs;
@@ -61,7 +61,10 @@ export class ArrayMemory implements DecoderMemory {
       if (this.#caches.every(({ recurrent }) => recurrent)) wishForHugePages(array);
       return {
         whole: this.#tensor(`slot ${slot}`, () => runtime.tensor(float32, [array.length], array)),
-        caches: this.#caches.map((_, index) => array.subarray(places[index], places[index + 1])),
+        caches: this.#caches.map(({ recurrent }, index) => {
+          const place = array.subarray(places[index], places[index + 1]);
+          return recurrent ? place : new Uint16Array(place.buffer, place.byteOffset, place.byteLength / 2);
+        }),
       };
     });
     this.#nothing = this.#tensor("nothing", () => runtime.tensor(float32, [0], new Float32Array(0)));

@@ -1,6 +1,6 @@
 import { createHash } from "node:crypto";
 import { join } from "node:path";
-import { cacheBytesPerToken, stateBytesPerSequence } from "./caches.ts";
+import { cacheElementsPerToken, stateBytesPerSequence } from "./caches.ts";
 import { rotaryDimOf } from "./description.ts";
 import { type Int4Weights, int4Weights, type TensorLocator } from "./graph/weights.ts";
 import { pairPlaces } from "./layout.ts";
@@ -26,8 +26,8 @@ export interface ArtefactLevel {
   readonly keptParameters: number;
   /** Bytes of stored weights that one decoded token reads. */
   readonly bytesPerToken: number;
-  /** Bytes of keys and values that a sequence adds with every token. */
-  readonly cacheBytesPerToken: number;
+  /** Numbers in the keys and values that a sequence adds with every token. */
+  readonly cacheElementsPerToken: number;
   /** Bytes of Mamba states that a sequence has from its start, however long it gets. */
   readonly stateBytesPerSequence: number;
   /** On the text that `compress` was given to measure with; null if it was given none. */
@@ -89,7 +89,7 @@ export async function openArtefact(folder: string): Promise<Artefact> {
         pruningRate,
         keptParameters: parameters,
         bytesPerToken,
-        cacheBytesPerToken: cacheBytesPerToken(plan, level),
+        cacheElementsPerToken: cacheElementsPerToken(plan, level),
         stateBytesPerSequence: stateBytesPerSequence(plan, level),
         perplexity,
       };

@@ -1,3 +1,4 @@
+import { ELEMENT_BYTES, ElementType } from "../onnx/mod.ts";
 import { mambaOf, type ModelConfig } from "./description.ts";
 import { cacheNames } from "./graph/cached_attention.ts";
 import { IDLE_WIDTH, stateNames } from "./graph/cached_state_space.ts";
@@ -67,16 +68,21 @@ function blockCaches(config: ModelConfig, block: BlockPlan): Cache[] {
 /** Floats of a line of the processor's cache, at which every cache of an array begins. */
 const LINE_FLOATS = 16;
 
+/** Halves in the place of a float. */
+const HALVES = ELEMENT_BYTES[ElementType.float32] / ELEMENT_BYTES[ElementType.float16];
+
 /**
  * Where the caches lie if a sequence has all of them in one array: each as large as the widest level needs it, on lines of
- * the processor's cache.
+ * the processor's cache. States are floats, as they are summed up from step to step; keys and values are halves, which
+ * take half of the memory and of the time to read it.
  *
  * @returns Floats before each cache, and of the whole array.
  */
 export function arrayPlaces(caches: readonly Cache[], tokens: number): number[] {
   const places = [0];
-  for (const { shape } of caches) {
-    places.push(places.at(-1)! + Math.ceil(elementsOf(shape(0, tokens)) / LINE_FLOATS) * LINE_FLOATS);
+  for (const { shape, recurrent } of caches) {
+    const floats = elementsOf(shape(0, tokens)) / (recurrent ? 1 : HALVES);
+    places.push(places.at(-1)! + Math.ceil(floats / LINE_FLOATS) * LINE_FLOATS);
   }
   return places;
 }
@@ -107,24 +113,22 @@ export function narrowCache(
   }
 }
 
-/** Number of floats of a shape. */
+/** Number of elements of a shape. */
 export function elementsOf(shape: readonly number[]): number {
   return shape.reduce((product, size) => product * size, 1);
 }
 
-/** Bytes of float32 keys and values per token of a sequence. */
-export function cacheBytesPerToken(plan: ModelPlan, level: number): number {
-  return bytesOf(cachesOf(plan).filter(({ recurrent }) => !recurrent), level);
+/** Numbers in keys and values per token of a sequence. */
+export function cacheElementsPerToken(plan: ModelPlan, level: number): number {
+  return countElements(cachesOf(plan).filter(({ recurrent }) => !recurrent), level);
 }
 
 /** Bytes of float32 states of a sequence, however long it is: those of convolutions and recurrences. */
 export function stateBytesPerSequence(plan: ModelPlan, level: number): number {
-  return bytesOf(cachesOf(plan).filter(({ recurrent }) => recurrent), level);
+  const states = cachesOf(plan).filter(({ recurrent }) => recurrent);
+  return ELEMENT_BYTES[ElementType.float32] * countElements(states, level);
 }
 
-function bytesOf(caches: readonly Cache[], level: number): number {
-  return caches.reduce(
-    (sum, { shape }) => sum + Float32Array.BYTES_PER_ELEMENT * elementsOf(shape(level, 1)),
-    0,
-  );
+function countElements(caches: readonly Cache[], level: number): number {
+  return caches.reduce((sum, { shape }) => sum + elementsOf(shape(level, 1)), 0);
 }

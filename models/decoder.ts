@@ -1,4 +1,4 @@
-import { type CudaOptions, ElementType, type Runtime, type Session } from "../onnx/mod.ts";
+import { type CudaOptions, ELEMENT_BYTES, ElementType, type Runtime, type Session } from "../onnx/mod.ts";
 import { ArrayMemory } from "./array_memory.ts";
 import type { DecoderMemory, SequenceCaches } from "./decoder_memory.ts";
 import { decoderGraph, type Operators } from "./graph/decoder.ts";
@@ -36,6 +36,11 @@ const OPERATORS: Readonly<Record<Device, Readonly<Record<"ours" | "stock", Opera
   cpu: { ours: "native", stock: "stock" },
   cuda: { ours: "cuda", stock: "half" },
 };
+
+/** Bytes of a number in keys and values: those of stock operators on the CPU are float32, all others float16. */
+export function cacheElementBytes(device: Device, ours: boolean): number {
+  return ELEMENT_BYTES[device === "cpu" && !ours ? ElementType.float32 : ElementType.float16];
+}
 
 /** What one sequence does in a step. */
 export interface StepEntry {

@@ -1,4 +1,5 @@
 import type { Artefact } from "../../models/artefact.ts";
+import { cacheElementBytes } from "../../models/decoder.ts";
 import { poolBytes } from "../../models/pools.ts";
 import type { ChosenDevice } from "../device.ts";
 import { mebibytes } from "./say.ts";
@@ -27,7 +28,8 @@ export function memoryPlan(
     ...(chosen.device === "cuda"
       ? poolBytes(artefact.plan, { slots: slots + (chosen.operators === null ? 0 : 1), maxTokens })
       : {
-        kv_cache: slots * maxTokens * artefact.levels[0]!.cacheBytesPerToken,
+        kv_cache: slots * maxTokens * artefact.levels[0]!.cacheElementsPerToken *
+          cacheElementBytes(chosen.device, chosen.operators !== null),
         states: slots * artefact.levels[0]!.stateBytesPerSequence,
       }),
     logits: slots * artefact.plan.config.vocabSize * Float32Array.BYTES_PER_ELEMENT,

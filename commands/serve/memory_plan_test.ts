@@ -27,6 +27,12 @@ describe("memoryPlan()", () => {
     });
   });
 
+  it("counts half of that for the caches of our own operators", () => {
+    const cache = (operators: string | null) =>
+      memoryPlan(artefact, { maxTokens: 100, slots: 3, chosen: { device: "cpu", operators } }).kv_cache;
+    equal(cache("a library"), cache(null) / 2);
+  });
+
   it("has a slot more on a CUDA device, where our operators warm up in it", () => {
     const caches = (operators: string | null) =>
       memoryPlan(artefact, { maxTokens: 64, slots: 3, chosen: { device: "cuda", operators } }).kv_cache;

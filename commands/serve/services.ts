@@ -1,9 +1,11 @@
 import type { Registry } from "prom-client";
 import type { Metrics } from "../../engine/mod.ts";
 import type { Artefact } from "../../models/artefact.ts";
+import { cacheElementBytes } from "../../models/decoder.ts";
 import { threadedChatTemplateOf } from "../../models/threaded_chat_template.ts";
 import { ThreadedTokenizer } from "../../models/threaded_tokenizer.ts";
 import { BodyRoom, type Build, Refusals, type Security, type Services } from "../../routes/mod.ts";
+import type { ChosenDevice } from "../device.ts";
 import { LogWriter, writeStdout } from "../log_writer.ts";
 import type { Settings } from "./settings.ts";
 
@@ -16,6 +18,7 @@ const UNITS_PER_TOKEN = 16;
 export interface ServicesOptions {
   readonly settings: Settings;
   readonly artefact: Artefact;
+  readonly chosen: Pick<ChosenDevice, "device" | "operators">;
   /** Of prompt and answer together. */
   readonly maxTokens: number;
   readonly security: Security;
@@ -34,7 +37,7 @@ export interface ServicesOptions {
  * @throws {ChatTemplateError} If its chat template cannot be parsed.
  */
 export function servicesOf(
-  { settings, artefact, maxTokens, security, build, registry, metrics, writer, now }: ServicesOptions,
+  { settings, artefact, chosen, maxTokens, security, build, registry, metrics, writer, now }: ServicesOptions,
 ): Omit<Services, "engine"> {
   const { config } = artefact.plan;
   const log: Services["log"] = (line) => writer.log(lineOf(line));
@@ -45,7 +48,10 @@ export function servicesOf(
       vocabSize: config.vocabSize,
       eosTokenIds: config.eosTokenIds,
       digest: artefact.digest,
-      levels: artefact.levels,
+      levels: artefact.levels.map((level) => ({
+        ...level,
+        cacheBytesPerToken: level.cacheElementsPerToken * cacheElementBytes(chosen.device, chosen.operators !== null),
+      })),
     },
     tokenizer: artefact.tokenizer === null ? null : new ThreadedTokenizer(artefact.tokenizer),
     chatTemplate: artefact.tokenizer === null ? null : threadedChatTemplateOf(artefact.tokenizer.tokenizerConfig),

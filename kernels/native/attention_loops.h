@@ -1,6 +1,6 @@
 // Attention over a stretch of a cache, for any kind of vector. Each instruction set brings its own: a type `Simd` with
-// lanes (a divisor of 16), vectors (registers of a tile's row) and the few operations below. Everything has internal
-// linkage, see generic_routines.h.
+// lanes (a divisor of 16), vectors (registers of a tile's row) and the few operations below. Caches are halves, which
+// become floats as they are read. Everything has internal linkage, see generic_routines.h.
 //
 // Scores and weighted values are both tiles of up to four queries: scores against `lanes * vectors` tokens, whose keys
 // lie side by side, and values over as many components. A lane belongs to one token or component throughout, and its
@@ -16,17 +16,14 @@ namespace {
 
 constexpr size_t tileQueries = 4;
 
-// Floats of a line of the processor's cache.
-constexpr size_t lineFloats = 16;
-
 // Tokens whose scores are kept at a time; the greatest score and the sums are brought up to date after each.
 constexpr size_t scoreTokens = 64;
 
 // scores[q][t] = queries[q] . key t, for `rows` queries and `vectors` vectors of tokens. Beside each key it asks memory
-// for what lies `ahead` floats behind it, unless that is 0.
+// for what lies `ahead` halves behind it, unless that is 0.
 template <typename Simd, size_t rows, size_t vectors>
-inline __attribute__((always_inline)) void scoreTile(const float* queries, size_t width, const float* keys,
-                                                     size_t ahead, float* scores) {
+inline __attribute__((always_inline)) void scoreTile(const float* queries, size_t width, const Half* keys, size_t ahead,
+                                                     float* scores) {
   constexpr size_t perBlock = keyTokens / Simd::lanes;
   typename Simd::Vector sums[rows][vectors];
   for (size_t r = 0; r < rows; r++) {
@@ -35,9 +32,9 @@ inline __attribute__((always_inline)) void scoreTile(const float* queries, size_
   for (size_t i = 0; i < width; i++) {
     typename Simd::Vector key[vectors];
     for (size_t v = 0; v < vectors; v++) {
-      const float* at = keys + v / perBlock * width * keyTokens + i * keyTokens + v % perBlock * Simd::lanes;
-      if (ahead > 0 && v % perBlock == 0) __builtin_prefetch(at + ahead);
-      key[v] = Simd::load(at);
+      const Half* at = keys + v / perBlock * width * keyTokens + i * keyTokens + v % perBlock * Simd::lanes;
+      if (ahead > 0 && i * keyTokens % lineHalves == 0 && v % perBlock == 0) __builtin_prefetch(at + ahead);
+      key[v] = Simd::loadHalves(at);
     }
     for (size_t r = 0; r < rows; r++) {
       const typename Simd::Vector query = Simd::broadcast(queries[r * width + i]);
@@ -52,22 +49,22 @@ inline __attribute__((always_inline)) void scoreTile(const float* queries, size_
 // sums[q][i] += weights[q][t] * value t [i], for `rows` queries and `vectors` vectors of components. The last vector
 // has `lastLanes` lanes. `ahead` as above.
 template <typename Simd, size_t rows, size_t vectors>
-inline __attribute__((always_inline)) void weighTile(const float* weights, size_t tokens, const float* values,
+inline __attribute__((always_inline)) void weighTile(const float* weights, size_t tokens, const Half* values,
                                                      size_t width, size_t lastLanes, size_t ahead, float* sums) {
-  const auto load = [lastLanes](const float* from, size_t v) {
-    return v + 1 < vectors || lastLanes == Simd::lanes ? Simd::load(from + v * Simd::lanes)
-                                                       : Simd::loadFew(from + v * Simd::lanes, lastLanes);
-  };
+  const auto whole = [lastLanes](size_t v) { return v + 1 < vectors || lastLanes == Simd::lanes; };
   typename Simd::Vector totals[rows][vectors];
   for (size_t r = 0; r < rows; r++) {
-    for (size_t v = 0; v < vectors; v++) totals[r][v] = load(sums + r * width, v);
+    for (size_t v = 0; v < vectors; v++) {
+      const float* from = sums + r * width + v * Simd::lanes;
+      totals[r][v] = whole(v) ? Simd::load(from) : Simd::loadFew(from, lastLanes);
+    }
   }
   for (size_t t = 0; t < tokens; t++) {
     typename Simd::Vector value[vectors];
     for (size_t v = 0; v < vectors; v++) {
-      if (ahead > 0 && v * Simd::lanes % lineFloats == 0)
-        __builtin_prefetch(values + t * width + v * Simd::lanes + ahead);
-      value[v] = load(values + t * width, v);
+      const Half* from = values + t * width + v * Simd::lanes;
+      if (ahead > 0 && v * Simd::lanes % lineHalves == 0) __builtin_prefetch(from + ahead);
+      value[v] = whole(v) ? Simd::loadHalves(from) : Simd::loadFewHalves(from, lastLanes);
     }
     for (size_t r = 0; r < rows; r++) {
       const typename Simd::Vector weight = Simd::broadcast(weights[r * scoreTokens + t]);
@@ -77,7 +74,7 @@ inline __attribute__((always_inline)) void weighTile(const float* weights, size_
   for (size_t r = 0; r < rows; r++) {
     for (size_t v = 0; v < vectors; v++) {
       float* to = sums + r * width + v * Simd::lanes;
-      if (v + 1 < vectors || lastLanes == Simd::lanes) {
+      if (whole(v)) {
         Simd::store(to, totals[r][v]);
       } else {
         Simd::storeFew(to, totals[r][v], lastLanes);
@@ -124,8 +121,8 @@ inline void weigh(float* scores, size_t visible, size_t width, float* greatest, 
 
 // Asks memory for all that few queries soon read: in blocks so short the processor does not notice in time how they go
 // on.
-inline void prefetchCaches(const float* keys, const float* values, size_t floats) {
-  for (size_t i = 0; i < floats; i += lineFloats) {
+inline void prefetchCaches(const Half* keys, const Half* values, size_t halves) {
+  for (size_t i = 0; i < halves; i += lineHalves) {
     __builtin_prefetch(keys + i);
     __builtin_prefetch(values + i);
   }
@@ -138,8 +135,8 @@ void attendWith(const AttentionStretch& p) {
   bool asked = false;  // memory, for the block that comes
   for (size_t first = p.first; first < p.last; first += scoreTokens) {
     const size_t last = first + scoreTokens < p.last ? first + scoreTokens : p.last;
-    const float* keys = p.keys + first * p.width;
-    const float* values = p.values + first * p.width;
+    const Half* keys = p.keys + first * p.width;
+    const Half* values = p.values + first * p.width;
     // Few queries wait for memory. What they read next is asked for while they compute, if it is a whole block.
     const bool few = p.count <= tileQueries;
     if (few && !asked) prefetchCaches(keys, values, (last - first) * p.width);
@@ -183,6 +180,16 @@ void attendWith(const AttentionStretch& p) {
       });
     }
   }
+}
+
+template <typename Simd>
+void toHalvesWith(const float* x, size_t count, Half* y) {
+  size_t i = 0;
+  for (; i + Simd::lanes <= count; i += Simd::lanes) Simd::storeHalves(y + i, Simd::load(x + i));
+  if (i == count) return;
+  Half last[Simd::lanes];
+  Simd::storeHalves(last, Simd::loadFew(x + i, count - i));
+  std::memcpy(y + i, last, (count - i) * sizeof(Half));
 }
 
 [[maybe_unused]] void joinGeneric(size_t width, float* greatest, float* total, float* sums, float otherGreatest,

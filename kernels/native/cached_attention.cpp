@@ -122,10 +122,13 @@ struct CachedAttention {
 
     LaneArrays arrays(api, context, "CachedAttention");
     RETURN_IF_FAILED(arrays.open(Input::places, firstCache, 2));
-    const size_t perToken = shape.keyHeads * shape.widest, capacity = arrays.floats(0) / perToken;
-    if (capacity * perToken != arrays.floats(0) || arrays.floats(1) != arrays.floats(0) || capacity % keyTokens != 0) {
+    // Two halves in the place of a float. Places end with a line of the processor's cache.
+    const size_t perToken = shape.keyHeads * shape.widest, halves = 2 * arrays.floats(0);
+    const size_t capacity = halves / perToken / keyTokens * keyTokens;
+    if (halves - capacity * perToken >= lineHalves || arrays.floats(1) != arrays.floats(0)) {
       return failure(api,
-                     "CachedAttention: keys of %zu floats and values of %zu, wanted %zu a token and whole %zu tokens",
+                     "CachedAttention: keys of %zu floats and values of %zu, wanted half of %zu a token and whole %zu "
+                     "tokens",
                      arrays.floats(0), arrays.floats(1), perToken, keyTokens);
     }
     Lane lanes[maxLanes];
@@ -150,8 +153,8 @@ struct CachedAttention {
       lane.width = widths.widths[laneLevels[i]];
       float* caches[2];
       RETURN_IF_FAILED(arrays.take(firstArray + i, caches));
-      lane.keys = caches[0];
-      lane.values = caches[1];
+      lane.keys = reinterpret_cast<Half*>(caches[0]);
+      lane.values = reinterpret_cast<Half*>(caches[1]);
     }
     if (rowsLeft != 0) {
       return failure(api, "CachedAttention: %lld rows belong to no lane", static_cast<long long>(rowsLeft));

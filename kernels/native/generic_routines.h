@@ -57,6 +57,33 @@ void multiplyOneByOne(const TileProduct& p, size_t rows) {
   return half & 0x8000 ? -magnitude : magnitude;
 }
 
+// As `halfToFloat`, but infinity stays infinity and what is no number stays none: scales are neither.
+[[maybe_unused]] inline float anyHalfToFloat(Half half) {
+  if ((half & 0x7c00) != 0x7c00) return halfToFloat(half);
+  const uint32_t bits = (half & 0x8000u) << 16 | 0x7f800000u | (half & 0x3ffu) << 13;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
+
+[[maybe_unused]] inline Half floatToHalf(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  const uint32_t sign = bits >> 16 & 0x8000;
+  bits &= 0x7fffffff;
+  if (bits > 0x7f800000) return static_cast<Half>(sign | 0x7e00);   // no number
+  if (bits >= 0x477ff000) return static_cast<Half>(sign | 0x7c00);  // from halfway beyond the greatest on
+  if (bits < 0x38800000) {
+    // A step of subnormal halves is one of floats from 0.5 on: the sum is rounded as it must be.
+    float sum;
+    std::memcpy(&sum, &bits, 4);
+    sum += 0.5f;
+    std::memcpy(&bits, &sum, 4);
+    return static_cast<Half>(sign | (bits - 0x3f000000));
+  }
+  return static_cast<Half>(sign | (bits - 0x38000000 + 0xfff + (bits >> 13 & 1)) >> 13);
+}
+
 // Sums sixteen lanes in a fixed order.
 [[maybe_unused]] float sumLanes(const float* values) {
   float sums[8];

@@ -135,17 +135,19 @@ void LaneAttention::gatherAngles(const AttentionRun& run, size_t row, size_t hea
 // Puts the keys and values of a lane's rows behind those of its cache.
 void LaneAttention::append(const AttentionRun& run, const Lane& lane, size_t firstRow, size_t head) const {
   const size_t heads = shape_.queryHeads + 2 * shape_.keyHeads;
-  float cosines[maxHeadWidth / 2], sines[maxHeadWidth / 2], key[maxHeadWidth];
+  float cosines[maxHeadWidth / 2], sines[maxHeadWidth / 2], rotated[maxHeadWidth];
+  Half key[maxHeadWidth];
   for (size_t row = 0; row < lane.rows; row++) {
     const float* packed = run.packed + (firstRow + row) * heads * shape_.widest;
     const float* packedKey = packed + (shape_.queryHeads + head) * shape_.widest;
     const size_t token = lane.length - lane.rows + row;
     if (run.cosines) gatherAngles(run, firstRow + row, head, lane.width, cosines, sines);
-    routines_.rotateHead(packedKey, run.cosines ? cosines : nullptr, sines, lane.width, 1.0f, key);
-    float* keys = lane.keys + (head * lane.capacity + token / keyTokens * keyTokens) * lane.width + token % keyTokens;
+    routines_.rotateHead(packedKey, run.cosines ? cosines : nullptr, sines, lane.width, 1.0f, rotated);
+    routines_.toHalves(rotated, lane.width, key);
+    Half* keys = lane.keys + (head * lane.capacity + token / keyTokens * keyTokens) * lane.width + token % keyTokens;
     for (size_t i = 0; i < lane.width; i++) keys[i * keyTokens] = key[i];
-    std::memcpy(lane.values + (head * lane.capacity + token) * lane.width, packedKey + shape_.keyHeads * shape_.widest,
-                lane.width * sizeof(float));
+    routines_.toHalves(packedKey + shape_.keyHeads * shape_.widest, lane.width,
+                       lane.values + (head * lane.capacity + token) * lane.width);
   }
 }
 

@@ -23,8 +23,8 @@ struct Lane {
   size_t length;    // tokens with these rows
   size_t width;     // components of a head that its level keeps
   size_t capacity;  // tokens of its cache, a multiple of `keyTokens`
-  float* keys;      // [key heads][capacity / 16][width][16]
-  float* values;    // [key heads][capacity][width]
+  Half* keys;       // [key heads][capacity / 16][width][16]
+  Half* values;     // [key heads][capacity][width]
 };
 
 struct AttentionRun {

@@ -47,6 +47,12 @@ struct TileProduct {
   float* sums;
 };
 
+// A number of IEEE 754's half precision, as its bits.
+using Half = uint16_t;
+
+// Halves of a line of the processor's cache.
+constexpr size_t lineHalves = 32;
+
 // Tokens whose keys lie side by side in a cache: [capacity / 16][width][16].
 constexpr size_t keyTokens = 16;
 
@@ -62,8 +68,8 @@ struct AttentionStretch {
   size_t count;
   size_t width;
   // [capacity / 16][width][16] and [capacity][width].
-  const float* keys;
-  const float* values;
+  const Half* keys;
+  const Half* values;
   // First token of the stretch, a multiple of 16, and the one behind its last.
   size_t first;
   size_t last;
@@ -117,6 +123,9 @@ struct Routines {
 
   // y = scale * x, each pair of neighbours turned by its angle. [width / 2] cosines and sines; null turns nothing.
   void (*rotateHead)(const float* x, const float* cosines, const float* sines, size_t width, float scale, float* y);
+
+  // y = x, rounded to the nearest; beyond the greatest number infinity.
+  void (*toHalves)(const float* x, size_t count, Half* y);
 
   // Goes on from greatest, totals and sums. A query gets the same bits whatever others are beside it.
   void (*attend)(const AttentionStretch&);

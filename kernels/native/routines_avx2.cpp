@@ -29,6 +29,7 @@ const Routines avx2Routines = {
     normalizeRowGeneric,
     gateGeneric,
     rotateHeadGeneric,
+    toHalvesWith<Simd>,
     attendWith<Simd>,
     joinGeneric,
     convolveGeneric,

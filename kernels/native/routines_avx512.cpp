@@ -191,7 +191,16 @@ struct Simd {
   static Vector broadcast(float value) { return _mm512_set1_ps(value); }
   static Vector load(const float* from) { return _mm512_loadu_ps(from); }
   static Vector loadFew(const float* from, size_t count) { return _mm512_maskz_loadu_ps(mask(count), from); }
+  static Vector loadHalves(const Half* from) {
+    return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(from)));
+  }
+  static Vector loadFewHalves(const Half* from, size_t count) {
+    return _mm512_cvtph_ps(_mm256_maskz_loadu_epi16(mask(count), from));
+  }
   static void store(float* to, Vector value) { _mm512_storeu_ps(to, value); }
+  static void storeHalves(Half* to, Vector value) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to), _mm512_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+  }
   static void storeFew(float* to, Vector value, size_t count) { _mm512_mask_storeu_ps(to, mask(count), value); }
   static Vector multiplyAdd(Vector a, Vector b, Vector c) { return _mm512_fmadd_ps(a, b, c); }
   static __mmask16 mask(size_t count) { return static_cast<__mmask16>((1u << count) - 1); }
@@ -201,8 +210,9 @@ struct Simd {
 
 extern const Routines avx512Routines;
 const Routines avx512Routines = {
-    "avx512vnni", pairRows,          supported,        quantizeRow, multiplyTiles,   normalizeRowGeneric,
-    gateGeneric,  rotateHeadGeneric, attendWith<Simd>, joinGeneric, convolveGeneric, scanWith<Simd>,
+    "avx512vnni",        pairRows,        supported,         quantizeRow,        multiplyTiles,
+    normalizeRowGeneric, gateGeneric,     rotateHeadGeneric, toHalvesWith<Simd>, attendWith<Simd>,
+    joinGeneric,         convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

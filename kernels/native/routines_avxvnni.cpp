@@ -33,6 +33,7 @@ const Routines avxvnniRoutines = {
     normalizeRowGeneric,
     gateGeneric,
     rotateHeadGeneric,
+    toHalvesWith<Simd>,
     attendWith<Simd>,
     joinGeneric,
     convolveGeneric,

@@ -81,6 +81,7 @@ const Routines i8mmRoutines = {
     normalizeRowGeneric,
     gateGeneric,
     rotateHeadGeneric,
+    toHalvesWith<Simd>,
     attendWith<Simd>,
     joinGeneric,
     convolveGeneric,

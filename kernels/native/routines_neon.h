@@ -71,7 +71,14 @@ struct Simd {
     std::memcpy(four, from, count * sizeof(float));
     return vld1q_f32(four);
   }
+  static Vector loadHalves(const Half* from) { return vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(from))); }
+  static Vector loadFewHalves(const Half* from, size_t count) {
+    Half four[lanes] = {};
+    std::memcpy(four, from, count * sizeof(Half));
+    return loadHalves(four);
+  }
   static void store(float* to, Vector value) { vst1q_f32(to, value); }
+  static void storeHalves(Half* to, Vector value) { vst1_u16(to, vreinterpret_u16_f16(vcvt_f16_f32(value))); }
   static void storeFew(float* to, Vector value, size_t count) {
     float four[lanes];
     vst1q_f32(four, value);

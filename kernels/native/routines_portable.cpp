@@ -43,7 +43,16 @@ struct Simd {
     std::memcpy(&value, from, count * sizeof(float));
     return value;
   }
+  static Vector loadHalves(const Half* from) { return loadFewHalves(from, lanes); }
+  static Vector loadFewHalves(const Half* from, size_t count) {
+    Vector value{};
+    for (size_t i = 0; i < count; i++) value[i] = anyHalfToFloat(from[i]);
+    return value;
+  }
   static void store(float* to, Vector value) { storeFew(to, value, lanes); }
+  static void storeHalves(Half* to, Vector value) {
+    for (size_t i = 0; i < lanes; i++) to[i] = floatToHalf(value[i]);
+  }
   static void storeFew(float* to, Vector value, size_t count) { std::memcpy(to, &value, count * sizeof(float)); }
   static Vector multiplyAdd(Vector a, Vector b, Vector c) { return a * b + c; }
 };
@@ -52,9 +61,9 @@ struct Simd {
 
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
-    "portable",          maxRows,        supported,         quantizeRowGeneric, multiplyOneByOne<multiplyTile>,
-    normalizeRowGeneric, gateGeneric,    rotateHeadGeneric, attendWith<Simd>,   joinGeneric,
-    convolveGeneric,     scanWith<Simd>,
+    "portable",          maxRows,         supported,         quantizeRowGeneric, multiplyOneByOne<multiplyTile>,
+    normalizeRowGeneric, gateGeneric,     rotateHeadGeneric, toHalvesWith<Simd>, attendWith<Simd>,
+    joinGeneric,         convolveGeneric, scanWith<Simd>,
 };
 
 }  // namespace espalier

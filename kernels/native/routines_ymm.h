@@ -163,7 +163,18 @@ struct Simd {
   static Vector broadcast(float value) { return _mm256_set1_ps(value); }
   static Vector load(const float* from) { return _mm256_loadu_ps(from); }
   static Vector loadFew(const float* from, size_t count) { return _mm256_maskload_ps(from, mask(count)); }
+  static Vector loadHalves(const Half* from) {
+    return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from)));
+  }
+  static Vector loadFewHalves(const Half* from, size_t count) {
+    Half few[lanes] = {};
+    std::memcpy(few, from, count * sizeof(Half));
+    return loadHalves(few);
+  }
   static void store(float* to, Vector value) { _mm256_storeu_ps(to, value); }
+  static void storeHalves(Half* to, Vector value) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(to), _mm256_cvtps_ph(value, _MM_FROUND_TO_NEAREST_INT));
+  }
   static void storeFew(float* to, Vector value, size_t count) { _mm256_maskstore_ps(to, mask(count), value); }
   static Vector multiplyAdd(Vector a, Vector b, Vector c) { return _mm256_fmadd_ps(a, b, c); }
   static __m256i mask(size_t count) {

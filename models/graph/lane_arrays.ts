@@ -4,7 +4,7 @@ import type { BlockPlan, ModelPlan } from "../plan.ts";
 
 /** Keys, values and states as our own operators on the CPU take them: one array per lane, written where it is. */
 export interface LaneArrays {
-  /** float32, one per lane: all caches of its sequence, see `arrayPlaces`. */
+  /** float32, one per lane: all caches of its sequence, see `arrayPlaces`. Keys and values are two halves a float. */
   readonly arrays: readonly Value[];
   /** int64 `[caches + 1]`: where each cache begins in every array, and where the last one ends. */
   readonly places: Value;

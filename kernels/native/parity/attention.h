@@ -14,7 +14,7 @@ struct Sequence {
   size_t before, rows, width, capacity;
   std::vector<float> packed;  // [tokens][heads][widest]
   std::vector<float> cosines, sines;
-  std::vector<float> keys, values;  // after `before` tokens
+  std::vector<Half> keys, values;  // after `before` tokens
 
   size_t tokens() const { return before + rows; }
 };
@@ -78,7 +78,7 @@ Outcome attend(const Routines& routines, const AttentionCase& test, std::vector<
   return outcome;
 }
 
-Sequence withoutCache(const AttentionCase& test, Sequence sequence, float fill) {
+Sequence withoutCache(const AttentionCase& test, Sequence sequence, Half fill) {
   const size_t size = test.shape.keyHeads * sequence.capacity * sequence.width;
   sequence.keys.assign(size, fill);
   sequence.values.assign(size, fill);
@@ -130,6 +130,15 @@ AttentionCase randomAttention(Random& random, size_t keyHeads, size_t perHead, s
   return test;
 }
 
+// What a cache keeps of numbers.
+std::vector<double> kept(const Routines& routines, const float* x, size_t count) {
+  std::vector<Half> halves(count);
+  routines.toHalves(x, count, halves.data());
+  std::vector<double> values(count);
+  for (size_t i = 0; i < count; i++) values[i] = fromHalf(halves[i]);
+  return values;
+}
+
 std::vector<float> rotated(const Routines& routines, const AttentionCase& test, const Sequence& s, size_t token,
                            size_t head, size_t keyHead, float scale) {
   const size_t widest = test.shape.widest;
@@ -144,10 +153,10 @@ std::vector<float> rotated(const Routines& routines, const AttentionCase& test, 
   return y;
 }
 
-// One query in double precision, from rotated heads (rotation is checked by itself). Every weight exp(score - greatest)
-// is off by a factor of at most 1 + e: the score by the width's roundings, the difference by one, exp by its own error,
-// and as often as the greatest score grew, a shrinking by an exp again. A sum over n tokens adds n roundings. The
-// quotient of two such sums is off by twice that. Weights below exp(-87) are not.
+// One query in double precision, from rotated heads and what caches keep of them (both are checked by themselves).
+// Every weight exp(score - greatest) is off by a factor of at most 1 + e: the score by the width's roundings, the
+// difference by one, exp by its own error, and as often as the greatest score grew, a shrinking by an exp again. A sum
+// over n tokens adds n roundings. The quotient of two such sums is off by twice that. Weights below exp(-87) are not.
 std::vector<Estimate> estimateQuery(const Routines& routines, const AttentionCase& test, const Sequence& s,
                                     size_t token, size_t queryHead) {
   const AttentionShape& shape = test.shape;
@@ -156,7 +165,8 @@ std::vector<Estimate> estimateQuery(const Routines& routines, const AttentionCas
   std::vector<double> scores;
   double greatest = -1e300, least = 1e300, magnitude = 0;
   for (size_t t = 0; t <= token; t++) {
-    const std::vector<float> key = rotated(routines, test, s, t, shape.queryHeads + head, head, 1);
+    const std::vector<float> turned = rotated(routines, test, s, t, shape.queryHeads + head, head, 1);
+    const std::vector<double> key = kept(routines, turned.data(), turned.size());
     double score = 0, size = 0;
     for (size_t i = 0; i < shape.widest; i++) {
       score += static_cast<double>(query[i]) * key[i];
@@ -173,15 +183,18 @@ std::vector<Estimate> estimateQuery(const Routines& routines, const AttentionCas
                              updates * (exponentialError + u * (greatest - least + 1));
   double total = 0;
   for (double& score : scores) total += score = std::exp(score - greatest);
+  std::vector<double> sums(shape.widest), sizes(shape.widest);
+  for (size_t t = 0; t <= token; t++) {
+    const size_t at = (t * test.heads() + shape.queryHeads + shape.keyHeads + head) * shape.widest;
+    const std::vector<double> value = kept(routines, s.packed.data() + at, shape.widest);
+    for (size_t i = 0; i < shape.widest; i++) {
+      sums[i] += scores[t] * value[i];
+      sizes[i] += scores[t] * std::fabs(value[i]);
+    }
+  }
   std::vector<Estimate> estimates(shape.widest);
   for (size_t i = 0; i < shape.widest; i++) {
-    double sum = 0, size = 0;
-    for (size_t t = 0; t <= token; t++) {
-      const double value = s.packed[(t * test.heads() + shape.queryHeads + shape.keyHeads + head) * shape.widest + i];
-      sum += scores[t] * value;
-      size += scores[t] * std::fabs(value);
-    }
-    estimates[i] = {sum / total, 2 * (weightError + (tokens + 4) * u) * size / total + 1e-35};
+    estimates[i] = {sums[i] / total, 2 * (weightError + (tokens + 4) * u) * sizes[i] / total + 1e-35};
   }
   return estimates;
 }
@@ -215,7 +228,7 @@ void checkAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows
     std::vector<size_t> firstTokens;
     for (const Sequence& s : test.sequences) {
       // What comes before, in two pieces. A fresh cache is full of what must not be read.
-      Sequence filled = withoutCache(test, s, NAN);
+      Sequence filled = withoutCache(test, s, noNumber);
       for (const size_t end : {s.before / 2, s.before}) {
         Sequence piece = filled;
         const size_t first = end == s.before ? s.before / 2 : 0;
@@ -242,7 +255,7 @@ void checkAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows
       const Outcome alone = attend(routines, test, {s}, {s.before}, forward, 0xff);
       check(sameBits(alone.y[0].data(), y.data(), y.size()), "%s: lane %zu differs alone", routines.name, i);
 
-      const Outcome whole = attend(routines, test, {withoutCache(test, s, 1e30f)}, {0}, forward, 0xff);
+      const Outcome whole = attend(routines, test, {withoutCache(test, s, greatestHalf)}, {0}, forward, 0xff);
       check(sameBits(whole.y[0].data() + s.before * outPerRow, y.data(), y.size()), "%s: lane %zu differs in one piece",
             routines.name, i);
 

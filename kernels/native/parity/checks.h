@@ -42,8 +42,9 @@ __attribute__((format(printf, 2, 3))) void check(bool holds, const char* format,
   std::printf("\n");
 }
 
-bool sameBits(const float* a, const float* b, size_t count) {
-  return count == 0 || std::memcmp(a, b, count * sizeof(float)) == 0;
+template <typename Number>
+bool sameBits(const Number* a, const Number* b, size_t count) {
+  return count == 0 || std::memcmp(a, b, count * sizeof(Number)) == 0;
 }
 
 // Random numbers (splitmix64).
@@ -114,9 +115,13 @@ class Guarded {
   uint8_t* whole_;
 };
 
-double fromHalf(uint16_t half) {
+constexpr Half noNumber = 0x7e00, greatestHalf = 0x7bff;
+
+double fromHalf(Half half) {
   const int exponent = half >> 10 & 31;
   const int fraction = half & 1023;
+  if (exponent == 31 && fraction != 0) return NAN;
+  if (exponent == 31) return half & 0x8000 ? -HUGE_VAL : HUGE_VAL;
   const double magnitude = exponent == 0 ? std::ldexp(fraction, -24) : std::ldexp(1024 + fraction, exponent - 25);
   return half & 0x8000 ? -magnitude : magnitude;
 }

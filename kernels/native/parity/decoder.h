@@ -189,8 +189,8 @@ Progress begin(const Decoder& decoder, size_t level) {
 }
 
 // The first `kept` of every `of`.
-std::vector<float> firstOf(const std::vector<float>& values, size_t kept, size_t of) {
-  std::vector<float> result;
+std::vector<Half> firstOf(const std::vector<Half>& values, size_t kept, size_t of) {
+  std::vector<Half> result;
   for (size_t i = 0; i < values.size(); i++) {
     if (i % of < kept) result.push_back(values[i]);
   }

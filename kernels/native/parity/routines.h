@@ -207,6 +207,41 @@ void checkGate(Random& random) {
   });
 }
 
+// The half next to a number, of two the even one, in the arithmetic of doubles.
+double nearestHalf(float x) {
+  if (!std::isfinite(x)) return x;
+  const double magnitude = std::fabs(static_cast<double>(x));
+  const int exponent = magnitude < 0x1p-14 ? -14 : std::ilogb(magnitude);
+  const double step = std::ldexp(1.0, exponent - 10), nearest = std::nearbyint(magnitude / step) * step;
+  return std::copysign(nearest > 65504 ? HUGE_VAL : nearest, static_cast<double>(x));
+}
+
+void checkHalves(Random& random) {
+  const size_t count = random.between(1, 70);
+  std::vector<float> x = random.floats(count, 8);
+  for (float& value : x) {
+    // Of every size from what becomes zero to what becomes infinity; now and then between two halves.
+    if (random.chance(2)) value = std::ldexp(value, static_cast<int>(random.below(44)) - 28);
+    if (random.chance(4)) {
+      const Half half = random.halves(1)[0];
+      value = static_cast<float>((fromHalf(half) + fromHalf(half + 1)) / 2);
+    }
+  }
+  if (random.chance(3)) x[random.below(count)] = random.chance(2) ? NAN : -INFINITY;
+  forEachSet([&](const Routines& routines) {
+    Guarded y(count * sizeof(Half), 0x77);
+    const auto* halves = static_cast<const Half*>(y.data());
+    routines.toHalves(x.data(), count, static_cast<Half*>(y.data()));
+    y.checkBands("halves");
+    for (size_t i = 0; i < count; i++) {
+      const double found = fromHalf(halves[i]), wanted = nearestHalf(x[i]);
+      const bool same =
+          std::isnan(x[i]) ? std::isnan(found) : found == wanted && std::signbit(found) == std::signbit(wanted);
+      check(same, "%s: %.9g became %.9g, wanted %.9g", routines.name, static_cast<double>(x[i]), found, wanted);
+    }
+  });
+}
+
 void checkRotation(Random& random) {
   const size_t pairs = random.between(1, maxHeadWidth / 2), width = 2 * pairs;
   const std::vector<float> x = random.floats(width, 4);
@@ -240,6 +275,7 @@ void checkRoutines(Random& random, size_t blockSize) {
   checkTiles(random, blockSize);
   checkNorm(random);
   checkGate(random);
+  checkHalves(random);
   checkRotation(random);
 }
 
