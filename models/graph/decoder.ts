@@ -58,7 +58,7 @@ export function decoderGraph(
   { lanes, operators = "stock", capacity = 0, metadata = {} }: {
     lanes: number;
     operators?: Operators;
-    /** Tokens that a sequence can hold; what CUDA's operators need to be told. */
+    /** Tokens that a sequence can hold; what our own operators need to be told. */
     capacity?: number;
     metadata?: Readonly<Record<string, string>>;
   },
@@ -79,7 +79,7 @@ export function decoderGraph(
     ? deviceParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity })
     : operators === "half"
     ? halfParts(graph, plan, asInt4(weights), { laneInputs: computedOnHost(graph, laneInputs, tokens), positions })
-    : laneParts(graph, plan, weights, { laneInputs, positions, native: operators === "native" });
+    : laneParts(graph, plan, weights, { laneInputs, positions, capacity, native: operators === "native" });
   let hidden = embed(tokens);
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
   const logits = head(graph.op("Gather", [hidden, logitRows]));
@@ -106,7 +106,12 @@ function laneParts(
   graph: GraphBuilder,
   plan: ModelPlan,
   weights: Weights,
-  { laneInputs, positions, native }: { laneInputs: LaneInputs; positions: Value; native: boolean },
+  { laneInputs, positions, capacity, native }: {
+    laneInputs: LaneInputs;
+    positions: Value;
+    capacity: number;
+    native: boolean;
+  },
 ): Parts {
   const { config, levels } = plan;
   const rowsUpTo = countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels);
@@ -120,7 +125,7 @@ function laneParts(
     }
     const arrays = laneArrays(graph, plan, laneInputs.count);
     return {
-      core: laneAttention(graph, config, laneInputs, arrays, positions),
+      core: laneAttention(graph, config, laneInputs, arrays, { positions, capacity }),
       stateSpace: selectiveScan(config, weights, laneInputs, arrays),
     };
   };

@@ -75,6 +75,38 @@ for (const [name, model] of Object.entries(MODELS)) {
 }
 
 describe("tabledAngles()", () => {
+  it("gives a row the same bits whatever rows are beside it", async () => {
+    const graph = new GraphBuilder();
+    const positions = graph.input("positions", ElementType.int64, ["rows"]);
+    const { cosines, sines } = tabledAngles(graph, TINY_BAMBA, positions, 400);
+    const width = frequencies(graph.build(), cosines);
+    graph.output("cosines", cosines, ElementType.float32);
+    graph.output("sines", sines, ElementType.float32);
+    const runtime = openRuntime();
+    using session = await runtime.openSession({ model: graph.build(), threads: 1 });
+    using binding = session.bind();
+    const anglesOf = async (first: number, count: number) => {
+      const rows = BigInt64Array.from({ length: count }, (_, i) => BigInt(first + i));
+      const results = ["cosines", "sines"].map((name) => {
+        const data = new Float32Array(count * width);
+        binding.output(name, runtime.tensor(ElementType.float32, [count, width], data));
+        return data;
+      });
+      await binding.input("positions", runtime.tensor(ElementType.int64, [count], rows)).run();
+      return results;
+    };
+    const together = await anglesOf(0, 400);
+    // At 95 and 170 `rotaryAngles` would give another bit with two rows before it than alone.
+    for (const first of [95, 170, 361]) {
+      for (const before of [0, 2]) {
+        const found = await anglesOf(first - before, before + 1);
+        found.forEach((values, i) =>
+          deepEqual(values.slice(before * width), together[i]!.slice(first * width, (first + 1) * width))
+        );
+      }
+    }
+  });
+
   for (const [name, config] of Object.entries({ llama: TINY_LLAMA, bamba: TINY_BAMBA }) as [string, ModelConfig][]) {
     it(`looks up what rotaryAngles() computes, far positions too: ${name}`, async () => {
       const length = 5000;

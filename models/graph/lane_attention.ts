@@ -4,7 +4,7 @@ import type { AttentionCore } from "./block_context.ts";
 import type { LaneInputs } from "./cached_attention.ts";
 import type { LaneArrays } from "./lane_arrays.ts";
 import { ESPALIER } from "./prefix_linear.ts";
-import { rotaryAngles } from "./rotary.ts";
+import { tabledAngles } from "./rotary.ts";
 
 /**
  * Our own operator: one node per attention block, which rotates the heads, extends the caches of all lanes and attends.
@@ -12,19 +12,23 @@ import { rotaryAngles } from "./rotary.ts";
  * in the cache 16 tokens side by side.
  *
  * @param positions int64 `[rows]`
+ * @param capacity Tokens of a cache.
  */
 export function laneAttention(
   builder: GraphBuilder,
   config: ModelConfig,
   lanes: LaneInputs,
   { arrays, places, firstOf }: LaneArrays,
-  positions: Value,
+  { positions, capacity }: { readonly positions: Value; readonly capacity: number },
 ): AttentionCore {
   const { numAttentionHeads, numKeyValueHeads, headDim } = config;
   const turns = rotaryDimOf(config) > 0;
-  const { cosines, sines } = turns ? rotaryAngles(builder, config, positions) : { cosines: ABSENT, sines: ABSENT };
+  let tables: ReturnType<typeof tabledAngles> | undefined;
   return {
     attend(graph, packed, block, { pairs }) {
+      const { cosines, sines } = turns
+        ? tables ??= tabledAngles(builder, config, positions, capacity)
+        : { cosines: ABSENT, sines: ABSENT };
       const angles = [cosines, sines, pairs ?? ABSENT];
       return graph.op("CachedAttention", [
         ...[packed, lanes.rows, lanes.levels, lanes.lengths, places],

@@ -15,6 +15,9 @@ import { afterRotation, rotaryOf } from "./rotary.ts";
 const LANES = 4;
 const CAPACITY = 48;
 
+/** Positions that there are angles for: more, so that it is the operator that finds a cache too short. */
+const TABLED = 2 * CAPACITY;
+
 /** Rows and level of each lane, step after step: prompts, then single tokens beside another prompt; one lane is idle. */
 const STEPS = [
   { rows: [7, 3, 0, 0], levels: [0, 1, 1, 1] },
@@ -103,7 +106,7 @@ async function attend(
   };
   const core: AttentionCore = operators === null
     ? afterRotation(rotaryOf(graph, config, positions), ofHalves(config, cachedAttention(graph, config, lanes)))
-    : laneAttention(graph, config, lanes, laneArrays(graph, plan, LANES), positions);
+    : laneAttention(graph, config, lanes, laneArrays(graph, plan, LANES), { positions, capacity: TABLED });
   const rotaryDim = config.rope.rotaryDim ?? headDim;
   const places = (group: number) =>
     Array.from({ length: headDim / 2 }, (_, i) => Math.min((i * 3 + group) % (headDim / 2), rotaryDim / 2));

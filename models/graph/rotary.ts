@@ -80,7 +80,9 @@ export function rotaryAngles(
 }
 
 /**
- * As `rotaryAngles`, looked up in tables of so many positions: on a device one small operator each in place of five.
+ * As `rotaryAngles`, looked up in tables of so many positions: one small operator each in place of five. And a row gets the
+ * same bits whatever rows are beside it: the runtime computes the last few of an array by other instructions than the
+ * rest, which are now and then a bit away.
  *
  * @param positions int64 `[rows]`
  */
