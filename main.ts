@@ -14,6 +14,7 @@ import { requestLog, servicesOf } from "./commands/serve/services.ts";
 import { Settings } from "./commands/serve/settings.ts";
 import { stepTable, watchTable } from "./commands/serve/step_times.ts";
 import { keepHangUpIgnored, stopOnSignals } from "./commands/serve/stop_signals.ts";
+import { usableMemory } from "./commands/usable_memory.ts";
 import project from "./deno.json" with { type: "json" };
 import {
   createMetrics,
@@ -51,9 +52,9 @@ async function serve(settings: Settings): Promise<void> {
   const { slots, threads, prefillChunk } = settings;
   const planFor = (chosen: Pick<ChosenDevice, "device" | "operators">) =>
     memoryPlan(artefact, { maxTokens, slots, chosen });
-  const machineBytes = Deno.systemMemoryInfo().total;
+  const memoryBytes = usableMemory(Deno.systemMemoryInfo().total);
   // The least that it can be: with our own operators.
-  if (isCpuOnly(settings.device)) checkMemory(planFor({ device: "cpu", operators: "ours" }), machineBytes);
+  if (isCpuOnly(settings.device)) checkMemory(planFor({ device: "cpu", operators: "ours" }), memoryBytes);
 
   // Where the model runs.
   const runtime = openRuntime();
@@ -63,7 +64,7 @@ async function serve(settings: Settings): Promise<void> {
     (done, total) => say(`Compiling kernels: ${done} of ${total}`),
   );
   const memory = planFor(chosen);
-  checkMemory(memory, chosen.device === "cuda" ? cudaDevice().memory().free : machineBytes);
+  checkMemory(memory, chosen.device === "cuda" ? cudaDevice().memory().free : memoryBytes);
   const open = () =>
     openDecoder(runtime, {
       plan: artefact.plan,
@@ -91,7 +92,7 @@ async function serve(settings: Settings): Promise<void> {
   // What steps cost, and what is watched of them and of the machine.
   const key: StepTableKey = {
     ...{ digest: artefact.digest, engine: build.engine, kernels: build.kernels, version: build.version },
-    ...{ machine: chosen.name ?? cpus()[0]?.model ?? "", cores: cpus().length, memory: machineBytes },
+    ...{ machine: chosen.name ?? cpus()[0]?.model ?? "", cores: cpus().length, memory: memoryBytes },
     ...{ threads, slots, prefillChunk, maxTokens },
   };
   const table = await stepTable(decoder, { folder: settings.stepTimes, key, pruningRates, prefillChunk, now });

@@ -17,6 +17,7 @@ import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
+import { usableMemory } from "./usable_memory.ts";
 
 const Flags = z.strictObject({
   model: z.string().describe("Checkpoint: a Hugging Face folder or a GGUF file"),
@@ -64,7 +65,8 @@ await runCommand(async () => {
     threads: flags.threads,
   };
   const { bavail, bsize } = await statfs(await existing(dirname(resolve(job.out))));
-  await checkJob(job, { supportsHadamard, memory: Deno.systemMemoryInfo().available, disk: bavail * bsize });
+  const memory = usableMemory(Deno.systemMemoryInfo().available);
+  await checkJob(job, { supportsHadamard, memory, disk: bavail * bsize });
 
   const stop = new AbortController();
   const interrupt = () => stop.abort(new RangeError("Stopped. The same command goes on where this one was."));

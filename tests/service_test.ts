@@ -326,7 +326,7 @@ describe("The service", () => {
     }).output();
     equal(child.code, 1);
     // 64 slots, 2^20 tokens, keys and values of 2 layers, 32 heads of 64, 2 bytes each, which is the least.
-    match(new TextDecoder().decode(child.stderr), /caches up to 1048576\.0 MiB, .* the machine has \d+/);
+    match(new TextDecoder().decode(child.stderr), /caches up to 1048576\.0 MiB, .* there are \d+/);
   });
 
   it("does not start on what is no artefact, and says why", async () => {

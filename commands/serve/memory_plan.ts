@@ -37,16 +37,15 @@ export function memoryPlan(
 }
 
 /**
- * @param total Bytes that the machine has, or its CUDA device.
- * @throws {RangeError} If it has less than the plan's uses take together; the message has each of them.
+ * @param total Bytes that there are: of memory, or free on the CUDA device.
+ * @throws {RangeError} If the plan's uses take more together; the message has each of them.
  */
 export function checkMemory(plan: MemoryPlan, total: number): void {
   const needed = plan.weights + plan.kv_cache + plan.states + plan.logits;
   if (needed <= total) return;
   throw new RangeError(
     `the weights take ${mebibytes(plan.weights)}, caches up to ${mebibytes(plan.kv_cache)}, Mamba states ` +
-      `${mebibytes(plan.states)}, logits ${mebibytes(plan.logits)}, and the machine has ${
-        mebibytes(total)
-      }; try fewer --slots or less --max-context`,
+      `${mebibytes(plan.states)}, logits ${mebibytes(plan.logits)}, and there are ${mebibytes(total)}; ` +
+      "try fewer --slots or less --max-context",
   );
 }

@@ -49,8 +49,7 @@ describe("checkMemory()", () => {
   it("refuses one that has a byte less, and says what takes how much", () =>
     throws(() => checkMemory(plan, needed - 1), {
       name: "RangeError",
-      message:
-        "the weights take 5.0 MiB, caches up to 3.0 MiB, Mamba states 2.0 MiB, logits 0.5 MiB, and the machine " +
-        "has 10.5 MiB; try fewer --slots or less --max-context",
+      message: "the weights take 5.0 MiB, caches up to 3.0 MiB, Mamba states 2.0 MiB, logits 0.5 MiB, and there are " +
+        "10.5 MiB; try fewer --slots or less --max-context",
     }));
 });
