@@ -36,6 +36,7 @@ inline void keep(__m256i& value) { asm("" : "+x"(value)); }
 // integers wait for the next 32 columns, and 0 for any: AVX2 takes 1.15 times as long if they may (Zen 5).
 template <typename Dots, size_t rows, size_t columns>
 void multiplyRows(const TileProduct& p) {
+  constexpr bool once = rows == 1;  // others may come after these
   const __m256i low = _mm256_set1_epi8(15);
   const size_t blockSize = columns == 0 ? p.blockSize : columns;
   const uint8_t* codes = p.weights;
@@ -45,7 +46,7 @@ void multiplyRows(const TileProduct& p) {
   for (size_t block = 0; block < p.blocks; block++) {
     const uint16_t* scales = beginBlock(p, block, &codes);
     const uint8_t* soon = wantedSoon(p, codes);
-    __builtin_prefetch(soon - scaleLine);
+    prefetchWeights<once>(soon - scaleLine);
     __m256i dots[halves][rows];
     const auto before = [&](size_t h, size_t r) { return columns == 0 ? dots[h][r] : _mm256_set1_epi32(offsets[r]); };
     if (columns == 0) {
@@ -59,7 +60,7 @@ void multiplyRows(const TileProduct& p) {
       }
       const size_t end = column + 32;
       do {
-        __builtin_prefetch(soon);
+        prefetchWeights<once>(soon);
         for (size_t odd = 0; odd < 2; odd++) {
           __m256i weights[halves];
           for (size_t h = 0; h < halves; h++) {
