@@ -26,11 +26,11 @@ constexpr size_t lanes = 16;
   return reinterpret_cast<const uint16_t*>(line) + block % 2 * tileRows;
 }
 
-// The weights of a tile to ask memory for while those at `at` are used: past its end, what is wanted next.
+// The weights to ask memory for while those at `at` are used: past the end of all tiles, what is wanted next.
 template <typename Weight>
 [[maybe_unused]] inline const uint8_t* wantedSoon(const TileProduct& p, const Weight* at) {
   const uint8_t* ahead = reinterpret_cast<const uint8_t*>(at) + prefetchBytes;
-  return ahead < p.weights + tileBytes(p) ? ahead : ahead + p.skipped;
+  return ahead < p.weights + p.tiles * tileBytes(p) ? ahead : ahead + p.skipped;
 }
 
 // Asks memory for weights. With `once` past the outer caches: those keep what comes again in every layer, which is

@@ -20,9 +20,6 @@ constexpr size_t taskBytes = size_t{1} << 17, cutTaskBytes = size_t{1} << 18;
 // Tasks of a matrix at least, if it has so many tiles: threads that share it are to end together.
 constexpr size_t leastTasks = 12;
 
-// Tiles of a task whose sums wait for the next chunk of their inputs.
-constexpr size_t maxWaiting = 16;
-
 // Elements below which quantizing is not worth another thread.
 constexpr size_t serialElements = size_t{1} << 15;
 
@@ -93,8 +90,8 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   const size_t wanted = (cutsInputs ? cutTaskBytes : taskBytes) / tileBytes_;
   tilesPerTask_ = least(wanted > 0 ? wanted : 1, (tiles_ + leastTasks - 1) / leastTasks);
   // A gate and its up, or two that are computed at once.
-  if (tilesPerTask_ > 1 || shape_.cut == Cut::gated) tilesPerTask_ = roundUp(tilesPerTask_, maxTiles);
-  if (cutsInputs) tilesPerTask_ = least(tilesPerTask_, maxWaiting);
+  if (tilesPerTask_ > 1 || shape_.cut == Cut::gated) tilesPerTask_ = roundUp(tilesPerTask_, pairTiles);
+  if (cutsInputs) tilesPerTask_ = least(tilesPerTask_, maxTiles);
 
   const size_t padded = tiles_ * tileRows;
   weights_ = static_cast<uint8_t*>(allocateWeights(tiles_ * tileBytes_));
@@ -208,7 +205,7 @@ size_t PrefixProduct::rowsOfGroup(const ProductRun& run) const {
 }
 
 // Few rows wait for memory, which likes to be read in order; with many, weights are at hand and two tiles are faster.
-size_t PrefixProduct::tilesAtOnce(const ProductRun& run) const { return run.rows > maxRows ? maxTiles : 1; }
+bool PrefixProduct::atHand(const ProductRun& run) const { return run.rows > maxRows; }
 
 // Rows that take part in a chunk.
 size_t PrefixProduct::extent(const ProductRun& run, const Chunk& chunk) const {
@@ -289,16 +286,17 @@ void PrefixProduct::multiply(const ProductRun& run, const Activations& activatio
 // Outputs cut: one tile after another; two at a time where they are a gate and its up, or weights are at hand.
 void PrefixProduct::multiplyOutputs(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
                                     size_t rows) const {
-  const size_t firstTile = task * tilesPerTask_, endTile = firstTile + tilesOf(task), atOnce = tilesAtOnce(run);
+  const size_t firstTile = task * tilesPerTask_, endTile = firstTile + tilesOf(task),
+               atOnce = atHand(run) ? pairTiles : 1;
   const bool gated = shape_.cut == Cut::gated;
   const size_t step = gated ? 2 : atOnce;
   for (size_t tile = firstTile; tile < endTile; tile += step) {
     const size_t tiles = least(step, endTile - tile);
-    alignas(64) float sums[maxTiles][maxRows * tileRows] = {};
+    alignas(64) float sums[pairTiles][maxRows * tileRows] = {};
     for (size_t i = 0; i < tiles; i += atOnce) {
       // The first tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
       const size_t chunk = chunkOf_[(tile + i) * tileRows];
-      multiplyBlocks(activations, (tile + i) * tileBytes_, least(atOnce, tiles), chunk, firstRow, rows,
+      multiplyBlocks(run, activations, (tile + i) * tileBytes_, least(atOnce, tiles), chunk, firstRow, rows,
                      extent(run, chunks_[chunk]), 0, sums[i]);
     }
     for (size_t i = 0; i < tiles; i++) addBias(tile + i, rows, sums[i]);
@@ -310,8 +308,8 @@ void PrefixProduct::multiplyOutputs(const ProductRun& run, const Activations& ac
 // Inputs cut: chunk after chunk, as far as some row goes.
 void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
                                    size_t rows) const {
-  const size_t firstTile = task * tilesPerTask_, tiles = tilesOf(task), atOnce = tilesAtOnce(run);
-  alignas(64) float sums[maxWaiting][maxRows * tileRows];
+  const size_t firstTile = task * tilesPerTask_, tiles = tilesOf(task), atOnce = atHand(run) ? pairTiles : tiles;
+  alignas(64) float sums[maxTiles][maxRows * tileRows];
   std::memset(sums, 0, tiles * sizeof(sums[0]));
   size_t active = 0;
   while (active < chunkCount_ && extent(run, chunks_[active]) > firstRow) active++;
@@ -323,7 +321,7 @@ void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& act
     for (size_t i = 0; i < tiles; i += atOnce) {
       const size_t some = least(atOnce, tiles - i);
       const bool last = c + 1 == active && i + some == tiles;
-      multiplyBlocks(activations, at, some, c, firstRow, rows, end, last ? skipped : 0, sums[i]);
+      multiplyBlocks(run, activations, at, some, c, firstRow, rows, end, last ? skipped : 0, sums[i]);
       at += some * chunks_[c].bytes;
     }
   }
@@ -334,8 +332,9 @@ void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& act
 }
 
 // The weights from `at` on, which some tiles have of a chunk, for those of `rows` rows that lie before row `end`.
-void PrefixProduct::multiplyBlocks(const Activations& activations, size_t at, size_t tiles, size_t chunk,
-                                   size_t firstRow, size_t rows, size_t end, size_t skipped, float* sums) const {
+void PrefixProduct::multiplyBlocks(const ProductRun& run, const Activations& activations, size_t at, size_t tiles,
+                                   size_t chunk, size_t firstRow, size_t rows, size_t end, size_t skipped,
+                                   float* sums) const {
   const size_t active = end > firstRow ? least(end - firstRow, rows) : 0;
   if (active == 0) return;
   const size_t first = firstRow * blocks_ + chunks_[chunk].firstBlock * rows;
@@ -344,6 +343,7 @@ void PrefixProduct::multiplyBlocks(const Activations& activations, size_t at, si
   product.tiles = tiles;
   product.blocks = chunks_[chunk].blocks;
   product.blockSize = shape_.blockSize;
+  product.atHand = atHand(run);
   product.skipped = skipped;
   product.activations = activations.codes + first * shape_.blockSize;
   product.activationScales = activations.scales + first;

@@ -92,13 +92,13 @@ class PrefixProduct {
   void multiply(const ProductRun&, const Activations&, size_t task) const;
   void multiplyOutputs(const ProductRun&, const Activations&, size_t task, size_t firstRow, size_t rows) const;
   void multiplyInputs(const ProductRun&, const Activations&, size_t task, size_t firstRow, size_t rows) const;
-  void multiplyBlocks(const Activations&, size_t at, size_t tiles, size_t chunk, size_t firstRow, size_t rows,
-                      size_t end, size_t skipped, float* sums) const;
+  void multiplyBlocks(const ProductRun&, const Activations&, size_t at, size_t tiles, size_t chunk, size_t firstRow,
+                      size_t rows, size_t end, size_t skipped, float* sums) const;
   void addBias(size_t tile, size_t rows, float* sums) const;
   void clearTiles(const ProductRun&, size_t firstTile) const;
   void storeTile(const ProductRun&, size_t tile, size_t firstRow, size_t rows, const float* sums) const;
   size_t rowsOfGroup(const ProductRun& run) const;
-  size_t tilesAtOnce(const ProductRun& run) const;
+  bool atHand(const ProductRun&) const;
   size_t extent(const ProductRun& run, const Chunk& chunk) const;
   size_t activeTiles(const ProductRun& run) const;
   size_t rowsOf(size_t tile) const;

@@ -11,7 +11,10 @@ namespace espalier {
 constexpr size_t tileRows = 16;
 
 // Tiles that one call of `multiplyTiles` takes at most.
-constexpr size_t maxTiles = 2;
+constexpr size_t maxTiles = 16;
+
+// Tiles that it may compute at once where their weights are at hand.
+constexpr size_t pairTiles = 2;
 
 // Activation rows that lie side by side, and that one call of `multiplyTiles` takes at most: as many as two registers
 // each leave room for in AVX-512. Ten are 4 % faster than eight and twelve (Zen 5).
@@ -33,6 +36,8 @@ struct TileProduct {
   size_t tiles;
   size_t blocks;
   size_t blockSize;
+  // Whether more rows come after these, so that the weights are in a cache by then; if not, memory is waited for.
+  bool atHand;
   // Bytes between the last of these and those that are wanted next: what narrow rows leave out.
   size_t skipped;
   // [columns / 8][groupRows][8]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two

@@ -21,57 +21,53 @@ inline __m512i broadcastFour(const int8_t* codes) {
   return _mm512_set1_epi32(four);
 }
 
-// Goes through blocks in pairs: to call `beginBlock` for each costs many rows, which wait for computing, what one row,
-// which waits for memory, wins by having one stream to read.
+// One tile after another, in one call: where inputs are cut, a tile has a few blocks of each chunk. Goes through blocks
+// in pairs: to call `beginBlock` for each costs many rows, which wait for computing, what one row, which waits for
+// memory, wins by having one stream to read.
 template <size_t rows>
 void multiply(const TileProduct& p) {
   constexpr bool once = rows == 1;  // with eight a step takes 1 to 3 % longer so (Zen 5)
   const __m512i low = _mm512_set1_epi8(15);
-  __m512 sums[rows];
-  for (size_t r = 0; r < rows; r++) sums[r] = _mm512_loadu_ps(p.sums + r * tileRows);
   const uint8_t* codes = p.weights;
-  const int8_t* activations = p.activations;
-  const float* activationScales = p.activationScales;
-  const int32_t* offsets = p.offsets;
-  for (size_t block = 0; block < p.blocks;) {
-    const uint8_t* halves = codes;
-    codes += scaleLine;
-    prefetchWeights<once>(wantedSoon(p, halves));
-    for (const size_t end = pairEnd(p, block); block < end; block++, halves += scaleLine / 2) {
-      __m512i dots[rows];
-      for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(offsets[r]);
-      size_t column = 0;
-      do {  // at least once: not told so, the compiler keeps every sum twice
-        prefetchWeights<once>(wantedSoon(p, codes));
-        const __m512i packed = _mm512_loadu_si512(codes);
-        const __m512i even = _mm512_and_si512(packed, low);
-        const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+  for (size_t tile = 0; tile < p.tiles; tile++) {
+    float* const to = p.sums + tile * maxRows * tileRows;
+    __m512 sums[rows];
+    for (size_t r = 0; r < rows; r++) sums[r] = _mm512_loadu_ps(to + r * tileRows);
+    const int8_t* activations = p.activations;
+    const float* activationScales = p.activationScales;
+    const int32_t* offsets = p.offsets;
+    for (size_t block = 0; block < p.blocks;) {
+      const uint8_t* halves = codes;
+      codes += scaleLine;
+      prefetchWeights<once>(wantedSoon(p, halves));
+      for (const size_t end = pairEnd(p, block); block < end; block++, halves += scaleLine / 2) {
+        __m512i dots[rows];
+        for (size_t r = 0; r < rows; r++) dots[r] = _mm512_set1_epi32(offsets[r]);
+        size_t column = 0;
+        do {  // at least once: not told so, the compiler keeps every sum twice
+          prefetchWeights<once>(wantedSoon(p, codes));
+          const __m512i packed = _mm512_loadu_si512(codes);
+          const __m512i even = _mm512_and_si512(packed, low);
+          const __m512i odd = _mm512_and_si512(_mm512_srli_epi16(packed, 4), low);
+          for (size_t r = 0; r < rows; r++) {
+            dots[r] = _mm512_dpbusd_epi32(dots[r], even, broadcastFour(activations + 8 * r));
+            dots[r] = _mm512_dpbusd_epi32(dots[r], odd, broadcastFour(activations + 8 * r + 4));
+          }
+          column += 8;
+          codes += 64;
+          activations += 8 * p.groupRows;
+        } while (column < p.blockSize);
+        const __m512 scales = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
         for (size_t r = 0; r < rows; r++) {
-          dots[r] = _mm512_dpbusd_epi32(dots[r], even, broadcastFour(activations + 8 * r));
-          dots[r] = _mm512_dpbusd_epi32(dots[r], odd, broadcastFour(activations + 8 * r + 4));
+          const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(activationScales[r]));
+          sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
         }
-        column += 8;
-        codes += 64;
-        activations += 8 * p.groupRows;
-      } while (column < p.blockSize);
-      const __m512 scales = _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(halves)));
-      for (size_t r = 0; r < rows; r++) {
-        const __m512 scale = _mm512_mul_ps(scales, _mm512_set1_ps(activationScales[r]));
-        sums[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dots[r]), scale, sums[r]);
+        offsets += p.groupRows;
+        activationScales += p.groupRows;
       }
-      offsets += p.groupRows;
-      activationScales += p.groupRows;
     }
+    for (size_t r = 0; r < rows; r++) _mm512_storeu_ps(to + r * tileRows, sums[r]);
   }
-  for (size_t r = 0; r < rows; r++) _mm512_storeu_ps(p.sums + r * tileRows, sums[r]);
-}
-
-void multiplyTile(const TileProduct& p, size_t rows) {
-  static constexpr void (*byRows[])(const TileProduct&) = {
-      nullptr,     multiply<1>, multiply<2>, multiply<3>, multiply<4>,  multiply<5>,
-      multiply<6>, multiply<7>, multiply<8>, multiply<9>, multiply<10>,
-  };
-  byRows[rows](p);
 }
 
 // Rows for which there are registers beside two tiles.
@@ -88,7 +84,7 @@ inline __m512i keptFour(const int8_t* codes) {
 // it is 1.15 times as fast as ten rows against one tile after another (Zen 5).
 template <size_t rows>
 void multiplyPair(const TileProduct& p) {
-  constexpr size_t tiles = 2;
+  constexpr size_t tiles = pairTiles;
   const __m512i low = _mm512_set1_epi8(15);
   const size_t ofTile = tileBytes(p);
   const uint8_t* codes = p.weights;
@@ -150,11 +146,15 @@ void multiplyPair(const TileProduct& p) {
 }
 
 void multiplyTiles(const TileProduct& p, size_t rows) {
+  static constexpr void (*inTurn[])(const TileProduct&) = {
+      nullptr,     multiply<1>, multiply<2>, multiply<3>, multiply<4>,  multiply<5>,
+      multiply<6>, multiply<7>, multiply<8>, multiply<9>, multiply<10>,
+  };
   static constexpr void (*inPairs[])(const TileProduct&) = {
       nullptr, multiplyPair<1>, multiplyPair<2>, multiplyPair<3>, multiplyPair<4>, multiplyPair<5>, multiplyPair<6>,
   };
-  if (p.tiles == 2 && rows <= pairRows) return inPairs[rows](p);
-  multiplyOneByOne<multiplyTile>(p, rows);
+  if (p.atHand && p.tiles == pairTiles && rows <= pairRows) return inPairs[rows](p);
+  inTurn[rows](p);
 }
 
 void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,

@@ -80,7 +80,8 @@ std::vector<uint8_t> layOut(size_t tiles, size_t blocks, size_t blockSize, const
 }
 
 void checkTiles(Random& random, size_t blockSize) {
-  const size_t tiles = random.between(1, maxTiles),
+  const bool atHand = random.chance(2);
+  const size_t tiles = random.between(1, random.chance(2) ? pairTiles : maxTiles),
                blocks = random.chance(4) ? random.between(15, 34) : random.between(1, 6);
   const size_t rows = random.between(1, maxRows), groupRows = random.between(rows, maxRows);
   const std::vector<uint8_t> codes = random.bytes(tiles * blocks * blockSize / 2 * tileRows);
@@ -111,6 +112,7 @@ void checkTiles(Random& random, size_t blockSize) {
     TileProduct product{};
     product.weights = weights.data();
     product.tiles = tiles;
+    product.atHand = atHand;
     product.blocks = blocks;
     product.blockSize = blockSize;
     product.activations = values.data();
