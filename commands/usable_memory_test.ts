@@ -1,4 +1,4 @@
-import { equal, ok } from "node:assert/strict";
+import { equal } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { usableMemory } from "./usable_memory.ts";
 
@@ -9,5 +9,5 @@ describe("usableMemory()", () => {
 
   it("is all there is where nobody knows of a container", () => equal(usableMemory(8e9, 0), 8e9));
 
-  it("asks the system", () => ok(usableMemory(1e18) > 0));
+  it("asks the system where it is not told", () => equal(usableMemory(1), 1));
 });
