@@ -33,9 +33,9 @@ template <typename Weight>
   return ahead < p.weights + p.tiles * tileBytes(p) ? ahead : ahead + p.skipped;
 }
 
-// Asks memory for weights. With `once` past the outer caches: those keep what comes again in every layer, which is
-// code, activations, keys and values. A step of one row takes 2 to 4 % less where two threads share a way to memory,
-// and as long as before where each has its own (Zen 5).
+// Asks memory for weights. With `once` past the outer caches, which are left to what comes again in every layer: code,
+// activations, keys and values. A step of one row takes 2 to 4 % less where two threads share a way to memory, and as
+// long as before where each has its own (Zen 5, AVX-512).
 template <bool once>
 [[maybe_unused]] inline void prefetchWeights(const void* at) {
   __builtin_prefetch(at, 0, once ? 0 : 3);

@@ -36,7 +36,7 @@ struct TileProduct {
   size_t tiles;
   size_t blocks;
   size_t blockSize;
-  // Whether more rows come after these, so that the weights are in a cache by then; if not, memory is waited for.
+  // Whether several groups of rows go through these weights: all but the first find them in a cache.
   bool atHand;
   // Bytes between the last of these and those that are wanted next: what narrow rows leave out.
   size_t skipped;

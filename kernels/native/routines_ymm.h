@@ -36,7 +36,7 @@ inline void keep(__m256i& value) { asm("" : "+x"(value)); }
 // integers wait for the next 32 columns, and 0 for any: AVX2 takes 1.15 times as long if they may (Zen 5).
 template <typename Dots, size_t rows, size_t columns>
 void multiplyRows(const TileProduct& p) {
-  constexpr bool once = rows == 1;  // others may come after these
+  constexpr bool once = rows == 1;  // several rows may go through a tile more than once
   const __m256i low = _mm256_set1_epi8(15);
   const size_t blockSize = columns == 0 ? p.blockSize : columns;
   const uint8_t* codes = p.weights;
