@@ -16,11 +16,13 @@ const COMMON_UNITS: readonly string[] = [
   "prefix_product",
   "lane_attention",
   "lane_scan",
+  "team",
 ];
 
 /** What makes operators of it, and the library's symbols. A test program brings its own `main` instead. */
 const LIBRARY_UNITS: readonly string[] = [
   "operator",
+  "chain",
   "layer_attributes",
   "lane_arrays",
   "prefix_matmul",

@@ -278,6 +278,8 @@ export async function openDecoder(runtime: Runtime, options: DecoderOptions): Pr
     model: decoderGraph(plan, weights, {
       lanes,
       operators: OPERATORS[device][ours ? "ours" : "stock"],
+      // A profile tells operators apart by their nodes.
+      chained: options.profilePrefix === undefined,
       capacity,
     }),
     threads: device === "cuda" ? 1 : options.threads,

@@ -153,6 +153,25 @@ if (state.kernels !== null) {
           }
         });
 
+        it("give as one chain bit for bit what they give as nodes of their own", async () => {
+          const apart = await open(set, artefact!, path, { profilePrefix: `${folder}/apart` });
+          try {
+            const steps = async (decoder: Decoder) => {
+              const sequences = [7, 0, 3].map((level) => decoder.openSequence(level));
+              const results: Float32Array[] = [];
+              for (const tokens of [TOKENS, [9], TOKENS.slice(4)]) {
+                const entries = sequences.map((sequence) => ({ sequence, tokens, logits: "all" as const }));
+                for (const logits of await decoder.step(entries)) results.push(logits.slice());
+              }
+              for (const sequence of sequences) sequence.close();
+              return results;
+            };
+            deepEqual(await steps(decoder!), await steps(apart));
+          } finally {
+            apart.close();
+          }
+        });
+
         it("give the same bits on one thread and on two", async () => {
           const two = await open(set, artefact!, path, { threads: 2 });
           try {
@@ -190,7 +209,8 @@ async function open(
   set: string,
   artefact: Artefact,
   operators: string | null,
-  { plan = artefact.plan, threads = 1 }: { plan?: ModelPlan; threads?: number } = {},
+  { plan = artefact.plan, threads = 1, ...options }: { plan?: ModelPlan; threads?: number; profilePrefix?: string } =
+    {},
 ): Promise<Decoder> {
   let decoder: Decoder | undefined;
   await withEnvironment("ESPALIER_INSTRUCTION_SET", set, async () => {
@@ -198,7 +218,8 @@ async function open(
       plan,
       weights: artefact.weights(),
       folder: artefact.folder,
-      ...{ lanes: 3, maxTokens: 64, maxRows: 32, threads, operators },
+      ...{ lanes: 3, maxTokens: 64, maxRows: 40, threads, operators },
+      ...options,
     });
   });
   return decoder!;

@@ -8,6 +8,7 @@ import { openCheckpoint } from "../models/checkpoint.ts";
 import { mambaOf } from "../models/description.ts";
 import type { LaneInputs } from "../models/graph/cached_attention.ts";
 import { cachedStateSpace } from "../models/graph/cached_state_space.ts";
+import { ownNode } from "../models/graph/chain.ts";
 import { laneArrayName, laneArrays } from "../models/graph/lane_arrays.ts";
 import { selectiveScan } from "../models/graph/selective_scan.ts";
 import { stockMixer } from "../models/graph/stock_mixer.ts";
@@ -146,7 +147,11 @@ async function openMixer(plan: ModelPlan, block: MambaPlan, weights: Weights, op
     }).map((value, axis) => graph.op("Reshape", [value, graph.integers([-1, ...axes[axis]!.slice(0, 2)])]));
   const mixed = operators === null
     ? stockMixer(config, weights, cachedStateSpace(graph, config, lanes)).mix(graph, { each: split() }, block)
-    : selectiveScan(config, weights, lanes, laneArrays(graph, plan, LANES)).mix(graph, { whole: packed }, block);
+    : selectiveScan(config, weights, lanes, laneArrays(graph, plan, LANES), ownNode).mix(
+      graph,
+      { whole: packed },
+      block,
+    );
   graph.output("mixed", graph.op("Identity", [mixed]), ElementType.float32);
   const model = graph.build();
   const session = await openRuntime().openSession({ model, threads: 2, ...(operators !== null && { operators }) });

@@ -22,73 +22,73 @@ enum Input : size_t {
   firstArray = 8
 };
 
-struct CachedAttention {
-  explicit CachedAttention(ort::Api api) : api(api) {}
-  ~CachedAttention() {
-    delete attention;
-    if (allocator) ort::ReleaseAllocator::call(api, allocator);
-  }
+// A run, with its lanes.
+struct BoundAttention {
+  AttentionRun run;
+  Lane lanes[maxLanes];
+};
+
+class CachedAttention final : public OperatorOf<BoundAttention> {
+ public:
+  explicit CachedAttention(const Routines& routines) : routines_(routines) {}
+  ~CachedAttention() override { delete attention_; }
   CachedAttention(const CachedAttention&) = delete;
   CachedAttention& operator=(const CachedAttention&) = delete;
 
-  ort::Api api;
-  ort::Allocator* allocator = nullptr;
-  LaneAttention* attention = nullptr;
-  LevelWidths widths;
-  size_t firstCache = 0;
-  const int64_t* pairs = nullptr;
-  int64_t pairCount = 0;
-  int64_t greatestPair = 0;
-
-  ort::Status* prepare(const ort::KernelInfo* info) {
+  ort::Status* prepare(const OperatorInfo& info) override {
+    const ort::Api api = info.api;
     AttentionShape shape{};
-    RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
-    RETURN_IF_FAILED(readInteger(api, info, "query_heads", &shape.queryHeads));
-    RETURN_IF_FAILED(readInteger(api, info, "key_heads", &shape.keyHeads));
-    RETURN_IF_FAILED(readInteger(api, info, "widest", &shape.widest));
-    RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "scale", &shape.scale));
+    RETURN_IF_FAILED(readInteger(info, "query_heads", &shape.queryHeads));
+    RETURN_IF_FAILED(readInteger(info, "key_heads", &shape.keyHeads));
+    RETURN_IF_FAILED(readInteger(info, "widest", &shape.widest));
+    RETURN_IF_FAILED(readFloat(info, "scale", &shape.scale));
     if (shape.keyHeads == 0 || shape.queryHeads % shape.keyHeads != 0 || shape.queryHeads == 0 || shape.widest == 0 ||
         shape.widest > maxHeadWidth) {
       return failure(api, "CachedAttention: %zu query heads, %zu key heads of %zu are none: heads have 1 to %zu",
                      shape.queryHeads, shape.keyHeads, shape.widest, maxHeadWidth);
     }
-    RETURN_IF_FAILED(widths.read(api, info, "CachedAttention", "widths", shape.widest));
-    RETURN_IF_FAILED(readInteger(api, info, "first_cache", &firstCache));
-    attention = new (std::nothrow) LaneAttention(*routines, shape);
-    if (!attention) return failure(api, "CachedAttention: out of memory");
+    RETURN_IF_FAILED(widths_.read(info, "CachedAttention", "widths", shape.widest));
+    RETURN_IF_FAILED(readInteger(info, "first_cache", &firstCache_));
+    attention_ = new (std::nothrow) LaneAttention(routines_, shape);
+    if (!attention_) return failure(api, "CachedAttention: out of memory");
     size_t turns = 0;
-    RETURN_IF_FAILED(readInteger(api, info, "turns", &turns));
+    RETURN_IF_FAILED(readInteger(info, "turns", &turns));
     if (turns == 0) return nullptr;
     Shape pairsShape;
-    RETURN_IF_FAILED(readConstant(api, info, Input::pairs, &pairs, &pairsShape));
-    pairCount = static_cast<int64_t>(shape.keyHeads * (shape.widest / 2));
-    if (pairsShape.count() != pairCount || shape.widest % 2 != 0) {
+    RETURN_IF_FAILED(readConstant(info, Input::pairs, &pairs_, &pairsShape));
+    pairCount_ = static_cast<int64_t>(shape.keyHeads * (shape.widest / 2));
+    if (pairsShape.count() != pairCount_ || shape.widest % 2 != 0) {
       return failure(api, "CachedAttention: %lld pairs for %zu heads of %zu",
                      static_cast<long long>(pairsShape.count()), shape.keyHeads, shape.widest);
     }
-    for (size_t level = 0; level < widths.levels; level++) {
-      if (widths.widths[level] % 2 == 0) continue;
-      return failure(api, "CachedAttention: heads of %zu at level %zu are not whole pairs", widths.widths[level],
+    for (size_t level = 0; level < widths_.levels; level++) {
+      if (widths_.widths[level] % 2 == 0) continue;
+      return failure(api, "CachedAttention: heads of %zu at level %zu are not whole pairs", widths_.widths[level],
                      level);
     }
-    for (int64_t i = 0; i < pairCount; i++) {
-      if (pairs[i] < 0) return failure(api, "CachedAttention: pair %lld", static_cast<long long>(pairs[i]));
-      if (pairs[i] > greatestPair) greatestPair = pairs[i];
+    for (int64_t i = 0; i < pairCount_; i++) {
+      if (pairs_[i] < 0) return failure(api, "CachedAttention: pair %lld", static_cast<long long>(pairs_[i]));
+      if (pairs_[i] > greatestPair_) greatestPair_ = pairs_[i];
     }
     return nullptr;
   }
 
-  ort::Status* compute(ort::KernelContext* context) const {
-    const AttentionShape& shape = attention->shape();
+  size_t columns() const override { return attention_->shape().queryHeads * attention_->shape().widest; }
+  size_t loops() const override { return LaneAttention::loops; }
+
+ protected:
+  ort::Status* bind(Operands& operands, BoundAttention& bound) const override {
+    const ort::Api api = operands.api;
+    const AttentionShape& shape = attention_->shape();
     const size_t heads = shape.queryHeads + 2 * shape.keyHeads;
-    AttentionRun run{};
+    AttentionRun& run = bound.run = {};
     Shape packedShape, rowsShape, levelsShape, lengthsShape, cosinesShape, sinesShape;
     const int64_t *laneRows = nullptr, *laneLevels = nullptr;
     const int32_t* laneLengths = nullptr;
-    RETURN_IF_FAILED(readInput(api, context, Input::packed, &run.packed, &packedShape));
-    RETURN_IF_FAILED(readInput(api, context, Input::laneRows, &laneRows, &rowsShape));
-    RETURN_IF_FAILED(readInput(api, context, Input::laneLevels, &laneLevels, &levelsShape));
-    RETURN_IF_FAILED(readInput(api, context, Input::laneLengths, &laneLengths, &lengthsShape));
+    RETURN_IF_FAILED(operands.input(Input::packed, &run.packed, &packedShape));
+    RETURN_IF_FAILED(operands.input(Input::laneRows, &laneRows, &rowsShape));
+    RETURN_IF_FAILED(operands.input(Input::laneLevels, &laneLevels, &levelsShape));
+    RETURN_IF_FAILED(operands.input(Input::laneLengths, &laneLengths, &lengthsShape));
     const int64_t rows = packedShape.rank > 0 ? packedShape.sizes[0] : 0;
     if (packedShape.count() != rows * static_cast<int64_t>(heads * shape.widest)) {
       return failure(api, "CachedAttention: %lld elements in %lld rows, wanted %zu heads of %zu a row",
@@ -100,17 +100,17 @@ struct CachedAttention {
           api, "CachedAttention: %zu lanes with %lld levels and %lld lengths, wanted as many and at most %zu", count,
           static_cast<long long>(levelsShape.count()), static_cast<long long>(lengthsShape.count()), maxLanes);
     }
-    if (pairs) {
-      RETURN_IF_FAILED(readInput(api, context, Input::cosines, &run.cosines, &cosinesShape));
-      RETURN_IF_FAILED(readInput(api, context, Input::sines, &run.sines, &sinesShape));
+    if (pairs_) {
+      RETURN_IF_FAILED(operands.input(Input::cosines, &run.cosines, &cosinesShape));
+      RETURN_IF_FAILED(operands.input(Input::sines, &run.sines, &sinesShape));
       const int64_t frequencies = cosinesShape.rank == 2 ? cosinesShape.sizes[1] : 0;
       if (!run.cosines || !run.sines || cosinesShape.count() != rows * frequencies ||
-          sinesShape.count() != rows * frequencies || greatestPair >= frequencies) {
+          sinesShape.count() != rows * frequencies || greatestPair_ >= frequencies) {
         return failure(api, "CachedAttention: angles of %lld frequencies for %lld rows and pairs up to %lld",
                        static_cast<long long>(frequencies), static_cast<long long>(rows),
-                       static_cast<long long>(greatestPair));
+                       static_cast<long long>(greatestPair_));
       }
-      run.pairs = pairs;
+      run.pairs = pairs_;
       run.frequencies = static_cast<size_t>(frequencies);
     }
     Shape out;
@@ -118,10 +118,10 @@ struct CachedAttention {
     out.sizes[0] = rows;
     out.sizes[1] = static_cast<int64_t>(shape.queryHeads);
     out.sizes[2] = static_cast<int64_t>(shape.widest);
-    RETURN_IF_FAILED(makeOutput(api, context, 0, out, &run.y));
+    RETURN_IF_FAILED(operands.output(out, &run.y));
 
-    LaneArrays arrays(api, context, "CachedAttention");
-    RETURN_IF_FAILED(arrays.open(Input::places, firstCache, 2));
+    LaneArrays arrays(operands, "CachedAttention");
+    RETURN_IF_FAILED(arrays.open(Input::places, firstCache_, 2));
     // Two halves in the place of a float. Places end with a line of the processor's cache.
     const size_t perToken = shape.keyHeads * shape.widest, halves = 2 * arrays.floats(0);
     const size_t capacity = halves / perToken / keyTokens * keyTokens;
@@ -131,26 +131,25 @@ struct CachedAttention {
                      "tokens",
                      arrays.floats(0), arrays.floats(1), perToken, keyTokens);
     }
-    Lane lanes[maxLanes];
     int64_t rowsLeft = rows;
     for (size_t i = 0; i < count; i++) {
       if (laneRows[i] == 0) continue;
       if (laneRows[i] < 0 || laneRows[i] > rowsLeft || laneLengths[i] < laneRows[i] || laneLevels[i] < 0 ||
-          laneLevels[i] >= static_cast<int64_t>(widths.levels)) {
+          laneLevels[i] >= static_cast<int64_t>(widths_.levels)) {
         return failure(api, "CachedAttention: lane %zu has %lld of %lld rows, a length of %d and level %lld of %zu", i,
                        static_cast<long long>(laneRows[i]), static_cast<long long>(rowsLeft), laneLengths[i],
-                       static_cast<long long>(laneLevels[i]), widths.levels);
+                       static_cast<long long>(laneLevels[i]), widths_.levels);
       }
       if (static_cast<size_t>(laneLengths[i]) > capacity) {
         return failure(api, "CachedAttention: lane %zu has %d tokens, its cache holds %zu", i, laneLengths[i],
                        capacity);
       }
       rowsLeft -= laneRows[i];
-      Lane& lane = lanes[run.laneCount++];
+      Lane& lane = bound.lanes[run.laneCount++];
       lane.rows = static_cast<size_t>(laneRows[i]);
       lane.length = static_cast<size_t>(laneLengths[i]);
       lane.capacity = capacity;
-      lane.width = widths.widths[laneLevels[i]];
+      lane.width = widths_.widths[laneLevels[i]];
       float* caches[2];
       RETURN_IF_FAILED(arrays.take(firstArray + i, caches));
       lane.keys = reinterpret_cast<Half*>(caches[0]);
@@ -159,51 +158,51 @@ struct CachedAttention {
     if (rowsLeft != 0) {
       return failure(api, "CachedAttention: %lld rows belong to no lane", static_cast<long long>(rowsLeft));
     }
-    run.lanes = lanes;
-    WorkMemory memory(api, allocator);
-    void* work = nullptr;
-    if (const size_t bytes = attention->workBytes(run)) RETURN_IF_FAILED(memory.allocate(bytes, &work));
-    ThreadedRun threads;
-    attention->run(run, work, threadsOf(api, context, &threads));
+    run.lanes = bound.lanes;
     return nullptr;
   }
 
-  static const Routines* routines;
+  size_t workBytes(const BoundAttention& bound) const override { return attention_->workBytes(bound.run); }
 
-  static constexpr ort::CustomOp describe() {
-    ort::CustomOp op = cpuOperator<CachedAttention>();
-    op.getName = [](const ort::CustomOp*) -> const char* { return "CachedAttention"; };
-    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstArray + 1; };
-    op.getInputType = [](const ort::CustomOp*, size_t index) {
-      switch (index) {
-        case Input::laneRows:
-        case Input::laneLevels:
-        case Input::places:
-        case Input::pairs:
-          return ort::int64;
-        case Input::laneLengths:
-          return ort::int32;
-        default:
-          return ort::float32;
-      }
-    };
-    op.getInputPresence = [](const ort::CustomOp*, size_t index) {
-      return index < cosines ? ort::required : index < firstArray ? ort::optional : ort::variadic;
-    };
-    op.getVariadicInputSameType = [](const ort::CustomOp*) { return 1; };
-    return op;
+  void compute(const BoundAttention& bound, void* work, const Parallel& parallel) const override {
+    attention_->run(bound.run, work, parallel);
   }
+
+ private:
+  const Routines& routines_;
+  LaneAttention* attention_ = nullptr;
+  LevelWidths widths_;
+  size_t firstCache_ = 0;
+  const int64_t* pairs_ = nullptr;
+  int64_t pairCount_ = 0;
+  int64_t greatestPair_ = 0;
 };
 
-const Routines* CachedAttention::routines = nullptr;
+CpuOperator* create(const Routines& routines) { return new (std::nothrow) CachedAttention(routines); }
 
-constexpr ort::CustomOp description = CachedAttention::describe();
+void describeInputs(ort::CustomOp* op) {
+  op->getInputCount = [](const ort::CustomOp*) -> size_t { return firstArray + 1; };
+  op->getInputType = [](const ort::CustomOp*, size_t index) {
+    switch (index) {
+      case Input::laneRows:
+      case Input::laneLevels:
+      case Input::places:
+      case Input::pairs:
+        return ort::int64;
+      case Input::laneLengths:
+        return ort::int32;
+      default:
+        return ort::float32;
+    }
+  };
+  op->getInputPresence = [](const ort::CustomOp*, size_t index) {
+    return index < cosines ? ort::required : index < firstArray ? ort::optional : ort::variadic;
+  };
+  op->getVariadicInputSameType = [](const ort::CustomOp*) { return 1; };
+}
 
 }  // namespace
 
-const ort::CustomOp* cachedAttention(const Routines& routines) {
-  CachedAttention::routines = &routines;
-  return &description;
-}
+const OperatorKind cachedAttention = {"CachedAttention", create, describeInputs};
 
 }  // namespace espalier

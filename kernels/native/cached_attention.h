@@ -10,12 +10,10 @@
 // they are; of idle lanes nothing is read or written. Keys lie 16 tokens side by side, [G][capacity / 16][width][16].
 #pragma once
 
-#include "onnxruntime_abi.h"
-#include "routines.h"
+#include "cpu_operator.h"
 
 namespace espalier {
 
-// The operator. Kernels made from now on use these routines.
-const ort::CustomOp* cachedAttention(const Routines&);
+extern const OperatorKind cachedAttention;
 
 }  // namespace espalier

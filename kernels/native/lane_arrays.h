@@ -17,13 +17,13 @@ struct LevelWidths {
   size_t widths[maxLevels];
   size_t levels = 0;
 
-  ort::Status* read(ort::Api, const ort::KernelInfo*, const char* op, const char* name, size_t widest);
+  ort::Status* read(const OperatorInfo&, const char* op, const char* name, size_t widest);
 };
 
 // The caches of one operator in the arrays of all lanes.
 class LaneArrays {
  public:
-  LaneArrays(ort::Api api, const ort::KernelContext* context, const char* op) : api_(api), context_(context), op_(op) {}
+  LaneArrays(Operands& operands, const char* op) : operands_(operands), op_(op) {}
 
   // Reads the input that says where caches begin, int64 [caches + 1], in floats; the operator's are `count` from
   // `first` on.
@@ -36,8 +36,7 @@ class LaneArrays {
   ort::Status* take(size_t input, float** caches) const;
 
  private:
-  ort::Api api_;
-  const ort::KernelContext* context_;
+  Operands& operands_;
   const char* op_;
   const int64_t* places_ = nullptr;  // of the operator's caches
   size_t count_ = 0;

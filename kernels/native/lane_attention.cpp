@@ -16,18 +16,20 @@ constexpr size_t stretchTokens = 256;
 // With fewer tasks than this, the stretches of a task are tasks themselves.
 constexpr size_t fewTasks = 16;
 
-// Multiplications below which a handover to other threads is not worth it: some five microseconds.
-constexpr size_t serialProducts = size_t{1} << 15;
+// Multiplications below which other threads are not worth it: some half of a microsecond.
+constexpr size_t serialProducts = size_t{1} << 12;
 
 size_t least(size_t a, size_t b) { return a < b ? a : b; }
 size_t ceilDivide(size_t a, size_t b) { return (a + b - 1) / b; }
 size_t roundUp(size_t value, size_t unit) { return ceilDivide(value, unit) * unit; }
 
-// Calls one after another where threads would cost more than they bring.
+// One thread makes all calls where several would cost more than they bring.
 template <typename Body>
 void forEach(const Parallel& parallel, bool serial, size_t total, Body&& body) {
   if (!serial) return parallel.forEach(total, std::forward<Body>(body));
-  for (size_t i = 0; i < total; i++) body(i);
+  parallel.once([&] {
+    for (size_t i = 0; i < total; i++) body(i);
+  });
 }
 
 }  // namespace
@@ -250,18 +252,18 @@ void LaneAttention::run(const AttentionRun& run, void* work, const Parallel& par
   for (size_t i = 0; i < plan.tasks; i++) {
     tasks[i] = taskAt(run, i);
     firstUnit[i + 1] = firstUnit[i] + tasks[i].stretches();
-    rotateQueries(run, tasks[i], queriesOf(i));
   }
+  parallel.forEach(plan.tasks, [&](size_t i) { rotateQueries(run, tasks[i], queriesOf(i)); });
   parallel.forEach(firstUnit[plan.tasks], [&](size_t unit) {
     size_t task = 0;
     while (firstUnit[task + 1] <= unit) task++;
     attend(tasks[task], queriesOf(task), unit - firstUnit[task], stateOf(unit));
   });
-  for (size_t i = 0; i < plan.tasks; i++) {
+  parallel.forEach(plan.tasks, [&](size_t i) {
     const State whole = stateOf(firstUnit[i]);
     for (size_t unit = firstUnit[i] + 1; unit < firstUnit[i + 1]; unit++) join(tasks[i], whole, stateOf(unit));
     store(run, tasks[i], whole);
-  }
+  });
 }
 
 }  // namespace espalier

@@ -47,6 +47,9 @@ class LaneAttention {
   // Bytes of work memory, aligned to 64.
   size_t workBytes(const AttentionRun&) const;
 
+  // Loops of a run at most.
+  static constexpr size_t loops = 4;
+
   // Several runs may overlap, each with work memory of its own and with other caches.
   void run(const AttentionRun&, void* work, const Parallel&) const;
 

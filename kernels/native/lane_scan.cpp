@@ -174,7 +174,9 @@ void LaneScan::run(const ScanRun& run, void* memory, const Parallel& parallel) c
     }
   };
   if (run.rows * columns < serialElements) {
-    for (size_t row = 0; row < run.rows; row++) normalize(row);
+    parallel.once([&] {
+      for (size_t row = 0; row < run.rows; row++) normalize(row);
+    });
   } else {
     parallel.forEach(run.rows, [&](size_t row) { normalize(row); });
   }

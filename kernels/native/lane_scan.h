@@ -76,6 +76,9 @@ class LaneScan {
   // Bytes of work memory, aligned to 64, that a run over so many rows needs.
   size_t workBytes(size_t rows) const;
 
+  // Loops of a run.
+  static constexpr size_t loops = 3;
+
   // Several runs may overlap, each with work memory and states of its own.
   void run(const ScanRun&, void* work, const Parallel&) const;
 

@@ -14,14 +14,14 @@ constexpr size_t maxConstants = 3 * maxChunks;
 // A layer's constants, one after another.
 class ConstantReader {
  public:
-  ConstantReader(ort::Api api, const ort::KernelInfo* info) : api_(api), info_(info) {}
+  explicit ConstantReader(const OperatorInfo& info) : api_(info.api), info_(info) {}
 
   ort::Status* open(Constants from) {
     if (from == Constants::inputs) return nullptr;
     Shape shape;
-    RETURN_IF_FAILED(readConstant(api_, info_, firstConstant, &file_, &shape));
+    RETURN_IF_FAILED(readConstant(info_, firstConstant, &file_, &shape));
     bytes_ = static_cast<size_t>(shape.count());
-    return readIntegers(api_, info_, "places", places_, maxConstants, &placeCount_);
+    return readIntegers(info_, "places", places_, maxConstants, &placeCount_);
   }
 
   template <typename T>
@@ -29,7 +29,7 @@ class ConstantReader {
     const size_t index = read_++;
     if (!file_) {
       Shape shape;
-      RETURN_IF_FAILED(readConstant(api_, info_, firstConstant + index, data, &shape));
+      RETURN_IF_FAILED(readConstant(info_, firstConstant + index, data, &shape));
       if (shape.count() == static_cast<int64_t>(count)) return nullptr;
       return failure(api_, "PrefixMatMul: input %zu has %lld elements, wanted %zu", firstConstant + index,
                      static_cast<long long>(shape.count()), count);
@@ -52,7 +52,7 @@ class ConstantReader {
 
  private:
   ort::Api api_;
-  const ort::KernelInfo* info_;
+  const OperatorInfo& info_;
   const uint8_t* file_ = nullptr;
   size_t bytes_ = 0, placeCount_ = 0, read_ = 0;
   int64_t places_[maxConstants];
@@ -65,20 +65,21 @@ size_t blocksOf(const ProductShape& shape, const StoredChunk& chunk) {
   return rowsOf(shape, chunk) * ((columns + shape.blockSize - 1) / shape.blockSize);
 }
 
-ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Constants from, Layer* out) {
+ort::Status* readLayer(const OperatorInfo& info, Constants from, Layer* out) {
+  const ort::Api api = info.api;
   Layer& layer = *out = {};
   ProductShape& shape = layer.shape;
   size_t cut = 0, activation = 0, widthCount = 0, biasCount = 0;
   int64_t groups[maxAxes], widths[maxAxes * maxChunks], levels[maxChunks], biases[maxChunks];
-  RETURN_IF_FAILED(readInteger(api, info, "cut", &cut));
-  RETURN_IF_FAILED(readInteger(api, info, "activation", &activation));
-  RETURN_IF_FAILED(readIntegers(api, info, "groups", groups, maxAxes, &shape.axes));
-  RETURN_IF_FAILED(readInteger(api, info, "uncut", &shape.uncut));
-  RETURN_IF_FAILED(readInteger(api, info, "block_size", &shape.blockSize));
-  RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "epsilon", &layer.epsilon));
-  RETURN_IF_FAILED(readIntegers(api, info, "widths", widths, maxAxes * maxChunks, &widthCount));
-  RETURN_IF_FAILED(readIntegers(api, info, "levels", levels, maxChunks, &layer.chunkCount));
-  RETURN_IF_FAILED(readIntegers(api, info, "biases", biases, maxChunks, &biasCount));
+  RETURN_IF_FAILED(readInteger(info, "cut", &cut));
+  RETURN_IF_FAILED(readInteger(info, "activation", &activation));
+  RETURN_IF_FAILED(readIntegers(info, "groups", groups, maxAxes, &shape.axes));
+  RETURN_IF_FAILED(readInteger(info, "uncut", &shape.uncut));
+  RETURN_IF_FAILED(readInteger(info, "block_size", &shape.blockSize));
+  RETURN_IF_FAILED(readFloat(info, "epsilon", &layer.epsilon));
+  RETURN_IF_FAILED(readIntegers(info, "widths", widths, maxAxes * maxChunks, &widthCount));
+  RETURN_IF_FAILED(readIntegers(info, "levels", levels, maxChunks, &layer.chunkCount));
+  RETURN_IF_FAILED(readIntegers(info, "biases", biases, maxChunks, &biasCount));
   if (cut > 2 || activation > 1 || shape.uncut == 0 || shape.blockSize % 32 != 0 || shape.blockSize == 0) {
     return failure(api, "PrefixMatMul: cut %zu, activation %zu, uncut %zu, block_size %zu are no layer", cut,
                    activation, shape.uncut, shape.blockSize);
@@ -100,7 +101,7 @@ ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Constants from
     return failure(api, "PrefixMatMul: %zu widths, %zu levels and %zu biases of %zu axes do not belong together",
                    widthCount, layer.chunkCount, biasCount, shape.axes);
   }
-  ConstantReader constants(api, info);
+  ConstantReader constants(info);
   RETURN_IF_FAILED(constants.open(from));
   for (size_t c = 0; c < layer.chunkCount; c++) {
     StoredChunk& chunk = layer.chunks[c];
@@ -128,13 +129,14 @@ ort::Status* readLayer(ort::Api api, const ort::KernelInfo* info, Constants from
   return nullptr;
 }
 
-ort::Status* readRun(ort::Api api, ort::KernelContext* context, const LayerSizes& sizes, ProductRun* out) {
+ort::Status* readRun(Operands& operands, const LayerSizes& sizes, ProductRun* out) {
+  const ort::Api api = operands.api;
   ProductRun& run = *out;
   Shape shape, rowsShape, normShape, residualShape;
-  RETURN_IF_FAILED(readInput(api, context, LayerInput::x, &run.x, &shape));
-  RETURN_IF_FAILED(readInput(api, context, LayerInput::rowsUpTo, &run.rowsUpTo, &rowsShape));
-  RETURN_IF_FAILED(readInput(api, context, LayerInput::normWeight, &run.normWeight, &normShape));
-  RETURN_IF_FAILED(readInput(api, context, LayerInput::residual, &run.residual, &residualShape));
+  RETURN_IF_FAILED(operands.input(LayerInput::x, &run.x, &shape));
+  RETURN_IF_FAILED(operands.input(LayerInput::rowsUpTo, &run.rowsUpTo, &rowsShape));
+  RETURN_IF_FAILED(operands.input(LayerInput::normWeight, &run.normWeight, &normShape));
+  RETURN_IF_FAILED(operands.input(LayerInput::residual, &run.residual, &residualShape));
   const int64_t rows = shape.rank > 0 ? shape.sizes[0] : 0;
   const auto elements = [rows](size_t columns) { return rows * static_cast<int64_t>(columns); };
   if (shape.rank < 2 || shape.count() != elements(sizes.inputs)) {
@@ -157,7 +159,7 @@ ort::Status* readRun(ort::Api api, ort::KernelContext* context, const LayerSizes
   y.sizes[y.rank++] = rows;
   if (sizes.heads) y.sizes[y.rank++] = static_cast<int64_t>(sizes.heads);
   y.sizes[y.rank++] = static_cast<int64_t>(sizes.heads ? sizes.outputs / sizes.heads : sizes.outputs);
-  RETURN_IF_FAILED(makeOutput(api, context, 0, y, &run.y));
+  RETURN_IF_FAILED(operands.output(y, &run.y));
   run.rows = static_cast<size_t>(rows);
   return nullptr;
 }

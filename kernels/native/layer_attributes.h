@@ -25,8 +25,8 @@ struct Layer {
   size_t heads;  // of an output of rank 3; 0 for rank 2
 };
 
-// Reads and checks a node's attributes and constants.
-ort::Status* readLayer(ort::Api, const ort::KernelInfo*, Constants, Layer* out);
+// Reads and checks an operator's attributes and constants.
+ort::Status* readLayer(const OperatorInfo&, Constants, Layer* out);
 
 // Codes of all stored rows of a chunk, in blocks.
 size_t blocksOf(const ProductShape&, const StoredChunk&);
@@ -37,7 +37,7 @@ struct LayerSizes {
 };
 
 // Reads and checks a run's inputs, and makes its output. `epsilon` is left alone.
-ort::Status* readRun(ort::Api, ort::KernelContext*, const LayerSizes&, ProductRun* out);
+ort::Status* readRun(Operands&, const LayerSizes&, ProductRun* out);
 
 // The description's fields that do not depend on the provider.
 constexpr void describeLayer(ort::CustomOp* op) {

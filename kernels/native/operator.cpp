@@ -34,31 +34,45 @@ ort::Status* readValue(ort::Api api, const ort::Value* value, const void** data,
   return ort::GetData::call(api, const_cast<ort::Value*>(value), const_cast<void**>(data));
 }
 
-ort::Status* readIntegers(ort::Api api, const ort::KernelInfo* info, const char* name, int64_t* out, size_t capacity,
-                          size_t* count) {
-  *count = capacity;
-  return ort::GetIntsAttribute::call(api, info, name, out, count);
+namespace {
+
+// The name of an attribute: parts of a chain have a prefix before it.
+struct Name {
+  Name(const OperatorInfo& info, const char* name) { std::snprintf(text, sizeof(text), "%s%s", info.prefix, name); }
+  char text[64];
+};
+
+}  // namespace
+
+ort::Status* readConstantValue(const OperatorInfo& info, size_t index, const void** data, Shape* shape) {
+  const int64_t input = !info.inputs ? static_cast<int64_t>(index) : index < info.inputCount ? info.inputs[index] : -1;
+  int isConstant = 0;
+  const ort::Value* value = nullptr;
+  if (input >= 0) {
+    RETURN_IF_FAILED(ort::GetConstantInput::call(info.api, info.node, static_cast<size_t>(input), &isConstant, &value));
+  }
+  if (!isConstant || !value) return failure(info.api, "Input %s%zu must be a constant", info.prefix, index);
+  return readValue(info.api, value, data, shape);
 }
 
-ort::Status* readInteger(ort::Api api, const ort::KernelInfo* info, const char* name, size_t* out) {
+ort::Status* readIntegers(const OperatorInfo& info, const char* name, int64_t* out, size_t capacity, size_t* count) {
+  *count = capacity;
+  return ort::GetIntsAttribute::call(info.api, info.node, Name(info, name).text, out, count);
+}
+
+ort::Status* readInteger(const OperatorInfo& info, const char* name, size_t* out) {
   int64_t value = 0;
-  RETURN_IF_FAILED(ort::GetIntAttribute::call(api, info, name, &value));
-  if (value < 0)
-    return failure(api, "Attribute %s is %lld: it must not be negative", name, static_cast<long long>(value));
+  RETURN_IF_FAILED(ort::GetIntAttribute::call(info.api, info.node, Name(info, name).text, &value));
+  if (value < 0) {
+    return failure(info.api, "Attribute %s%s is %lld: it must not be negative", info.prefix, name,
+                   static_cast<long long>(value));
+  }
   *out = static_cast<size_t>(value);
   return nullptr;
 }
 
-Parallel threadsOf(ort::Api api, const ort::KernelContext* context, ThreadedRun* run) {
-  *run = {api, context};
-  return {run, [](void* threads, void (*body)(void*, size_t), size_t total, void* user) {
-            const auto* run = static_cast<const ThreadedRun*>(threads);
-            ort::Status* status = ort::ParallelFor::call(run->api, run->context, body, total, 0, user);
-            if (!status) return;
-            // Only a run without threads fails, before it calls anything.
-            ort::ReleaseStatus::call(run->api, status);
-            for (size_t i = 0; i < total; i++) body(user, i);
-          }};
+ort::Status* readFloat(const OperatorInfo& info, const char* name, float* out) {
+  return ort::GetFloatAttribute::call(info.api, info.node, Name(info, name).text, out);
 }
 
 WorkMemory::~WorkMemory() {

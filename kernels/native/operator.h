@@ -1,4 +1,4 @@
-// What every operator needs: statuses, tensors, attributes, threads, work memory.
+// What every operator needs: statuses, tensors, attributes, work memory.
 //
 // Rules, and why:
 // - No object with a destructor at namespace or function scope: the process may end while the runtime holds our
@@ -10,7 +10,6 @@
 #include <new>
 
 #include "onnxruntime_abi.h"
-#include "parallel.h"
 
 // Returns from the enclosing function if a call failed.
 #define RETURN_IF_FAILED(call)                         \
@@ -33,23 +32,38 @@ ort::Status* failure(ort::Api api, const char* format, ...) __attribute__((forma
 
 ort::Status* readValue(ort::Api api, const ort::Value* value, const void** data, Shape* shape);
 
-// An input of a run; data is null if it is absent.
+// Attributes and constants of an operator: those of a node, or of a part of a chain.
+struct OperatorInfo {
+  ort::Api api;
+  const ort::KernelInfo* node;
+  const char* prefix = "";  // before the names of its attributes
+  const int64_t* inputs =
+      nullptr;            // which of the node's inputs its own are, negative where it has none; null: they are
+  size_t inputCount = 0;  // of `inputs`
+};
+
+// An input that is known when the kernel is made.
+ort::Status* readConstantValue(const OperatorInfo&, size_t index, const void** data, Shape* shape);
+
+template <typename T>
+ort::Status* readConstant(const OperatorInfo& info, size_t index, const T** data, Shape* shape) {
+  return readConstantValue(info, index, reinterpret_cast<const void**>(data), shape);
+}
+
+// A list of integers of a known length.
+ort::Status* readIntegers(const OperatorInfo&, const char* name, int64_t* out, size_t capacity, size_t* count);
+
+ort::Status* readInteger(const OperatorInfo&, const char* name, size_t* out);
+
+ort::Status* readFloat(const OperatorInfo&, const char* name, float* out);
+
+// An input of a node's run; data is null if it is absent.
 template <typename T>
 ort::Status* readInput(ort::Api api, const ort::KernelContext* context, size_t index, const T** data, Shape* shape) {
   const ort::Value* value = nullptr;
   *data = nullptr;
   RETURN_IF_FAILED(ort::GetInput::call(api, context, index, &value));
   return value ? readValue(api, value, reinterpret_cast<const void**>(data), shape) : nullptr;
-}
-
-// An input that is known when the kernel is made.
-template <typename T>
-ort::Status* readConstant(ort::Api api, const ort::KernelInfo* info, size_t index, const T** data, Shape* shape) {
-  int isConstant = 0;
-  const ort::Value* value = nullptr;
-  RETURN_IF_FAILED(ort::GetConstantInput::call(api, info, index, &isConstant, &value));
-  if (!isConstant || !value) return failure(api, "Input %zu must be a constant", index);
-  return readValue(api, value, reinterpret_cast<const void**>(data), shape);
 }
 
 template <typename T>
@@ -59,18 +73,39 @@ ort::Status* makeOutput(ort::Api api, ort::KernelContext* context, size_t index,
   return ort::GetData::call(api, value, reinterpret_cast<void**>(data));
 }
 
-// A list of integers of a known length.
-ort::Status* readIntegers(ort::Api api, const ort::KernelInfo* info, const char* name, int64_t* out, size_t capacity,
-                          size_t* count);
+// What a run of an operator takes and makes, whether it is a node or a part of a chain.
+class Operands {
+ public:
+  explicit Operands(ort::Api api) : api(api) {}
 
-ort::Status* readInteger(ort::Api api, const ort::KernelInfo* info, const char* name, size_t* out);
+  // Data is null if the input is absent.
+  template <typename T>
+  ort::Status* input(size_t index, const T** data, Shape* shape) {
+    return inputValue(index, reinterpret_cast<const void**>(data), shape);
+  }
 
-// The session's threads.
-Parallel threadsOf(ort::Api api, const ort::KernelContext* context, struct ThreadedRun* run);
+  virtual ort::Status* output(const Shape& shape, float** data) = 0;
 
-struct ThreadedRun {
-  ort::Api api;
-  const ort::KernelContext* context;
+  const ort::Api api;
+
+ protected:
+  ~Operands() = default;
+  virtual ort::Status* inputValue(size_t index, const void** data, Shape* shape) = 0;
+};
+
+// Those of a node with one output.
+class NodeOperands final : public Operands {
+ public:
+  NodeOperands(ort::Api api, ort::KernelContext* context) : Operands(api), context_(context) {}
+  ort::Status* output(const Shape& shape, float** data) override { return makeOutput(api, context_, 0, shape, data); }
+
+ protected:
+  ort::Status* inputValue(size_t index, const void** data, Shape* shape) override {
+    return readInput(api, context_, index, data, shape);
+  }
+
+ private:
+  ort::KernelContext* context_;
 };
 
 // Memory for the time of a run, from the session's arena: pages that are already there.
@@ -88,9 +123,10 @@ class WorkMemory {
   void* memory_ = nullptr;
 };
 
-// Fields that all operators share; those left out are null, which the runtime accepts for them.
+// Fields that all operators share; those left out are null, which the runtime accepts for them. A kernel is made of the
+// API, then prepared: `prepare(const ort::KernelInfo*)`, and runs: `compute(ort::KernelContext*) const`.
 template <typename Kernel>
-constexpr ort::CustomOp cpuOperator() {
+constexpr ort::CustomOp describeOperator() {
   ort::CustomOp op{};
   op.version = ort::apiVersion;
   op.getProvider = [](const ort::CustomOp*) -> const char* { return "CPUExecutionProvider"; };

@@ -7,29 +7,20 @@
 namespace espalier {
 namespace {
 
-struct PrefixMatMul {
-  explicit PrefixMatMul(ort::Api api) : api(api) {}
-  ~PrefixMatMul() {
-    delete product;
-    if (allocator) ort::ReleaseAllocator::call(api, allocator);
-  }
+class PrefixMatMul final : public OperatorOf<ProductRun> {
+ public:
+  explicit PrefixMatMul(const Routines& routines) : routines_(routines) {}
+  ~PrefixMatMul() override { delete product_; }
   PrefixMatMul(const PrefixMatMul&) = delete;
   PrefixMatMul& operator=(const PrefixMatMul&) = delete;
 
-  ort::Api api;
-  ort::Allocator* allocator = nullptr;
-  PrefixProduct* product = nullptr;
-  float epsilon = 0;
-  size_t heads = 0;
-
-  ort::Status* prepare(const ort::KernelInfo* info) {
+  ort::Status* prepare(const OperatorInfo& info) override {
     Layer layer;
-    RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
-    RETURN_IF_FAILED(readLayer(api, info, Constants::file, &layer));
-    epsilon = layer.epsilon;
-    heads = layer.heads;
-    product = PrefixProduct::create(*routines, layer.shape, layer.chunks, layer.chunkCount);
-    if (!product) return failure(api, "PrefixMatMul: not enough memory to pack the weights");
+    RETURN_IF_FAILED(readLayer(info, Constants::file, &layer));
+    epsilon_ = layer.epsilon;
+    heads_ = layer.heads;
+    product_ = PrefixProduct::create(routines_, layer.shape, layer.chunks, layer.chunkCount);
+    if (!product_) return failure(info.api, "PrefixMatMul: not enough memory to pack the weights");
     for (size_t c = 0; c < layer.chunkCount; c++) {
       const size_t blocks = blocksOf(layer.shape, layer.chunks[c]);
       dropMappedPages(layer.chunks[c].codes, blocks * layer.shape.blockSize / 2);
@@ -38,38 +29,37 @@ struct PrefixMatMul {
     return nullptr;
   }
 
-  ort::Status* compute(ort::KernelContext* context) const {
-    ProductRun run{};
-    RETURN_IF_FAILED(readRun(api, context, {product->inputs(), product->outputs(), product->levels(), heads}, &run));
-    if (run.rows == 0) return nullptr;
-    run.epsilon = epsilon;
-    WorkMemory memory(api, allocator);
-    void* work = nullptr;
-    RETURN_IF_FAILED(memory.allocate(product->workBytes(run.rows), &work));
-    ThreadedRun threads;
-    product->run(run, work, threadsOf(api, context, &threads));
-    return nullptr;
+  size_t columns() const override { return product_->outputs(); }
+  size_t loops() const override { return PrefixProduct::loops; }
+
+ protected:
+  ort::Status* bind(Operands& operands, ProductRun& run) const override {
+    run.epsilon = epsilon_;
+    return readRun(operands, {product_->inputs(), product_->outputs(), product_->levels(), heads_}, &run);
   }
 
-  static const Routines* routines;
+  size_t workBytes(const ProductRun& run) const override { return product_->workBytes(run.rows); }
 
-  static constexpr ort::CustomOp describe() {
-    ort::CustomOp op = cpuOperator<PrefixMatMul>();
-    describeLayer(&op);
-    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstConstant + 1; };
-    return op;
+  void compute(const ProductRun& run, void* work, const Parallel& parallel) const override {
+    product_->run(run, work, parallel);
   }
+
+ private:
+  const Routines& routines_;
+  PrefixProduct* product_ = nullptr;
+  float epsilon_ = 0;
+  size_t heads_ = 0;
 };
 
-const Routines* PrefixMatMul::routines = nullptr;
+CpuOperator* create(const Routines& routines) { return new (std::nothrow) PrefixMatMul(routines); }
 
-constexpr ort::CustomOp description = PrefixMatMul::describe();
+void describeInputs(ort::CustomOp* op) {
+  describeLayer(op);
+  op->getInputCount = [](const ort::CustomOp*) -> size_t { return firstConstant + 1; };
+}
 
 }  // namespace
 
-const ort::CustomOp* prefixMatMul(const Routines& routines) {
-  PrefixMatMul::routines = &routines;
-  return &description;
-}
+const OperatorKind prefixMatMul = {"PrefixMatMul", create, describeInputs};
 
 }  // namespace espalier

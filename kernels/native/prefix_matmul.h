@@ -8,12 +8,10 @@
 // outputs], or [rows, groups, widest] where the outputs are one axis of several groups.
 #pragma once
 
-#include "onnxruntime_abi.h"
-#include "routines.h"
+#include "cpu_operator.h"
 
 namespace espalier {
 
-// The operator. Kernels made from now on use these routines.
-const ort::CustomOp* prefixMatMul(const Routines&);
+extern const OperatorKind prefixMatMul;
 
 }  // namespace espalier

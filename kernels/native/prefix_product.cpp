@@ -56,7 +56,7 @@ PrefixProduct::~PrefixProduct() {
   std::free(bias_);
   std::free(outputOf_);
   std::free(chunkOf_);
-  std::free(inOrder_);
+  std::free(tilesAt_);
 }
 
 bool PrefixProduct::pack(const StoredChunk* stored) {
@@ -97,28 +97,39 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   weights_ = static_cast<uint8_t*>(allocateWeights(tiles_ * tileBytes_));
   outputOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
   chunkOf_ = static_cast<uint32_t*>(std::calloc(padded, sizeof(uint32_t)));
-  inOrder_ = static_cast<bool*>(std::calloc(tiles_, sizeof(bool)));
+  tilesAt_ = static_cast<Tile*>(std::calloc(tiles_, sizeof(Tile)));
   if (biased) bias_ = static_cast<float*>(std::calloc(padded, sizeof(float)));
-  if (!weights_ || !outputOf_ || !chunkOf_ || !inOrder_ || (biased && !bias_)) return false;
+  if (!weights_ || !outputOf_ || !chunkOf_ || !tilesAt_ || (biased && !bias_)) return false;
 
-  if (!cutsInputs) {
-    placeOutputs(stored);
-    return true;
+  if (cutsInputs) {
+    packInputs(stored);
+  } else {
+    packOutputs(stored);
   }
-  for (size_t row = 0; row < packedRows_; row++) outputOf_[row] = static_cast<uint32_t>(row);
-  for (size_t tile = 0; tile < tiles_; tile++) inOrder_[tile] = true;
-  for (size_t c = 0; c < chunkCount_; c++) {
-    const Chunk& chunk = chunks_[c];
-    for (size_t row = 0; row < packedRows_; row++) {
-      packRow(row, stored[c].codes + row * chunk.blocks * blockSize / 2, stored[c].scales + row * chunk.blocks, c);
-      if (stored[c].bias) bias_[row] += stored[c].bias[row];
-    }
+  for (size_t tile = 0; tile < tiles_; tile++) {
+    const uint32_t *outputs = outputOf_ + tile * tileRows, *chunks = chunkOf_ + tile * tileRows;
+    const size_t count = rowsOf(tile);
+    size_t next = 1;
+    while (next < count && outputs[next] == outputs[0] + next) next++;
+    tilesAt_[tile] = {outputs[0], static_cast<uint8_t>(chunks[0]), static_cast<uint8_t>(chunks[count - 1]),
+                      next == count};
   }
   return true;
 }
 
+void PrefixProduct::packInputs(const StoredChunk* stored) {
+  for (size_t row = 0; row < packedRows_; row++) outputOf_[row] = static_cast<uint32_t>(row);
+  for (size_t c = 0; c < chunkCount_; c++) {
+    const size_t blocks = chunks_[c].blocks;
+    for (size_t row = 0; row < packedRows_; row++) {
+      packRow(row, stored[c].codes + row * blocks * shape_.blockSize / 2, stored[c].scales + row * blocks, c);
+      if (stored[c].bias) bias_[row] += stored[c].bias[row];
+    }
+  }
+}
+
 // Packs rows in the order in which they are stored, so that what a level does not keep lies at the end.
-void PrefixProduct::placeOutputs(const StoredChunk* stored) {
+void PrefixProduct::packOutputs(const StoredChunk* stored) {
   size_t widest[maxAxes] = {}, starts[maxAxes] = {};
   for (size_t c = 0; c < chunkCount_; c++) {
     for (size_t axis = 0; axis < shape_.axes; axis++) widest[axis] += stored[c].widths[axis];
@@ -146,13 +157,6 @@ void PrefixProduct::placeOutputs(const StoredChunk* stored) {
       starts[axis] += width;
       firstOutput += shape_.groups[axis] * widest[axis];
     }
-  }
-  for (size_t tile = 0; tile < tiles_; tile++) {
-    const uint32_t* outputs = outputOf_ + tile * tileRows;
-    const size_t count = rowsOf(tile);
-    size_t next = 1;
-    while (next < count && outputs[next] == outputs[0] + next) next++;
-    inOrder_[tile] = next == count;
   }
 }
 
@@ -260,15 +264,21 @@ void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& paral
   if (run.rows == 0) return;
   const Activations activations = arrange(work, run.rows);
   if (run.rows * inputs_ < serialElements) {
-    for (size_t row = 0; row < run.rows; row++) quantize(run, activations, row);
+    parallel.once([&] {
+      for (size_t row = 0; row < run.rows; row++) quantize(run, activations, row);
+    });
   } else {
     parallel.forEach(run.rows, [&](size_t row) { quantize(run, activations, row); });
   }
-  // Tiles that no row keeps only need zeros. With few rows they are no tasks: threads would share the others unevenly.
+  // Tiles that no row keeps only need zeros. With few rows they are no tasks of a product, which threads would share
+  // unevenly, but together the last task.
   const size_t shared = run.rows > maxRows ? tiles_ : activeTiles(run);
   const size_t tasks = (shared + tilesPerTask_ - 1) / tilesPerTask_;
-  parallel.forEach(tasks, [&](size_t task) { multiply(run, activations, task); });
-  if (tasks * tilesPerTask_ < tiles_) clearTiles(run, tasks * tilesPerTask_);
+  const bool clears = tasks * tilesPerTask_ < tiles_;
+  parallel.forEach(tasks + clears, [&](size_t task) {
+    if (task < tasks) return multiply(run, activations, task);
+    clearTiles(run, tasks * tilesPerTask_);
+  });
 }
 
 void PrefixProduct::multiply(const ProductRun& run, const Activations& activations, size_t task) const {
@@ -283,19 +293,20 @@ void PrefixProduct::multiply(const ProductRun& run, const Activations& activatio
   }
 }
 
-// Outputs cut: one tile after another; two at a time where they are a gate and its up, or weights are at hand.
+// Outputs cut: one tile after another; two at a time where they are a gate and its up, or weights are at hand. More at
+// once cost few rows 2 to 4 %: while all are stored, memory waits.
 void PrefixProduct::multiplyOutputs(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
                                     size_t rows) const {
-  const size_t firstTile = task * tilesPerTask_, endTile = firstTile + tilesOf(task),
-               atOnce = atHand(run) ? pairTiles : 1;
+  const size_t firstTile = task * tilesPerTask_, endTile = firstTile + tilesOf(task);
   const bool gated = shape_.cut == Cut::gated;
-  const size_t step = gated ? 2 : atOnce;
+  const size_t atOnce = atHand(run) ? pairTiles : 1, step = gated ? 2 : atOnce;
+  alignas(64) float sums[pairTiles][maxRows * tileRows];
   for (size_t tile = firstTile; tile < endTile; tile += step) {
     const size_t tiles = least(step, endTile - tile);
-    alignas(64) float sums[pairTiles][maxRows * tileRows] = {};
+    for (size_t i = 0; i < tiles; i++) std::memset(sums[i], 0, rows * sizeof(float[tileRows]));
     for (size_t i = 0; i < tiles; i += atOnce) {
       // The first tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
-      const size_t chunk = chunkOf_[(tile + i) * tileRows];
+      const size_t chunk = tilesAt_[tile + i].firstChunk;
       multiplyBlocks(run, activations, (tile + i) * tileBytes_, least(atOnce, tiles), chunk, firstRow, rows,
                      extent(run, chunks_[chunk]), 0, sums[i]);
     }
@@ -310,7 +321,7 @@ void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& act
                                    size_t rows) const {
   const size_t firstTile = task * tilesPerTask_, tiles = tilesOf(task), atOnce = atHand(run) ? pairTiles : tiles;
   alignas(64) float sums[maxTiles][maxRows * tileRows];
-  std::memset(sums, 0, tiles * sizeof(sums[0]));
+  for (size_t i = 0; i < tiles; i++) std::memset(sums[i], 0, rows * sizeof(float[tileRows]));
   size_t active = 0;
   while (active < chunkCount_ && extent(run, chunks_[active]) > firstRow) active++;
   const size_t read = active == 0 ? 0 : chunks_[active - 1].firstByte + chunks_[active - 1].bytes;
@@ -362,14 +373,14 @@ void PrefixProduct::addBias(size_t tile, size_t rows, float* sums) const {
 
 void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRow, size_t rows,
                               const float* sums) const {
+  const Tile at = tilesAt_[tile];
   const uint32_t* outputs = outputOf_ + tile * tileRows;
   const size_t count = rowsOf(tile);
   size_t extents[tileRows];
   bool all = true;  // every row computes every output
   if (shape_.cut != Cut::inputs && run.rowsUpTo) {
-    const uint32_t* chunks = chunkOf_ + tile * tileRows;
-    all = extent(run, chunks_[chunks[count - 1]]) >= firstRow + rows;  // the last chunk of a tile has the fewest rows
-    for (size_t i = 0; i < count && !all; i++) extents[i] = extent(run, chunks_[chunks[i]]);
+    all = extent(run, chunks_[at.lastChunk]) >= firstRow + rows;  // the last chunk of a tile has the fewest rows
+    for (size_t i = 0; i < count && !all; i++) extents[i] = extent(run, chunks_[chunkOf_[tile * tileRows + i]]);
   }
   for (size_t r = 0; r < rows; r++) {
     const size_t row = firstRow + r;
@@ -389,14 +400,14 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
         const float value = row < extents[i] ? values[i] : 0.0f;
         y[outputs[i]] = residual ? residual[outputs[i]] + value : value;
       }
-    } else if (!inOrder_[tile]) {
+    } else if (!at.inOrder) {
       for (size_t i = 0; i < count; i++) {
         y[outputs[i]] = residual ? residual[outputs[i]] + values[i] : values[i];
       }
     } else if (residual) {
-      for (size_t i = 0; i < count; i++) y[outputs[0] + i] = residual[outputs[0] + i] + values[i];
+      for (size_t i = 0; i < count; i++) y[at.firstOutput + i] = residual[at.firstOutput + i] + values[i];
     } else {
-      std::memcpy(y + outputs[0], values, count * sizeof(float));
+      std::memcpy(y + at.firstOutput, values, count * sizeof(float));
     }
   }
 }

@@ -71,6 +71,9 @@ class PrefixProduct {
   // Bytes of work memory, aligned to 64, that a run over so many rows needs.
   size_t workBytes(size_t rows) const;
 
+  // Loops of a run.
+  static constexpr size_t loops = 2;
+
   // Several runs may overlap, each with work memory of its own.
   void run(const ProductRun&, void* work, const Parallel&) const;
 
@@ -82,10 +85,17 @@ class PrefixProduct {
     size_t endTile;              // outputs cut: the tile behind its last row
   };
   struct Activations;
+  // What is to be known of a tile before its weights: few bytes, since all are read once per run, as the weights are.
+  struct Tile {
+    uint32_t firstOutput;
+    uint8_t firstChunk, lastChunk;  // of its rows, outputs cut
+    bool inOrder;                   // its rows' outputs lie side by side
+  };
 
   PrefixProduct(const Routines& routines, const ProductShape& shape) : routines_(routines), shape_(shape) {}
   bool pack(const StoredChunk* chunks);
-  void placeOutputs(const StoredChunk* chunks);
+  void packOutputs(const StoredChunk* chunks);
+  void packInputs(const StoredChunk* chunks);
   void packRow(size_t packedRow, const uint8_t* codes, const uint16_t* scales, size_t chunk);
   Activations arrange(void* work, size_t rows) const;
   void quantize(const ProductRun&, const Activations&, size_t row) const;
@@ -118,9 +128,9 @@ class PrefixProduct {
   // inputs are cut. So a task reads one stretch, and what a level leaves out lies behind it.
   uint8_t* weights_ = nullptr;
   float* bias_ = nullptr;         // [packed rows]
+  Tile* tilesAt_ = nullptr;       // [tiles]
   uint32_t* outputOf_ = nullptr;  // [packed rows]: the output that a packed row computes
   uint32_t* chunkOf_ = nullptr;   // [packed rows], outputs cut
-  bool* inOrder_ = nullptr;       // [tiles]: whether the outputs of a tile's rows lie side by side
 };
 
 }  // namespace espalier

@@ -2,7 +2,8 @@
 #include <cstdlib>
 
 #include "cached_attention.h"
-#include "operator.h"
+#include "chain.h"
+#include "operator_node.h"
 #include "prefix_matmul.h"
 #include "routines.h"
 #include "selective_scan.h"
@@ -45,8 +46,9 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
     return espalier::failure(api, "This processor has no instruction set \"%s\"",
                              std::getenv("ESPALIER_INSTRUCTION_SET"));
   }
-  const ort::CustomOp* operators[] = {espalier::prefixMatMul(*routines), espalier::cachedAttention(*routines),
-                                      espalier::selectiveScan(*routines)};
+  const ort::CustomOp* operators[] = {espalier::nodeOf<espalier::prefixMatMul>(*routines),
+                                      espalier::nodeOf<espalier::cachedAttention>(*routines),
+                                      espalier::nodeOf<espalier::selectiveScan>(*routines), espalier::chain(*routines)};
   static ort::Domain* domain = nullptr;  // made once, never released
   if (!domain) {
     ort::Domain* fresh = nullptr;

@@ -26,36 +26,34 @@ enum Input : size_t {
 
 constexpr size_t cachesOfLane = 3;
 
-struct SelectiveScan {
-  explicit SelectiveScan(ort::Api api) : api(api) {}
-  ~SelectiveScan() {
-    delete scan;
-    if (allocator) ort::ReleaseAllocator::call(api, allocator);
-  }
+// A run, with its lanes.
+struct BoundScan {
+  ScanRun run;
+  ScanLane lanes[maxScanLanes];
+};
+
+class SelectiveScan final : public OperatorOf<BoundScan> {
+ public:
+  explicit SelectiveScan(const Routines& routines) : routines_(routines) {}
+  ~SelectiveScan() override { delete scan_; }
   SelectiveScan(const SelectiveScan&) = delete;
   SelectiveScan& operator=(const SelectiveScan&) = delete;
 
-  ort::Api api;
-  ort::Allocator* allocator = nullptr;
-  LaneScan* scan = nullptr;
-  LevelWidths channelWidths, stateWidths;
-  size_t firstCache = 0;
-
-  ort::Status* prepare(const ort::KernelInfo* info) {
+  ort::Status* prepare(const OperatorInfo& info) override {
+    const ort::Api api = info.api;
     ScanShape shape{};
     size_t biased = 0;
-    RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
-    RETURN_IF_FAILED(readInteger(api, info, "heads", &shape.heads));
-    RETURN_IF_FAILED(readInteger(api, info, "channels", &shape.channels));
-    RETURN_IF_FAILED(readInteger(api, info, "full_channels", &shape.fullChannels));
-    RETURN_IF_FAILED(readInteger(api, info, "groups", &shape.groups));
-    RETURN_IF_FAILED(readInteger(api, info, "states", &shape.states));
-    RETURN_IF_FAILED(readInteger(api, info, "full_states", &shape.fullStates));
-    RETURN_IF_FAILED(readInteger(api, info, "taps", &shape.taps));
-    RETURN_IF_FAILED(readInteger(api, info, "conv_bias", &biased));
-    RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "least_delta", &shape.leastDelta));
-    RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "greatest_delta", &shape.greatestDelta));
-    RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "epsilon", &shape.epsilon));
+    RETURN_IF_FAILED(readInteger(info, "heads", &shape.heads));
+    RETURN_IF_FAILED(readInteger(info, "channels", &shape.channels));
+    RETURN_IF_FAILED(readInteger(info, "full_channels", &shape.fullChannels));
+    RETURN_IF_FAILED(readInteger(info, "groups", &shape.groups));
+    RETURN_IF_FAILED(readInteger(info, "states", &shape.states));
+    RETURN_IF_FAILED(readInteger(info, "full_states", &shape.fullStates));
+    RETURN_IF_FAILED(readInteger(info, "taps", &shape.taps));
+    RETURN_IF_FAILED(readInteger(info, "conv_bias", &biased));
+    RETURN_IF_FAILED(readFloat(info, "least_delta", &shape.leastDelta));
+    RETURN_IF_FAILED(readFloat(info, "greatest_delta", &shape.greatestDelta));
+    RETURN_IF_FAILED(readFloat(info, "epsilon", &shape.epsilon));
     if (shape.groups == 0 || shape.heads == 0 || shape.heads % shape.groups != 0 || shape.taps == 0 ||
         shape.taps > maxTaps || shape.channels == 0 || shape.channels > shape.fullChannels || shape.states == 0 ||
         shape.states > shape.fullStates) {
@@ -65,12 +63,12 @@ struct SelectiveScan {
           "block",
           shape.heads, shape.channels, shape.fullChannels, shape.groups, shape.states, shape.fullStates, shape.taps);
     }
-    RETURN_IF_FAILED(channelWidths.read(api, info, "SelectiveScan", "channel_widths", shape.channels));
-    RETURN_IF_FAILED(stateWidths.read(api, info, "SelectiveScan", "state_widths", shape.states));
-    RETURN_IF_FAILED(readInteger(api, info, "first_cache", &firstCache));
-    if (channelWidths.levels != stateWidths.levels) {
-      return failure(api, "SelectiveScan: channels of %zu levels, states of %zu", channelWidths.levels,
-                     stateWidths.levels);
+    RETURN_IF_FAILED(channelWidths_.read(info, "SelectiveScan", "channel_widths", shape.channels));
+    RETURN_IF_FAILED(stateWidths_.read(info, "SelectiveScan", "state_widths", shape.states));
+    RETURN_IF_FAILED(readInteger(info, "first_cache", &firstCache_));
+    if (channelWidths_.levels != stateWidths_.levels) {
+      return failure(api, "SelectiveScan: channels of %zu levels, states of %zu", channelWidths_.levels,
+                     stateWidths_.levels);
     }
     const size_t channels = shape.heads * shape.fullChannels, states = 2 * shape.groups * shape.fullStates;
     ScanParameters parameters{};
@@ -83,30 +81,27 @@ struct SelectiveScan {
     RETURN_IF_FAILED(constant(info, Input::aLog, shape.heads, &parameters.aLog));
     RETURN_IF_FAILED(constant(info, Input::deltaBias, shape.heads, &parameters.deltaBias));
     Shape skipShape;
-    RETURN_IF_FAILED(readConstant(api, info, Input::skip, &parameters.skip, &skipShape));
+    RETURN_IF_FAILED(readConstant(info, Input::skip, &parameters.skip, &skipShape));
     shape.skipPerChannel = skipShape.count() != static_cast<int64_t>(shape.heads);
     RETURN_IF_FAILED(constant(info, Input::skip, shape.skipPerChannel ? channels : shape.heads, &parameters.skip));
     RETURN_IF_FAILED(constant(info, Input::norm, channels, &parameters.norm));
-    scan = LaneScan::create(*routines, shape, parameters);
-    return scan ? nullptr : failure(api, "SelectiveScan: not enough memory to pack the parameters");
+    scan_ = LaneScan::create(routines_, shape, parameters);
+    return scan_ ? nullptr : failure(api, "SelectiveScan: not enough memory to pack the parameters");
   }
 
-  ort::Status* constant(const ort::KernelInfo* info, size_t index, size_t count, const float** data) const {
-    Shape shape;
-    RETURN_IF_FAILED(readConstant(api, info, index, data, &shape));
-    if (shape.count() == static_cast<int64_t>(count)) return nullptr;
-    return failure(api, "SelectiveScan: input %zu has %lld elements, wanted %zu", index,
-                   static_cast<long long>(shape.count()), count);
-  }
+  size_t columns() const override { return scan_->shape().heads * scan_->shape().channels; }
+  size_t loops() const override { return LaneScan::loops; }
 
-  ort::Status* compute(ort::KernelContext* context) const {
-    const ScanShape& shape = scan->shape();
-    ScanRun run{};
+ protected:
+  ort::Status* bind(Operands& operands, BoundScan& bound) const override {
+    const ort::Api api = operands.api;
+    const ScanShape& shape = scan_->shape();
+    ScanRun& run = bound.run = {};
     Shape packedShape, rowsShape, levelsShape;
     const int64_t *rowsOfLanes = nullptr, *levelsOfLanes = nullptr;
-    RETURN_IF_FAILED(readInput(api, context, Input::packed, &run.packed, &packedShape));
-    RETURN_IF_FAILED(readInput(api, context, Input::laneRows, &rowsOfLanes, &rowsShape));
-    RETURN_IF_FAILED(readInput(api, context, Input::laneLevels, &levelsOfLanes, &levelsShape));
+    RETURN_IF_FAILED(operands.input(Input::packed, &run.packed, &packedShape));
+    RETURN_IF_FAILED(operands.input(Input::laneRows, &rowsOfLanes, &rowsShape));
+    RETURN_IF_FAILED(operands.input(Input::laneLevels, &levelsOfLanes, &levelsShape));
     const int64_t rows = packedShape.rank > 0 ? packedShape.sizes[0] : 0;
     if (packedShape.rank < 1 || packedShape.count() != rows * static_cast<int64_t>(shape.columns())) {
       return failure(api, "SelectiveScan: %lld elements in %lld rows, wanted %zu a row",
@@ -123,9 +118,9 @@ struct SelectiveScan {
         return failure(api, "SelectiveScan: lane %lld has %lld rows of %lld that are left", static_cast<long long>(i),
                        static_cast<long long>(rowsOfLanes[i]), static_cast<long long>(rowsLeft));
       }
-      if (levelsOfLanes[i] < 0 || levelsOfLanes[i] >= static_cast<int64_t>(channelWidths.levels)) {
+      if (levelsOfLanes[i] < 0 || levelsOfLanes[i] >= static_cast<int64_t>(channelWidths_.levels)) {
         return failure(api, "SelectiveScan: lane %lld has level %lld of %zu", static_cast<long long>(i),
-                       static_cast<long long>(levelsOfLanes[i]), channelWidths.levels);
+                       static_cast<long long>(levelsOfLanes[i]), channelWidths_.levels);
       }
       rowsLeft -= rowsOfLanes[i];
     }
@@ -137,18 +132,17 @@ struct SelectiveScan {
     out.sizes[0] = rows;
     out.sizes[1] = static_cast<int64_t>(shape.heads);
     out.sizes[2] = static_cast<int64_t>(shape.channels);
-    RETURN_IF_FAILED(makeOutput(api, context, 0, out, &run.y));
+    RETURN_IF_FAILED(operands.output(out, &run.y));
     if (rows == 0) return nullptr;
 
-    LaneArrays arrays(api, context, "SelectiveScan");
-    RETURN_IF_FAILED(arrays.open(Input::places, firstCache, cachesOfLane));
-    ScanLane lanes[maxScanLanes];
+    LaneArrays arrays(operands, "SelectiveScan");
+    RETURN_IF_FAILED(arrays.open(Input::places, firstCache_, cachesOfLane));
     for (int64_t i = 0; i < laneCount; i++) {
       if (rowsOfLanes[i] == 0) continue;
-      ScanLane& lane = lanes[run.laneCount++];
+      ScanLane& lane = bound.lanes[run.laneCount++];
       lane.rows = static_cast<size_t>(rowsOfLanes[i]);
-      lane.channels = channelWidths.widths[levelsOfLanes[i]];
-      lane.states = stateWidths.widths[levelsOfLanes[i]];
+      lane.channels = channelWidths_.widths[levelsOfLanes[i]];
+      lane.states = stateWidths_.widths[levelsOfLanes[i]];
       const size_t before = shape.taps - 1;
       const size_t wanted[cachesOfLane] = {before * shape.heads * lane.channels,
                                            before * 2 * shape.groups * lane.states,
@@ -166,44 +160,48 @@ struct SelectiveScan {
       lane.state = caches[2];
     }
     run.rows = static_cast<size_t>(rows);
-    run.lanes = lanes;
-    WorkMemory memory(api, allocator);
-    void* work = nullptr;
-    RETURN_IF_FAILED(memory.allocate(scan->workBytes(run.rows), &work));
-    ThreadedRun threads;
-    scan->run(run, work, threadsOf(api, context, &threads));
+    run.lanes = bound.lanes;
     return nullptr;
   }
 
-  static const Routines* routines;
+  size_t workBytes(const BoundScan& bound) const override { return scan_->workBytes(bound.run.rows); }
 
-  static constexpr ort::CustomOp describe() {
-    ort::CustomOp op = cpuOperator<SelectiveScan>();
-    op.getName = [](const ort::CustomOp*) -> const char* { return "SelectiveScan"; };
-    op.getInputCount = [](const ort::CustomOp*) -> size_t { return firstArray + 1; };
-    op.getInputType = [](const ort::CustomOp*, size_t index) {
-      return index == Input::laneRows || index == Input::laneLevels || index == Input::places ? ort::int64
-                                                                                              : ort::float32;
-    };
-    op.getInputPresence = [](const ort::CustomOp*, size_t index) {
-      return index == firstArray                                       ? ort::variadic
-             : index == Input::convXBias || index == Input::convBcBias ? ort::optional
-                                                                       : ort::required;
-    };
-    op.getVariadicInputSameType = [](const ort::CustomOp*) { return 1; };
-    return op;
+  void compute(const BoundScan& bound, void* work, const Parallel& parallel) const override {
+    scan_->run(bound.run, work, parallel);
   }
+
+ private:
+  static ort::Status* constant(const OperatorInfo& info, size_t index, size_t count, const float** data) {
+    Shape shape;
+    RETURN_IF_FAILED(readConstant(info, index, data, &shape));
+    if (shape.count() == static_cast<int64_t>(count)) return nullptr;
+    return failure(info.api, "SelectiveScan: input %zu has %lld elements, wanted %zu", index,
+                   static_cast<long long>(shape.count()), count);
+  }
+
+  const Routines& routines_;
+  LaneScan* scan_ = nullptr;
+  LevelWidths channelWidths_, stateWidths_;
+  size_t firstCache_ = 0;
 };
 
-const Routines* SelectiveScan::routines = nullptr;
+CpuOperator* create(const Routines& routines) { return new (std::nothrow) SelectiveScan(routines); }
 
-constexpr ort::CustomOp description = SelectiveScan::describe();
+void describeInputs(ort::CustomOp* op) {
+  op->getInputCount = [](const ort::CustomOp*) -> size_t { return firstArray + 1; };
+  op->getInputType = [](const ort::CustomOp*, size_t index) {
+    return index == Input::laneRows || index == Input::laneLevels || index == Input::places ? ort::int64 : ort::float32;
+  };
+  op->getInputPresence = [](const ort::CustomOp*, size_t index) {
+    return index == firstArray                                       ? ort::variadic
+           : index == Input::convXBias || index == Input::convBcBias ? ort::optional
+                                                                     : ort::required;
+  };
+  op->getVariadicInputSameType = [](const ort::CustomOp*) { return 1; };
+}
 
 }  // namespace
 
-const ort::CustomOp* selectiveScan(const Routines& routines) {
-  SelectiveScan::routines = &routines;
-  return &description;
-}
+const OperatorKind selectiveScan = {"SelectiveScan", create, describeInputs};
 
 }  // namespace espalier

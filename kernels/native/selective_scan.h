@@ -12,12 +12,10 @@
 // zero behind a lane's P'. The arrays are written where they are; of idle lanes nothing is read or written.
 #pragma once
 
-#include "onnxruntime_abi.h"
-#include "routines.h"
+#include "cpu_operator.h"
 
 namespace espalier {
 
-// The operator. Kernels made from now on use these routines.
-const ort::CustomOp* selectiveScan(const Routines&);
+extern const OperatorKind selectiveScan;
 
 }  // namespace espalier

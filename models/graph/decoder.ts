@@ -1,12 +1,13 @@
 import { ElementType, GraphBuilder, type Model, type Value } from "../../onnx/mod.ts";
-import { embeddingMatrix, headMatrix, headRotationMatrix, type Matrix, type ModelPlan } from "../plan.ts";
+import { embeddingMatrix, headMatrix, headRotationMatrix, type ModelPlan } from "../plan.ts";
 import { residualBlock } from "./block.ts";
 import type { BlockContext } from "./block_context.ts";
+import { type AddOperator, Chain, ownNode } from "./chain.ts";
 import { cachedAttention, type LaneInputs } from "./cached_attention.ts";
 import { cachedStateSpace } from "./cached_state_space.ts";
 import { deviceEmbedding, stepPlan } from "./device_step.ts";
 import { computedOnHost } from "./host_lanes.ts";
-import { chunkedLinear, type Norm } from "./elastic_linear.ts";
+import { chunkedLinear } from "./elastic_linear.ts";
 import { countRowsUpTo, gatesOf } from "./gates.ts";
 import { halfWeights, toSingle } from "./half_weights.ts";
 import { laneArrays } from "./lane_arrays.ts";
@@ -19,7 +20,7 @@ import {
   cudaProvider,
   ESPALIER_CUDA,
   prefixLinear,
-  prefixWeights,
+  type Provider,
   wholeProduct,
 } from "./prefix_linear.ts";
 import { afterRotation, rotaryOf } from "./rotary.ts";
@@ -55,9 +56,11 @@ export type Operators = "stock" | "half" | "native" | "cuda";
 export function decoderGraph(
   plan: ModelPlan,
   weights: Weights,
-  { lanes, operators = "stock", capacity = 0, metadata = {} }: {
+  { lanes, operators = "stock", chained = true, capacity = 0, metadata = {} }: {
     lanes: number;
     operators?: Operators;
+    /** Whether our own operators on the CPU are one node where they follow one another, see `Chain`. */
+    chained?: boolean;
     /** Tokens that a sequence can hold; what our own operators need to be told. */
     capacity?: number;
     metadata?: Readonly<Record<string, string>>;
@@ -75,13 +78,17 @@ export function decoderGraph(
   };
   const logitRows = graph.input("logit_rows", ElementType.int64, ["logit_rows"]);
 
+  const chain = operators === "native" && chained ? new Chain() : null;
   const { context, embed, head } = operators === "cuda"
     ? deviceParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity })
     : operators === "half"
     ? halfParts(graph, plan, asInt4(weights), { laneInputs: computedOnHost(graph, laneInputs, tokens), positions })
-    : laneParts(graph, plan, weights, { laneInputs, positions, capacity, native: operators === "native" });
+    : operators === "native"
+    ? nativeParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity, add: chain?.add ?? ownNode })
+    : stockParts(graph, plan, weights, { laneInputs, positions });
   let hidden = embed(tokens);
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
+  if (chain !== null) hidden = chain.end(graph, hidden);
   const logits = head(graph.op("Gather", [hidden, logitRows]));
   const output = (value: Value) => graph.output("logits", value, ElementType.float32, ["logit_rows", config.vocabSize]);
   if (operators === "cuda") {
@@ -102,46 +109,52 @@ interface Parts {
 }
 
 /** Every lane has caches of its own: on the CPU. */
-function laneParts(
+function stockParts(
   graph: GraphBuilder,
   plan: ModelPlan,
   weights: Weights,
-  { laneInputs, positions, capacity, native }: {
-    laneInputs: LaneInputs;
-    positions: Value;
-    capacity: number;
-    native: boolean;
-  },
+  { laneInputs, positions }: { laneInputs: LaneInputs; positions: Value },
 ): Parts {
   const { config, levels } = plan;
-  const rowsUpTo = countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels);
-  const gates = gatesOf(graph, rowsUpTo, levels);
-  const mixers = (): Pick<BlockContext, "core" | "stateSpace"> => {
-    if (!native) {
-      return {
-        core: afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs)),
-        stateSpace: stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs)),
-      };
-    }
-    const arrays = laneArrays(graph, plan, laneInputs.count);
-    return {
-      core: laneAttention(graph, config, laneInputs, arrays, { positions, capacity }),
-      stateSpace: selectiveScan(config, weights, laneInputs, arrays),
-    };
-  };
-  const int4 = native ? asInt4(weights) : null;
-  const ours = int4 === null ? weights : prefixWeights(int4);
+  const gates = gatesOf(graph, countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels), levels);
   return {
     context: {
       config,
-      weights: ours,
-      linear: int4 === null
-        ? chunkedLinear(weights, gates)
-        : prefixLinear(cpuProvider(int4), levels === 1 ? null : rowsUpTo),
-      ...mixers(),
+      weights,
+      linear: chunkedLinear(weights, gates),
+      core: afterRotation(rotaryOf(graph, config, positions), cachedAttention(graph, config, laneInputs)),
+      stateSpace: stockMixer(config, weights, cachedStateSpace(graph, config, laneInputs)),
     },
-    embed: (tokens) => ours.embed(graph, tokens, embeddingMatrix(config)),
-    head: (hidden) => languageModelHead(graph, hidden, plan, ours),
+    embed: (tokens) => weights.embed(graph, tokens, embeddingMatrix(config)),
+    head: (hidden) => languageModelHead(graph, hidden, plan, weights),
+  };
+}
+
+/** Every lane has one array for all of its caches: our own operators on the CPU. */
+function nativeParts(
+  graph: GraphBuilder,
+  plan: ModelPlan,
+  int4: Int4Weights,
+  { laneInputs, positions, capacity, add }: {
+    laneInputs: LaneInputs;
+    positions: Value;
+    capacity: number;
+    add: AddOperator;
+  },
+): Parts {
+  const { config, levels } = plan;
+  const rowsUpTo = levels === 1 ? null : countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels);
+  const arrays = laneArrays(graph, plan, laneInputs.count);
+  return {
+    context: {
+      config,
+      weights: int4,
+      linear: prefixLinear(cpuProvider(int4, add), rowsUpTo),
+      core: laneAttention(graph, config, laneInputs, arrays, { positions, capacity, add }),
+      stateSpace: selectiveScan(config, int4, laneInputs, arrays, add),
+    },
+    embed: (tokens) => int4.embed(graph, tokens, embeddingMatrix(config)),
+    head: (hidden) => prefixHead(graph, hidden, plan, int4, cpuProvider(int4)),
   };
 }
 
@@ -194,15 +207,21 @@ function deviceParts(
       stateSpace: pooledScan(config, weights, lanes),
     },
     embed: (tokens) => deviceEmbedding(graph, weights, tokens, embeddingMatrix(config)),
-    head(hidden) {
-      const norm = { weight: weights.vector(graph, "final_norm", config.hiddenSize), epsilon: config.rmsNormEps };
-      const product = (x: Value, matrix: Matrix, norm?: Norm) =>
-        wholeProduct(graph, { provider, x, matrix, ...(norm && { norm }) });
-      return plan.headRotation
-        ? product(product(hidden, headRotationMatrix(config), norm), headMatrix(config))
-        : product(hidden, headMatrix(config), norm);
-    },
+    head: (hidden) => prefixHead(graph, hidden, plan, weights, provider),
   };
+}
+
+/** Final norm and output head with our own operator, which norms: `[rows, D]` → `[rows, V]`. */
+function prefixHead(graph: GraphBuilder, hidden: Value, plan: ModelPlan, weights: Weights, provider: Provider): Value {
+  const { config, headRotation } = plan;
+  const norm = { weight: weights.vector(graph, "final_norm", config.hiddenSize), epsilon: config.rmsNormEps };
+  return headRotation
+    ? wholeProduct(graph, {
+      provider,
+      x: wholeProduct(graph, { provider, x: hidden, matrix: headRotationMatrix(config), norm }),
+      matrix: headMatrix(config),
+    })
+    : wholeProduct(graph, { provider, x: hidden, matrix: headMatrix(config), norm });
 }
 
 function asInt4(weights: Weights): Int4Weights {

@@ -1,13 +1,13 @@
 import { ABSENT, type GraphBuilder, type Value } from "../../onnx/mod.ts";
 import { type ModelConfig, rotaryDimOf } from "../description.ts";
 import type { AttentionCore } from "./block_context.ts";
+import type { AddOperator } from "./chain.ts";
 import type { LaneInputs } from "./cached_attention.ts";
 import type { LaneArrays } from "./lane_arrays.ts";
-import { ESPALIER } from "./prefix_linear.ts";
 import { tabledAngles } from "./rotary.ts";
 
 /**
- * Our own operator: one node per attention block, which rotates the heads, extends the caches of all lanes and attends.
+ * Our own operator: one per attention block, which rotates the heads, extends the caches of all lanes and attends.
  * What `afterRotation(rotaryOf(…), cachedAttention(…))` computes, except that an idle lane costs nothing and that keys lie
  * in the cache 16 tokens side by side.
  *
@@ -19,7 +19,11 @@ export function laneAttention(
   config: ModelConfig,
   lanes: LaneInputs,
   { arrays, places, firstOf }: LaneArrays,
-  { positions, capacity }: { readonly positions: Value; readonly capacity: number },
+  { positions, capacity, add }: {
+    readonly positions: Value;
+    readonly capacity: number;
+    readonly add: AddOperator;
+  },
 ): AttentionCore {
   const { numAttentionHeads, numKeyValueHeads, headDim } = config;
   const turns = rotaryDimOf(config) > 0;
@@ -30,21 +34,18 @@ export function laneAttention(
         ? tables ??= tabledAngles(builder, config, positions, capacity)
         : { cosines: ABSENT, sines: ABSENT };
       const angles = [cosines, sines, pairs ?? ABSENT];
-      return graph.op("CachedAttention", [
+      return add(graph, "CachedAttention", [
         ...[packed, lanes.rows, lanes.levels, lanes.lengths, places],
         ...angles,
         ...arrays,
       ], {
-        domain: ESPALIER,
-        attributes: {
-          query_heads: numAttentionHeads,
-          key_heads: numKeyValueHeads,
-          widest: block.widths[0]!,
-          widths: block.widths,
-          turns: turns ? 1 : 0,
-          scale: { float: headDim ** -0.5 },
-          first_cache: firstOf(block),
-        },
+        query_heads: numAttentionHeads,
+        key_heads: numKeyValueHeads,
+        widest: block.widths[0]!,
+        widths: block.widths,
+        turns: turns ? 1 : 0,
+        scale: { float: headDim ** -0.5 },
+        first_cache: firstOf(block),
       });
     },
   };

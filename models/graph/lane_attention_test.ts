@@ -8,6 +8,7 @@ import type { ModelConfig } from "../description.ts";
 import { type AttentionPlan, planModel } from "../plan.ts";
 import type { AttentionCore, RotatedAttention } from "./block_context.ts";
 import { cachedAttention, cacheNames, type LaneInputs } from "./cached_attention.ts";
+import { ownNode } from "./chain.ts";
 import { laneArrayName, laneArrays } from "./lane_arrays.ts";
 import { laneAttention } from "./lane_attention.ts";
 import { afterRotation, rotaryOf } from "./rotary.ts";
@@ -106,7 +107,11 @@ async function attend(
   };
   const core: AttentionCore = operators === null
     ? afterRotation(rotaryOf(graph, config, positions), ofHalves(config, cachedAttention(graph, config, lanes)))
-    : laneAttention(graph, config, lanes, laneArrays(graph, plan, LANES), { positions, capacity: TABLED });
+    : laneAttention(graph, config, lanes, laneArrays(graph, plan, LANES), {
+      positions,
+      capacity: TABLED,
+      add: ownNode,
+    });
   const rotaryDim = config.rope.rotaryDim ?? headDim;
   const places = (group: number) =>
     Array.from({ length: headDim / 2 }, (_, i) => Math.min((i * 3 + group) % (headDim / 2), rotaryDim / 2));

@@ -1,18 +1,16 @@
 import { ABSENT, type Attribute, type GraphBuilder, type Value } from "../../onnx/mod.ts";
 import type { Matrix } from "../plan.ts";
 import { type Chunk, chunkWidth } from "../widths.ts";
+import { type AddOperator, ownNode } from "./chain.ts";
 import type { CutMatrix, ElasticLinear, Norm, OutputAxis } from "./elastic_linear.ts";
-import type { Int4Weights, Weights } from "./weights.ts";
-
-/** The domain of the operators in `kernels/native/`. */
-export const ESPALIER = "espalier";
+import type { Int4Weights } from "./weights.ts";
 
 /** The domain of those in `kernels/native/cuda/`, which run on a CUDA device. */
 export const ESPALIER_CUDA = "espalier.cuda";
 
 /** Whose operators multiply, and how these get at the weights. */
 export interface Provider {
-  readonly domain: typeof ESPALIER | typeof ESPALIER_CUDA;
+  readonly add: AddOperator;
   readonly blockSize: number;
   /** Inputs behind the residual, and what a node says of them. */
   constants(graph: GraphBuilder, chunks: readonly Matrix[]): {
@@ -27,9 +25,12 @@ export interface Provider {
  * The runtime goes through all constants of a graph at the beginning and the end of every run. With one for every tensor
  * of every chunk that was a fourteenth of a step of 30 small blocks at 8 levels (Zen 5).
  */
-export function cpuProvider(weights: Pick<Int4Weights, "blockSize" | "file" | "placeOf">): Provider {
+export function cpuProvider(
+  weights: Pick<Int4Weights, "blockSize" | "file" | "placeOf">,
+  add: AddOperator = ownNode,
+): Provider {
   return {
-    domain: ESPALIER,
+    add,
     blockSize: weights.blockSize,
     constants: (graph, chunks) => ({
       inputs: [weights.file(graph)],
@@ -44,7 +45,7 @@ export function cpuProvider(weights: Pick<Int4Weights, "blockSize" | "file" | "p
 /** On a CUDA device, where runs are captured once and played again: every tensor is an input. */
 export function cudaProvider(weights: Pick<Int4Weights, "blockSize" | "stored">): Provider {
   return {
-    domain: ESPALIER_CUDA,
+    add: (graph, op, inputs, attributes) => graph.op(op, inputs, { domain: ESPALIER_CUDA, attributes }),
     blockSize: weights.blockSize,
     constants: (graph, chunks) => ({
       inputs: chunks.map((matrix) => weights.stored(graph, matrix))
@@ -107,12 +108,6 @@ export function wholeProduct(
   });
 }
 
-/** The weights of an artefact, with our own operator for every product. */
-export function prefixWeights(weights: Int4Weights): Weights {
-  const provider = cpuProvider(weights);
-  return { ...weights, product: (graph, x, matrix) => wholeProduct(graph, { provider, x, matrix }) };
-}
-
 /** The axis that all of a layer's chunks cut. */
 function oneAxis({ groups, chunks }: { groups: number; chunks: readonly Chunk[] }): OutputAxis {
   return { groups, widths: chunks.map(chunkWidth) };
@@ -137,19 +132,16 @@ function product(
   const { inputs: constants, attributes } = provider.constants(graph, matrices);
   const inputs = [x, rowsUpTo ?? ABSENT, norm?.weight ?? ABSENT, residual ?? ABSENT, ...constants];
   const { inFeatures, outFeatures } = matrices[0]!;
-  return graph.op("PrefixMatMul", inputs, {
-    domain: provider.domain,
-    attributes: {
-      ...attributes,
-      cut: CUT[cut],
-      activation: ACTIVATION[activation],
-      groups: axes.map(({ groups }) => groups),
-      uncut: cut === "inputs" ? outFeatures : inFeatures,
-      block_size: provider.blockSize,
-      epsilon: { float: norm?.epsilon ?? 0 },
-      widths: chunks.flatMap((_, index) => axes.map(({ widths }) => widths[index]!)),
-      levels: chunks.map(({ level }) => level),
-      biases: matrices.map(({ bias }) => bias ? 1 : 0),
-    },
+  return provider.add(graph, "PrefixMatMul", inputs, {
+    ...attributes,
+    cut: CUT[cut],
+    activation: ACTIVATION[activation],
+    groups: axes.map(({ groups }) => groups),
+    uncut: cut === "inputs" ? outFeatures : inFeatures,
+    block_size: provider.blockSize,
+    epsilon: { float: norm?.epsilon ?? 0 },
+    widths: chunks.flatMap((_, index) => axes.map(({ widths }) => widths[index]!)),
+    levels: chunks.map(({ level }) => level),
+    biases: matrices.map(({ bias }) => bias ? 1 : 0),
   });
 }

@@ -2,33 +2,31 @@ import { ABSENT, type Attribute, type GraphBuilder, type Value } from "../../onn
 import { mambaOf, type ModelConfig } from "../description.ts";
 import { blockVectors, type MambaPlan } from "../plan.ts";
 import type { LaneInputs } from "./cached_attention.ts";
+import type { AddOperator } from "./chain.ts";
 import type { LaneArrays } from "./lane_arrays.ts";
-import { ESPALIER } from "./prefix_linear.ts";
 import type { StateSpaceMixer } from "./state_space.ts";
 import type { Weights } from "./weights.ts";
 
-/** Our own operator: one node per Mamba block for the states of all lanes, see `kernels/native/selective_scan.h`. */
+/** Our own operator: one per Mamba block for the states of all lanes, see `kernels/native/selective_scan.h`. */
 export function selectiveScan(
   config: ModelConfig,
   weights: Weights,
   lanes: LaneInputs,
   { arrays, places, firstOf }: LaneArrays,
+  add: AddOperator,
 ): StateSpaceMixer {
   return {
     mix(graph, projected, block) {
       if (!("whole" in projected)) throw new TypeError("Cannot scan axes that do not lie side by side");
-      return graph.op("SelectiveScan", [
+      return add(graph, "SelectiveScan", [
         ...[projected.whole, lanes.rows, lanes.levels, places],
         ...scanVectors(graph, config, weights, block),
         ...arrays,
       ], {
-        domain: ESPALIER,
-        attributes: {
-          ...scanAttributes(config, block),
-          channel_widths: block.widths,
-          state_widths: block.stateWidths,
-          first_cache: firstOf(block),
-        },
+        ...scanAttributes(config, block),
+        channel_widths: block.widths,
+        state_widths: block.stateWidths,
+        first_cache: firstOf(block),
       });
     },
   };

@@ -40,12 +40,12 @@ struct CachedAttention {
     size_t queryHeads = 0, keyHeads = 0, widest = 0, turned = 0;
     int64_t widths[maxLevels] = {};
     RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
-    RETURN_IF_FAILED(readInteger(api, info, "query_heads", &queryHeads));
-    RETURN_IF_FAILED(readInteger(api, info, "key_heads", &keyHeads));
-    RETURN_IF_FAILED(readInteger(api, info, "widest", &widest));
+    RETURN_IF_FAILED(readInteger({api, info}, "query_heads", &queryHeads));
+    RETURN_IF_FAILED(readInteger({api, info}, "key_heads", &keyHeads));
+    RETURN_IF_FAILED(readInteger({api, info}, "widest", &widest));
     RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "scale", &shape.scale));
-    RETURN_IF_FAILED(readInteger(api, info, "turns", &turned));
-    RETURN_IF_FAILED(readIntegers(api, info, "widths", widths, maxLevels, &levels));
+    RETURN_IF_FAILED(readInteger({api, info}, "turns", &turned));
+    RETURN_IF_FAILED(readIntegers({api, info}, "widths", widths, maxLevels, &levels));
     if (keyHeads == 0 || queryHeads % keyHeads != 0 || queryHeads == 0 || queryHeads > static_cast<size_t>(maxHeads) ||
         widest == 0 || widest > static_cast<size_t>(maxHeadWidth) || widest % 2 != 0) {
       return failure(api,

@@ -13,10 +13,10 @@
 
 namespace espalier::cuda {
 
-// As `cpuOperator`, for CUDA: inputs and outputs are on the device.
+// As `describeOperator`, for CUDA: inputs and outputs are on the device.
 template <typename Kernel>
 constexpr ort::CustomOp cudaOperator() {
-  ort::CustomOp op = cpuOperator<Kernel>();
+  ort::CustomOp op = describeOperator<Kernel>();
   op.getProvider = [](const ort::CustomOp*) -> const char* { return "CUDAExecutionProvider"; };
   return op;
 }

@@ -24,9 +24,9 @@ struct Embed {
   ort::Status* prepare(const ort::KernelInfo* info) {
     Shape codesShape, scalesShape;
     size_t blockSize = 0;
-    RETURN_IF_FAILED(readInteger(api, info, "block_size", &blockSize));
-    RETURN_IF_FAILED(readConstant(api, info, Input::codes, &plan.codes, &codesShape));
-    RETURN_IF_FAILED(readConstant(api, info, Input::scales, &plan.scales, &scalesShape));
+    RETURN_IF_FAILED(readInteger({api, info}, "block_size", &blockSize));
+    RETURN_IF_FAILED(readConstant({api, info}, Input::codes, &plan.codes, &codesShape));
+    RETURN_IF_FAILED(readConstant({api, info}, Input::scales, &plan.scales, &scalesShape));
     plan.vocabulary = codesShape.rank > 0 ? codesShape.sizes[0] : 0;
     if (blockSize < 2 || plan.vocabulary < 1 ||
         codesShape.count() != scalesShape.count() * static_cast<int64_t>(blockSize / 2) ||

@@ -34,7 +34,7 @@ struct PrefixMatMul {
   ort::Status* prepare(const ort::KernelInfo* info) {
     Layer layer;
     RETURN_IF_FAILED(ort::GetAllocator::call(api, info, 0, &allocator));
-    RETURN_IF_FAILED(readLayer(api, info, Constants::inputs, &layer));
+    RETURN_IF_FAILED(readLayer({api, info}, Constants::inputs, &layer));
     ProductPlan product;
     if (const char* reason = planProduct(layer.shape, layer.chunks, layer.chunkCount, &product)) {
       return failure(api, "PrefixMatMul: %zu chunks of blocks of %zu: %s", layer.chunkCount, layer.shape.blockSize,
@@ -69,7 +69,8 @@ struct PrefixMatMul {
 
   ort::Status* compute(ort::KernelContext* context) const {
     ProductRun run{};
-    RETURN_IF_FAILED(readRun(api, context, sizes, &run));
+    NodeOperands operands(api, context);
+    RETURN_IF_FAILED(readRun(operands, sizes, &run));
     if (run.rows == 0) return nullptr;
     ProductParameters parameters = plan;
     parameters.x = run.x;

@@ -48,13 +48,13 @@ struct SelectiveScan {
                        {"taps", &shape.taps}};
     for (const auto& size : sizes) {
       size_t value = 0;
-      RETURN_IF_FAILED(readInteger(api, info, size.name, &value));
+      RETURN_IF_FAILED(readInteger({api, info}, size.name, &value));
       if (value > static_cast<size_t>(mostOfAnything)) {
         return failure(api, "SelectiveScan: %zu %s, wanted %d at most", value, size.name, mostOfAnything);
       }
       *size.out = static_cast<int>(value);
     }
-    RETURN_IF_FAILED(readInteger(api, info, "conv_bias", &biased));
+    RETURN_IF_FAILED(readInteger({api, info}, "conv_bias", &biased));
     RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "least_delta", &shape.leastDelta));
     RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "greatest_delta", &shape.greatestDelta));
     RETURN_IF_FAILED(ort::GetFloatAttribute::call(api, info, "epsilon", &shape.epsilon));
@@ -82,7 +82,7 @@ struct SelectiveScan {
     RETURN_IF_FAILED(constant(info, Input::aLog, shape.heads, &shape.aLog));
     RETURN_IF_FAILED(constant(info, Input::deltaBias, shape.heads, &shape.deltaBias));
     Shape skipShape;
-    RETURN_IF_FAILED(readConstant(api, info, Input::skip, &shape.skip, &skipShape));
+    RETURN_IF_FAILED(readConstant({api, info}, Input::skip, &shape.skip, &skipShape));
     shape.skipPerChannel = skipShape.count() != shape.heads;
     RETURN_IF_FAILED(constant(info, Input::skip, shape.skipPerChannel ? channels : shape.heads, &shape.skip));
     RETURN_IF_FAILED(constant(info, Input::norm, channels, &shape.norm));
@@ -96,7 +96,7 @@ struct SelectiveScan {
   ort::Status* takeLevels(const ort::KernelInfo* info, const char* name, int most, int out[maxLevels]) const {
     int64_t widths[maxLevels] = {};
     size_t levels = 0;
-    RETURN_IF_FAILED(readIntegers(api, info, name, widths, maxLevels, &levels));
+    RETURN_IF_FAILED(readIntegers({api, info}, name, widths, maxLevels, &levels));
     for (size_t i = 0; i < levels; i++) {
       if (widths[i] < 1 || widths[i] > most) {
         return failure(api, "SelectiveScan: level %zu keeps %lld of %d in %s", i, static_cast<long long>(widths[i]),
@@ -109,7 +109,7 @@ struct SelectiveScan {
 
   ort::Status* constant(const ort::KernelInfo* info, size_t index, int64_t count, const float** data) const {
     Shape found;
-    RETURN_IF_FAILED(readConstant(api, info, index, data, &found));
+    RETURN_IF_FAILED(readConstant({api, info}, index, data, &found));
     if (found.count() == count) return nullptr;
     return failure(api, "SelectiveScan: input %zu has %lld elements, wanted %lld", index,
                    static_cast<long long>(found.count()), static_cast<long long>(count));

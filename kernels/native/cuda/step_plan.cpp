@@ -16,7 +16,7 @@ struct StepPlan {
   size_t levelCount = 0;
 
   ort::Status* prepare(const ort::KernelInfo* info) {
-    RETURN_IF_FAILED(readInteger(api, info, "levels", &levelCount));
+    RETURN_IF_FAILED(readInteger({api, info}, "levels", &levelCount));
     if (levelCount == 0 || levelCount > static_cast<size_t>(maxLanes)) {
       return failure(api, "StepPlan: %zu levels, wanted 1 to %d", levelCount, maxLanes);
     }

@@ -36,7 +36,7 @@ struct Outcome {
 
 // The last rows of some sequences in one run: of sequence i those from firstTokens[i] to the end.
 Outcome attend(const Routines& routines, const AttentionCase& test, std::vector<Sequence> sequences,
-               const std::vector<size_t>& firstTokens, const Parallel& parallel, uint8_t fill) {
+               const std::vector<size_t>& firstTokens, const Order& order, uint8_t fill) {
   const size_t perRow = test.heads() * test.shape.widest, outPerRow = test.shape.queryHeads * test.shape.widest;
   std::vector<float> packed, cosines, sines;
   std::vector<Lane> lanes;
@@ -65,7 +65,7 @@ Outcome attend(const Routines& routines, const AttentionCase& test, std::vector<
   run.laneCount = lanes.size();
   Guarded y(rows * outPerRow * 4, fill), memory(attention.workBytes(run), fill);
   run.y = y.floats();
-  attention.run(run, memory.data(), parallel);
+  carryOut(order, LaneAttention::loops, [&](const Parallel& parallel) { attention.run(run, memory.data(), parallel); });
   y.checkBands("attended rows");
   memory.checkBands("work memory");
   Outcome outcome;
@@ -222,7 +222,6 @@ void checkAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows
                             s.before, s.rows, s.width);
   }
   const size_t widest = test.shape.widest, outPerRow = test.shape.queryHeads * widest;
-  const Parallel forward{nullptr, runForward};
   forEachSet([&](const Routines& routines) {
     std::vector<Sequence> sequences;
     std::vector<size_t> firstTokens;
@@ -273,9 +272,9 @@ void checkAttention(Random& random, size_t keyHeads, size_t perHead, size_t rows
               routines.name, what, i);
       }
     };
-    compare(attend(routines, test, sequences, firstTokens, {nullptr, runBackward}, 0xff), "tasks' orders");
+    compare(attend(routines, test, sequences, firstTokens, backward, 0xff), "tasks' orders");
     for (size_t threads : {size_t{1}, size_t{2}, size_t{4}}) {
-      compare(attend(routines, test, sequences, firstTokens, {&threads, runThreaded}, 0x77), "threads");
+      compare(attend(routines, test, sequences, firstTokens, teamOf(threads), 0x77), "threads");
     }
   });
 }

@@ -69,7 +69,7 @@ struct OpenSequence {
 
 // How a step is run, and what chooses the places to be held against plain loops; null for none.
 struct Manner {
-  Parallel parallel;
+  Order order;
   uint8_t fill;
   Random* places;
 };
@@ -222,7 +222,7 @@ std::vector<float> multiply(const Decoder& decoder, const Linear& linear, const 
   batch.residual = residual;
   batch.levels = levels;
   const std::vector<float> y =
-      run(*linear.product, linear.layer, batch, 0, levels.size(), false, manner.parallel, manner.fill);
+      run(*linear.product, linear.layer, batch, 0, levels.size(), false, manner.order, manner.fill);
   if (manner.places) {
     const size_t row = manner.places->below(levels.size());
     checkRow(*decoder.routines, linear.layer, linear.levels, batch, row, y.data() + row * linear.layer.outputs);
@@ -248,7 +248,7 @@ std::vector<float> attendRows(const Decoder& decoder, size_t b, std::vector<Prog
     firstTokens.push_back(cache.before);
     caches.push_back(std::move(cache));
   }
-  Outcome outcome = attend(*decoder.routines, test, std::move(caches), firstTokens, manner.parallel, manner.fill);
+  Outcome outcome = attend(*decoder.routines, test, std::move(caches), firstTokens, manner.order, manner.fill);
   if (manner.places) {
     const size_t i = manner.places->below(sequences.size()), row = manner.places->below(rows[i]);
     const size_t head = manner.places->below(test.shape.queryHeads);
@@ -272,7 +272,7 @@ std::vector<float> scanRows(const Decoder& decoder, size_t b, std::vector<Progre
     states.push_back(sequences[i].scanned[b]);
     states.back().rows = rows[i];
   }
-  const std::vector<float> y = runScan(*block.scan, packed, states, manner.parallel, manner.fill);
+  const std::vector<float> y = runScan(*block.scan, packed, states, manner.order, manner.fill);
   if (manner.places) {
     const size_t i = manner.places->below(sequences.size());
     ScannedSequence before = sequences[i].scanned[b];
@@ -328,8 +328,8 @@ void replay(Random& random, const Decoder& decoder, const OpenSequence& sequence
       const size_t rows = std::min(stretch.rows - done, random.between(1, 30));
       const float* x = history.x.data() + again[0].length * decoder.hidden;
       const float* wanted = history.logits.data() + again[0].length * outputs;
-      const std::vector<float> logits = step(decoder, again, {rows}, std::vector<float>(x, x + rows * decoder.hidden),
-                                             {{nullptr, runForward}, 0xff, nullptr});
+      const std::vector<float> logits =
+          step(decoder, again, {rows}, std::vector<float>(x, x + rows * decoder.hidden), {forward, 0xff, nullptr});
       same = same && sameBits(logits.data(), wanted, logits.size());
       done += rows;
     }
@@ -370,8 +370,8 @@ void checkStep(Random& random, const Decoder& decoder, const Turn& turn) {
     total += turn.rows[i];
   }
   const std::vector<float> x = random.floats(total * decoder.hidden);
-  size_t threads = random.between(1, 4);
-  const std::vector<float> logits = step(decoder, together, turn.rows, x, {{&threads, runThreaded}, 0x77, &random});
+  const size_t threads = random.between(1, 4);
+  const std::vector<float> logits = step(decoder, together, turn.rows, x, {teamOf(threads), 0x77, &random});
   check(std::all_of(logits.begin(), logits.end(), [](float logit) { return std::isfinite(logit); }),
         "%s: logits that are no numbers", decoder.routines->name);
   size_t first = 0;
@@ -384,7 +384,7 @@ void checkStep(Random& random, const Decoder& decoder, const Turn& turn) {
     };
     const std::vector<float> ownX = own(x, decoder.hidden), ownLogits = own(logits, outputs);
     std::vector<Progress> alone{progress};
-    const std::vector<float> single = step(decoder, alone, {rows}, ownX, {{nullptr, runForward}, 0xff, nullptr});
+    const std::vector<float> single = step(decoder, alone, {rows}, ownX, {forward, 0xff, nullptr});
     check(sameBits(single.data(), ownLogits.data(), single.size()) && sameProgress(alone[0], together[i]),
           "%s: sequence %zu of %zu differs alone", decoder.routines->name, i, turn.takers.size());
     if (history.stretches.empty() || history.stretches.back().level != progress.level) {

@@ -121,7 +121,7 @@ Batch randomBatch(Random& random, const Layer& layer, size_t rows) {
 
 // Rows first to last of a batch. With `whole`, every row takes all chunks.
 std::vector<float> run(const PrefixProduct& product, const Layer& layer, const Batch& batch, size_t first, size_t last,
-                       bool whole, const Parallel& parallel, uint8_t fill) {
+                       bool whole, const Order& order, uint8_t fill) {
   const size_t rows = last - first;
   std::vector<int64_t> rowsUpTo(layer.levels, 0);
   for (size_t row = first; row < last; row++) {
@@ -136,7 +136,8 @@ std::vector<float> run(const PrefixProduct& product, const Layer& layer, const B
   productRun.epsilon = batch.epsilon;
   productRun.residual = batch.residual.empty() ? nullptr : batch.residual.data() + first * layer.outputs;
   productRun.y = y.floats();
-  product.run(productRun, memory.data(), parallel);
+  carryOut(order, PrefixProduct::loops,
+           [&](const Parallel& parallel) { product.run(productRun, memory.data(), parallel); });
   y.checkBands("y");
   memory.checkBands("work memory");
   return std::vector<float>(y.floats(), y.floats() + rows * layer.outputs);
@@ -277,7 +278,6 @@ void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool l
   const Batch maskedBatch = masked(layer, batch);
   const std::vector<size_t> levels = levelsOf(layer);
   const auto keeps = [&](size_t row, size_t output) { return batch.levels[row] <= levels[output]; };
-  const Parallel forward{nullptr, runForward};
   forEachSet([&](const Routines& routines) {
     PrefixProduct* product = PrefixProduct::create(routines, layer.shape, layer.chunks.data(), layer.chunks.size());
     check(product && product->inputs() == layer.inputs && product->outputs() == layer.outputs &&
@@ -304,10 +304,10 @@ void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool l
       check(same, "%s: prefix and mask differ in row %zu", routines.name, row);
     }
 
-    const std::vector<float> backward = run(*product, layer, batch, 0, rows, false, {nullptr, runBackward}, 0xff);
-    check(sameBits(backward.data(), y.data(), y.size()), "%s: the order of tasks shows", routines.name);
+    const std::vector<float> reversed = run(*product, layer, batch, 0, rows, false, backward, 0xff);
+    check(sameBits(reversed.data(), y.data(), y.size()), "%s: the order of tasks shows", routines.name);
     for (size_t threads : {size_t{1}, size_t{2}, size_t{4}}) {
-      const std::vector<float> threaded = run(*product, layer, batch, 0, rows, false, {&threads, runThreaded}, 0x77);
+      const std::vector<float> threaded = run(*product, layer, batch, 0, rows, false, teamOf(threads), 0x77);
       check(sameBits(threaded.data(), y.data(), y.size()), "%s: %zu threads show", routines.name, threads);
     }
     delete product;

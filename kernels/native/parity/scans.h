@@ -119,7 +119,7 @@ ScannedSequence randomScanned(Random& random, const ScanShape& shape, size_t row
 
 // Rows `first` to `last` of all sequences together; their states go on.
 std::vector<float> runScan(const LaneScan& scan, const std::vector<float>& packed,
-                           std::vector<ScannedSequence>& sequences, const Parallel& parallel, uint8_t fill) {
+                           std::vector<ScannedSequence>& sequences, const Order& order, uint8_t fill) {
   ScanRun run{};
   std::vector<ScanLane> lanes;
   for (ScannedSequence& s : sequences) {
@@ -132,7 +132,7 @@ std::vector<float> runScan(const LaneScan& scan, const std::vector<float>& packe
   run.lanes = lanes.data();
   run.laneCount = lanes.size();
   run.y = y.floats();
-  scan.run(run, memory.data(), parallel);
+  carryOut(order, LaneScan::loops, [&](const Parallel& parallel) { scan.run(run, memory.data(), parallel); });
   y.checkBands("y");
   memory.checkBands("work memory");
   return std::vector<float>(y.floats(), y.floats() + run.rows * outputs);
@@ -282,7 +282,6 @@ void checkScan(Random& random, bool large = false) {
       shape.heads, shape.channels, shape.fullChannels, shape.groups, shape.states, shape.fullStates, shape.taps,
       block.convXBias.empty() ? "" : ", bias", shape.skipPerChannel ? ", skip per channel" : "", before.size(), rows,
       before[0].channels, before[0].states);
-  const Parallel forward{nullptr, runForward};
   forEachSet([&](const Routines& routines) {
     LaneScan* scan = LaneScan::create(routines, shape, block.parameters());
     check(scan, "%s: out of memory", routines.name);
@@ -340,11 +339,11 @@ void checkScan(Random& random, bool large = false) {
     }
 
     std::vector<ScannedSequence> again = before;
-    const std::vector<float> backward = runScan(*scan, packed, again, {nullptr, runBackward}, 0x00);
-    check(sameBits(backward.data(), y.data(), y.size()), "%s: the order of tasks shows", routines.name);
+    const std::vector<float> reversed = runScan(*scan, packed, again, backward, 0x00);
+    check(sameBits(reversed.data(), y.data(), y.size()), "%s: the order of tasks shows", routines.name);
     for (size_t threads : {size_t{2}, size_t{4}}) {
       again = before;
-      const std::vector<float> threaded = runScan(*scan, packed, again, {&threads, runThreaded}, 0x33);
+      const std::vector<float> threaded = runScan(*scan, packed, again, teamOf(threads), 0x33);
       bool same = sameBits(threaded.data(), y.data(), y.size());
       for (size_t i = 0; i < before.size(); i++) same = same && again[i].sameStates(after[i]);
       check(same, "%s: %zu threads show", routines.name, threads);

@@ -1,46 +1,49 @@
-// Orders in which tasks can run.
+// Ways to go through the iterations of a loop, and through the loops of a run.
 #pragma once
 
 #include <pthread.h>
 
-#include "../parallel.h"
+#include "../team.h"
 #include "checks.h"
 
 namespace espalier {
 namespace {
 
-using Body = void (*)(void* user, size_t index);
+struct Order {
+  enum class Kind { forward, backward, team } kind;
+  size_t threads;  // of a team
+};
 
-void runForward(void*, Body body, size_t total, void* user) {
+constexpr Order forward{Order::Kind::forward, 1};
+constexpr Order backward{Order::Kind::backward, 1};
+constexpr Order teamOf(size_t threads) { return {Order::Kind::team, threads}; }
+
+void runForward(void*, void (*body)(void* user, size_t index), size_t total, void* user) {
   for (size_t i = 0; i < total; i++) body(user, i);
 }
 
-void runBackward(void*, Body body, size_t total, void* user) {
+void runBackward(void*, void (*body)(void* user, size_t index), size_t total, void* user) {
   for (size_t i = total; i > 0; i--) body(user, i - 1);
 }
 
-struct Crew {
-  Body body;
-  void* user;
-  size_t total;
-  size_t next;
-};
-
-void* work(void* shared) {
-  auto* crew = static_cast<Crew*>(shared);
-  for (;;) {
-    const size_t index = __atomic_fetch_add(&crew->next, 1, __ATOMIC_RELAXED);
-    if (index >= crew->total) return nullptr;
-    crew->body(crew->user, index);
-  }
-}
-
-void runThreaded(void* threads, Body body, size_t total, void* user) {
-  Crew crew{body, user, total, 0};
-  const size_t count = *static_cast<const size_t*>(threads);
-  std::vector<pthread_t> members(count);
+// Carries out body(parallel), which has so many loops at most.
+template <typename Body>
+void carryOut(const Order& order, size_t loops, Body&& body) {
+  if (order.kind == Order::Kind::forward) return body(Parallel{nullptr, runForward});
+  if (order.kind == Order::Kind::backward) return body(Parallel{nullptr, runBackward});
+  std::vector<uint8_t> memory(Team::bytes(loops), 0xff);
+  struct Shared {
+    Team team;
+    std::remove_reference_t<Body>& body;
+  } shared{Team(memory.data(), loops), body};
+  const auto join = [](void* user) -> void* {
+    auto& shared = *static_cast<Shared*>(user);
+    shared.team.join(shared.body);
+    return nullptr;
+  };
+  std::vector<pthread_t> members(order.threads);
   for (pthread_t& member : members) {
-    if (pthread_create(&member, nullptr, work, &crew) != 0) std::abort();
+    if (pthread_create(&member, nullptr, join, &shared) != 0) std::abort();
   }
   for (pthread_t member : members) pthread_join(member, nullptr);
 }
