@@ -10,6 +10,7 @@ import {
 import { arrayPlaces, type Cache, cachesOf, elementsOf, narrowCache } from "./caches.ts";
 import type { DecoderMemory, SequenceCaches, StepInputs, StepSize } from "./decoder_memory.ts";
 import { CACHE_TOKENS } from "./graph/cached_attention.ts";
+import { ROWS_UP_TO } from "./graph/decoder.ts";
 import { laneArrayName } from "./graph/lane_arrays.ts";
 import type { ModelPlan } from "./plan.ts";
 
@@ -43,6 +44,8 @@ export class ArrayMemory implements DecoderMemory {
   /** For lanes without a sequence. */
   readonly #nothing: Tensor;
   readonly #occupants: (ArrayCaches | null | undefined)[];
+  /** Per level, how many of a step's rows have at most this one. */
+  readonly #rowsUpTo: BigInt64Array<ArrayBuffer>;
   readonly #tensors = new Map<string, Tensor>();
   #logits: Float32Array<ArrayBuffer>;
 
@@ -80,6 +83,10 @@ export class ArrayMemory implements DecoderMemory {
     this.#logits = new Float32Array(lanes * plan.config.vocabSize);
     const { laneRows, laneLevels, laneLengths } = this.inputs;
     const begins = BigInt64Array.from(places, BigInt);
+    const rowsUpTo = this.#rowsUpTo = new BigInt64Array(plan.levels);
+    if (plan.levels > 1) {
+      this.#binding.input(ROWS_UP_TO, this.#tensor(ROWS_UP_TO, () => runtime.tensor(int64, [plan.levels], rowsUpTo)));
+    }
     this.#binding
       .input("lane_rows", this.#tensor("lane_rows", () => runtime.tensor(int64, [lanes], laneRows)))
       .input("lane_levels", this.#tensor("lane_levels", () => runtime.tensor(int64, [lanes], laneLevels)))
@@ -127,6 +134,7 @@ export class ArrayMemory implements DecoderMemory {
       }
     }
     const { inputs } = this;
+    this.#countRows();
     await this.#binding
       .input("tokens", this.#view("tokens", rows, inputs.tokens))
       .input("positions", this.#view("positions", rows, inputs.positions))
@@ -138,6 +146,13 @@ export class ArrayMemory implements DecoderMemory {
 
   close(): void {
     for (const tensor of this.#tensors.values()) tensor.close();
+  }
+
+  #countRows(): void {
+    const { laneRows, laneLevels } = this.inputs;
+    const rowsUpTo = this.#rowsUpTo.fill(0n);
+    laneRows.forEach((rows, lane) => rowsUpTo[Number(laneLevels[lane])]! += rows);
+    for (let level = 1; level < rowsUpTo.length; level++) rowsUpTo[level]! += rowsUpTo[level - 1]!;
   }
 
   #narrow({ slot }: ArrayCaches, from: number, to: number, tokens: number): void {
