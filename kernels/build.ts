@@ -22,6 +22,8 @@ const COMMON_UNITS: readonly string[] = [
 /** What makes operators of it, and the library's symbols. A test program brings its own `main` instead. */
 const LIBRARY_UNITS: readonly string[] = [
   "operator",
+  "operators",
+  "operator_node",
   "chain",
   "layer_attributes",
   "lane_arrays",

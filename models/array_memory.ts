@@ -137,7 +137,6 @@ export class ArrayMemory implements DecoderMemory {
     this.#countRows();
     await this.#binding
       .input("tokens", this.#view("tokens", rows, inputs.tokens))
-      .input("positions", this.#view("positions", rows, inputs.positions))
       .input("logit_rows", this.#view("logit_rows", logits, inputs.logitRows))
       .output("logits", this.#logitsView(logits))
       .run(signal);

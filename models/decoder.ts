@@ -151,6 +151,7 @@ export class Decoder {
    * were. It can be repeated, except with Mamba blocks once it has begun: it may have overwritten states, so that its
    * sequences can only be closed.
    *
+   * @param signal Stops the step between two nodes; our own operators on the CPU are one, from the embedding to the head.
    * @returns Per entry, in the given order, logits `[n, V]`; a view that the next step overwrites, and that ends with the decoder.
    * @throws {RangeError} If a sequence is closed, given twice or too long, or the step has too many rows.
    */

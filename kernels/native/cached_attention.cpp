@@ -54,21 +54,30 @@ class CachedAttention final : public OperatorOf<BoundAttention> {
     size_t turns = 0;
     RETURN_IF_FAILED(readInteger(info, "turns", &turns));
     if (turns == 0) return nullptr;
-    Shape pairsShape;
+    Shape pairsShape, cosinesShape, sinesShape;
     RETURN_IF_FAILED(readConstant(info, Input::pairs, &pairs_, &pairsShape));
-    pairCount_ = static_cast<int64_t>(shape.keyHeads * (shape.widest / 2));
-    if (pairsShape.count() != pairCount_ || shape.widest % 2 != 0) {
+    RETURN_IF_FAILED(readConstant(info, Input::cosines, &cosines_, &cosinesShape));
+    RETURN_IF_FAILED(readConstant(info, Input::sines, &sines_, &sinesShape));
+    const int64_t pairCount = static_cast<int64_t>(shape.keyHeads * (shape.widest / 2));
+    if (pairsShape.count() != pairCount || shape.widest % 2 != 0) {
       return failure(api, "CachedAttention: %lld pairs for %zu heads of %zu",
                      static_cast<long long>(pairsShape.count()), shape.keyHeads, shape.widest);
     }
+    if (cosinesShape.rank != 2 || sinesShape.count() != cosinesShape.count()) {
+      return failure(api, "CachedAttention: %lld cosines and %lld sines, wanted as many, by place and frequency",
+                     static_cast<long long>(cosinesShape.count()), static_cast<long long>(sinesShape.count()));
+    }
+    places_ = cosinesShape.sizes[0];
+    frequencies_ = static_cast<size_t>(cosinesShape.sizes[1]);
     for (size_t level = 0; level < widths_.levels; level++) {
       if (widths_.widths[level] % 2 == 0) continue;
       return failure(api, "CachedAttention: heads of %zu at level %zu are not whole pairs", widths_.widths[level],
                      level);
     }
-    for (int64_t i = 0; i < pairCount_; i++) {
-      if (pairs_[i] < 0) return failure(api, "CachedAttention: pair %lld", static_cast<long long>(pairs_[i]));
-      if (pairs_[i] > greatestPair_) greatestPair_ = pairs_[i];
+    for (int64_t i = 0; i < pairCount; i++) {
+      if (pairs_[i] >= 0 && pairs_[i] < cosinesShape.sizes[1]) continue;
+      return failure(api, "CachedAttention: pair %lld, wanted one of %zu", static_cast<long long>(pairs_[i]),
+                     frequencies_);
     }
     return nullptr;
   }
@@ -82,7 +91,7 @@ class CachedAttention final : public OperatorOf<BoundAttention> {
     const AttentionShape& shape = attention_->shape();
     const size_t heads = shape.queryHeads + 2 * shape.keyHeads;
     AttentionRun& run = bound.run = {};
-    Shape packedShape, rowsShape, levelsShape, lengthsShape, cosinesShape, sinesShape;
+    Shape packedShape, rowsShape, levelsShape, lengthsShape;
     const int64_t *laneRows = nullptr, *laneLevels = nullptr;
     const int32_t* laneLengths = nullptr;
     RETURN_IF_FAILED(operands.input(Input::packed, &run.packed, &packedShape));
@@ -100,19 +109,10 @@ class CachedAttention final : public OperatorOf<BoundAttention> {
           api, "CachedAttention: %zu lanes with %lld levels and %lld lengths, wanted as many and at most %zu", count,
           static_cast<long long>(levelsShape.count()), static_cast<long long>(lengthsShape.count()), maxLanes);
     }
-    if (pairs_) {
-      RETURN_IF_FAILED(operands.input(Input::cosines, &run.cosines, &cosinesShape));
-      RETURN_IF_FAILED(operands.input(Input::sines, &run.sines, &sinesShape));
-      const int64_t frequencies = cosinesShape.rank == 2 ? cosinesShape.sizes[1] : 0;
-      if (!run.cosines || !run.sines || cosinesShape.count() != rows * frequencies ||
-          sinesShape.count() != rows * frequencies || greatestPair_ >= frequencies) {
-        return failure(api, "CachedAttention: angles of %lld frequencies for %lld rows and pairs up to %lld",
-                       static_cast<long long>(frequencies), static_cast<long long>(rows),
-                       static_cast<long long>(greatestPair_));
-      }
-      run.pairs = pairs_;
-      run.frequencies = static_cast<size_t>(frequencies);
-    }
+    run.cosines = cosines_;
+    run.sines = sines_;
+    run.pairs = pairs_;
+    run.frequencies = frequencies_;
     Shape out;
     out.rank = 3;
     out.sizes[0] = rows;
@@ -139,6 +139,10 @@ class CachedAttention final : public OperatorOf<BoundAttention> {
         return failure(api, "CachedAttention: lane %zu has %lld of %lld rows, a length of %d and level %lld of %zu", i,
                        static_cast<long long>(laneRows[i]), static_cast<long long>(rowsLeft), laneLengths[i],
                        static_cast<long long>(laneLevels[i]), widths_.levels);
+      }
+      if (pairs_ && laneLengths[i] > places_) {
+        return failure(api, "CachedAttention: lane %zu has %d tokens, there are angles for %lld", i, laneLengths[i],
+                       static_cast<long long>(places_));
       }
       if (static_cast<size_t>(laneLengths[i]) > capacity) {
         return failure(api, "CachedAttention: lane %zu has %d tokens, its cache holds %zu", i, laneLengths[i],
@@ -174,8 +178,9 @@ class CachedAttention final : public OperatorOf<BoundAttention> {
   LevelWidths widths_;
   size_t firstCache_ = 0;
   const int64_t* pairs_ = nullptr;
-  int64_t pairCount_ = 0;
-  int64_t greatestPair_ = 0;
+  const float *cosines_ = nullptr, *sines_ = nullptr;
+  int64_t places_ = 0;  // of which there are angles
+  size_t frequencies_ = 0;
 };
 
 CpuOperator* create(const Routines& routines) { return new (std::nothrow) CachedAttention(routines); }

@@ -3,16 +3,10 @@
 #include <cstdio>
 #include <cstring>
 
-#include "cached_attention.h"
-#include "cpu_operator.h"
-#include "prefix_matmul.h"
-#include "selective_scan.h"
+#include "operators.h"
 
 namespace espalier {
 namespace {
-
-const OperatorKind* const kinds[] = {&prefixMatMul, &cachedAttention, &selectiveScan};
-constexpr size_t kindCount = sizeof(kinds) / sizeof(kinds[0]);
 
 constexpr int64_t absent = -1;
 constexpr int64_t outputOf(size_t part) { return -2 - static_cast<int64_t>(part); }
@@ -71,6 +65,7 @@ class Chain {
   ort::Status* readList(const ort::KernelInfo*, const char* name, List<int64_t>* out) const;
   ort::Status* readInputs(const ort::KernelInfo*);
   ort::Status* readParts(const ort::KernelInfo*);
+  ort::Status* readPart(const OperatorInfo&, CpuOperator** op) const;
   ort::Status* place();
 
   ort::Api api_;
@@ -161,23 +156,18 @@ ort::Status* Chain::readInputs(const ort::KernelInfo* info) {
 }
 
 ort::Status* Chain::readParts(const ort::KernelInfo* info) {
-  List<int64_t> kindOf, counts;
-  RETURN_IF_FAILED(readList(info, "parts", &kindOf));
+  List<int64_t> counts;
   RETURN_IF_FAILED(readList(info, "operand_counts", &counts));
   RETURN_IF_FAILED(readList(info, "operands", &operands_));
-  if (kindOf.count == 0 || counts.count != kindOf.count) {
-    return failure(api_, "Chain: %zu parts with %zu counts of operands, wanted at least one and as many", kindOf.count,
-                   counts.count);
-  }
-  if (!parts_.make(kindOf.count)) return outOfMemory();
+  if (counts.count == 0) return failure(api_, "Chain: no parts");
+  if (!parts_.make(counts.count)) return outOfMemory();
   size_t next = 0;
   for (size_t p = 0; p < parts_.count; p++) {
     Part& part = parts_[p];
     const size_t left = operands_.count - next;
-    if (kindOf[p] < 0 || kindOf[p] >= static_cast<int64_t>(kindCount) || counts[p] < 1 ||
-        counts[p] > static_cast<int64_t>(left)) {
-      return failure(api_, "Chain: part %zu is of kind %lld with %lld of %zu operands", p,
-                     static_cast<long long>(kindOf[p]), static_cast<long long>(counts[p]), left);
+    if (counts[p] < 1 || counts[p] > static_cast<int64_t>(left)) {
+      return failure(api_, "Chain: part %zu has %lld operands, wanted 1 to %zu", p, static_cast<long long>(counts[p]),
+                     left);
     }
     part.operands = operands_.items + next;
     part.operandCount = static_cast<size_t>(counts[p]);
@@ -190,15 +180,22 @@ ort::Status* Chain::readParts(const ort::KernelInfo* info) {
       }
       if (operand < absent) parts_[static_cast<size_t>(outputOf(0) - operand)].lastUse = p;
     }
-    const OperatorKind& kind = *kinds[kindOf[p]];
-    part.op = kind.create(*routines);
-    if (!part.op) return outOfMemory();
     char prefix[24];
     std::snprintf(prefix, sizeof(prefix), "%zu.", p);
-    RETURN_IF_FAILED(part.op->prepare({api_, info, prefix, part.operands, part.operandCount}));
+    RETURN_IF_FAILED(readPart({api_, info, prefix, part.operands, part.operandCount}, &part.op));
   }
   if (next == operands_.count) return nullptr;
   return failure(api_, "Chain: %zu operands, wanted %zu", operands_.count, next);
+}
+
+ort::Status* Chain::readPart(const OperatorInfo& info, CpuOperator** op) const {
+  char name[32] = {};
+  RETURN_IF_FAILED(readString(info, "operator", name, sizeof(name)));
+  const OperatorKind* const* kind = operatorKinds;
+  while (*kind && std::strcmp((*kind)->name, name) != 0) kind++;
+  if (!*kind) return failure(api_, "Chain: part %s is \"%s\": there is no such operator", info.prefix, name);
+  *op = (*kind)->create(*routines);
+  return *op ? (*op)->prepare(info) : outOfMemory();
 }
 
 // Gives each part a place for its run, and one for its output that nothing else needs until its last use.

@@ -124,11 +124,11 @@ LaneAttention::Task LaneAttention::taskAt(const AttentionRun& run, size_t index)
           perRow};
 }
 
-void LaneAttention::gatherAngles(const AttentionRun& run, size_t row, size_t head, size_t width, float* cosines,
+void LaneAttention::gatherAngles(const AttentionRun& run, size_t token, size_t head, size_t width, float* cosines,
                                  float* sines) const {
   const int64_t* pairs = run.pairs + head * (shape_.widest / 2);
   for (size_t pair = 0; pair < width / 2; pair++) {
-    const size_t at = row * run.frequencies + static_cast<size_t>(pairs[pair]);
+    const size_t at = token * run.frequencies + static_cast<size_t>(pairs[pair]);
     cosines[pair] = run.cosines[at];
     sines[pair] = run.sines[at];
   }
@@ -143,7 +143,7 @@ void LaneAttention::append(const AttentionRun& run, const Lane& lane, size_t fir
     const float* packed = run.packed + (firstRow + row) * heads * shape_.widest;
     const float* packedKey = packed + (shape_.queryHeads + head) * shape_.widest;
     const size_t token = lane.length - lane.rows + row;
-    if (run.cosines) gatherAngles(run, firstRow + row, head, lane.width, cosines, sines);
+    if (run.cosines) gatherAngles(run, token, head, lane.width, cosines, sines);
     routines_.rotateHead(packedKey, run.cosines ? cosines : nullptr, sines, lane.width, 1.0f, rotated);
     routines_.toHalves(rotated, lane.width, key);
     Half* keys = lane.keys + (head * lane.capacity + token / keyTokens * keyTokens) * lane.width + token % keyTokens;
@@ -160,7 +160,7 @@ void LaneAttention::rotateQueries(const AttentionRun& run, const Task& task, flo
   for (size_t query = 0; query < task.count; query++) {
     const size_t row = task.firstRow + task.rowOf(query);
     if (run.cosines && (query == 0 || task.rowOf(query) != task.rowOf(query - 1))) {
-      gatherAngles(run, row, task.head, width, cosines, sines);
+      gatherAngles(run, task.visible(query) - 1, task.head, width, cosines, sines);
     }
     routines_.rotateHead(run.packed + (row * heads + task.headOf(query)) * shape_.widest,
                          run.cosines ? cosines : nullptr, sines, width, shape_.scale, queries + query * width);

@@ -29,7 +29,7 @@ struct Lane {
 
 struct AttentionRun {
   const float* packed;   // [rows][query, key, value heads][widest], the rows of lane after lane
-  const float* cosines;  // [rows][frequencies]; null if nothing is turned
+  const float* cosines;  // [places in a sequence][frequencies]; null if nothing is turned
   const float* sines;
   size_t frequencies;
   const int64_t* pairs;  // [key heads][widest / 2]: the frequency of each pair of neighbours
@@ -61,7 +61,7 @@ class LaneAttention {
   Plan plan(const AttentionRun&) const;
   size_t blocksOf(const Lane&) const;
   Task taskAt(const AttentionRun&, size_t index) const;
-  void gatherAngles(const AttentionRun&, size_t row, size_t head, size_t width, float* cosines, float* sines) const;
+  void gatherAngles(const AttentionRun&, size_t token, size_t head, size_t width, float* cosines, float* sines) const;
   void append(const AttentionRun&, const Lane&, size_t firstRow, size_t head) const;
   void rotateQueries(const AttentionRun&, const Task&, float* queries) const;
   void attend(const Task&, const float* queries, size_t stretch, const State&) const;

@@ -49,6 +49,7 @@ using AllocatorAlloc = Slot<75, Status*(Allocator*, size_t bytes, void** out)>;
 using AllocatorFree = Slot<76, Status*(Allocator*, void*)>;
 using GetFloatAttribute = Slot<85, Status*(const KernelInfo*, const char* name, float* out)>;
 using GetIntAttribute = Slot<86, Status*(const KernelInfo*, const char* name, int64_t* out)>;
+using GetStringAttribute = Slot<87, Status*(const KernelInfo*, const char* name, char* out, size_t* size)>;
 using GetInput = Slot<90, Status*(const KernelContext*, size_t index, const Value** out)>;
 using GetOutput = Slot<91, Status*(KernelContext*, size_t index, const int64_t* shape, size_t rank, Value** out)>;
 using ReleaseStatus = Slot<93, void(Status*)>;

@@ -75,6 +75,10 @@ ort::Status* readFloat(const OperatorInfo& info, const char* name, float* out) {
   return ort::GetFloatAttribute::call(info.api, info.node, Name(info, name).text, out);
 }
 
+ort::Status* readString(const OperatorInfo& info, const char* name, char* out, size_t capacity) {
+  return ort::GetStringAttribute::call(info.api, info.node, Name(info, name).text, out, &capacity);
+}
+
 WorkMemory::~WorkMemory() {
   if (!memory_) return;
   if (ort::Status* status = ort::AllocatorFree::call(api_, allocator_, memory_)) ort::ReleaseStatus::call(api_, status);

@@ -8,6 +8,7 @@
 #pragma once
 
 #include <new>
+#include <type_traits>
 
 #include "onnxruntime_abi.h"
 
@@ -56,6 +57,9 @@ ort::Status* readIntegers(const OperatorInfo&, const char* name, int64_t* out, s
 ort::Status* readInteger(const OperatorInfo&, const char* name, size_t* out);
 
 ort::Status* readFloat(const OperatorInfo&, const char* name, float* out);
+
+// A string, with its end.
+ort::Status* readString(const OperatorInfo&, const char* name, char* out, size_t capacity);
 
 // An input of a node's run; data is null if it is absent.
 template <typename T>
@@ -123,8 +127,20 @@ class WorkMemory {
   void* memory_ = nullptr;
 };
 
-// Fields that all operators share; those left out are null, which the runtime accepts for them. A kernel is made of the
-// API, then prepared: `prepare(const ort::KernelInfo*)`, and runs: `compute(ort::KernelContext*) const`.
+// Prepares a kernel and gives it to the runtime, which destroys only kernels that it was given.
+template <typename Kernel>
+ort::Status* prepareKernel(Kernel* kernel, ort::Api api, const ort::KernelInfo* info, void** out) {
+  if (!kernel) return failure(api, "Cannot create a kernel: out of memory");
+  if (ort::Status* status = kernel->prepare(info)) {
+    delete kernel;
+    return status;
+  }
+  *out = kernel;
+  return nullptr;
+}
+
+// Fields that all operators share; those left out are null, which the runtime accepts for them. A kernel is prepared
+// once, `prepare(const ort::KernelInfo*)`, and then run, `compute(ort::KernelContext*) const`.
 template <typename Kernel>
 constexpr ort::CustomOp describeOperator() {
   ort::CustomOp op{};
@@ -139,16 +155,11 @@ constexpr ort::CustomOp describeOperator() {
   op.getVariadicInputSameType = [](const ort::CustomOp*) { return 0; };
   op.getVariadicOutputMinimum = [](const ort::CustomOp*) { return 1; };
   op.getVariadicOutputSameType = [](const ort::CustomOp*) { return 1; };
-  op.createKernelV2 = [](const ort::CustomOp*, ort::Api api, const ort::KernelInfo* info, void** out) -> ort::Status* {
-    auto* kernel = new (std::nothrow) Kernel(api);
-    if (!kernel) return failure(api, "Cannot create a kernel: out of memory");
-    if (ort::Status* status = kernel->prepare(info)) {
-      delete kernel;  // the runtime destroys only kernels that it was given
-      return status;
-    }
-    *out = kernel;
-    return nullptr;
-  };
+  if constexpr (std::is_constructible_v<Kernel, ort::Api>) {  // a kernel that is made of more says how itself
+    op.createKernelV2 = [](const ort::CustomOp*, ort::Api api, const ort::KernelInfo* info, void** out) {
+      return prepareKernel(new (std::nothrow) Kernel(api), api, info, out);
+    };
+  }
   op.computeV2 = [](void* kernel, ort::KernelContext* context) {
     return static_cast<const Kernel*>(kernel)->compute(context);
   };

@@ -1,16 +1,16 @@
 // What ONNX Runtime and the service ask of the library.
 #include <cstdlib>
 
-#include "cached_attention.h"
 #include "chain.h"
 #include "operator_node.h"
-#include "prefix_matmul.h"
+#include "operators.h"
 #include "routines.h"
-#include "selective_scan.h"
 
 #define EXPORTED extern "C" __attribute__((visibility("default")))
 
 namespace {
+
+constexpr size_t mostKinds = 16;
 
 // A processor may be asked to do with less than it has, to compare.
 const espalier::Routines* chosenRoutines() {
@@ -46,14 +46,19 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
     return espalier::failure(api, "This processor has no instruction set \"%s\"",
                              std::getenv("ESPALIER_INSTRUCTION_SET"));
   }
-  const ort::CustomOp* operators[] = {espalier::nodeOf<espalier::prefixMatMul>(*routines),
-                                      espalier::nodeOf<espalier::cachedAttention>(*routines),
-                                      espalier::nodeOf<espalier::selectiveScan>(*routines), espalier::chain(*routines)};
-  static ort::Domain* domain = nullptr;  // made once, never released
+  // What the runtime points to as long as the process runs. Its kernels have the routines that were chosen last.
+  static ort::Domain* domain = nullptr;
+  static espalier::NodeDescription nodes[mostKinds];
+  const ort::CustomOp* chain = espalier::chain(*routines);
+  size_t kinds = 0;
+  for (; espalier::operatorKinds[kinds]; kinds++) {
+    nodes[kinds] = espalier::describeNode(*espalier::operatorKinds[kinds], *routines);
+  }
   if (!domain) {
     ort::Domain* fresh = nullptr;
     RETURN_IF_FAILED(ort::CreateDomain::call(api, "espalier", &fresh));
-    for (const ort::CustomOp* op : operators) RETURN_IF_FAILED(ort::AddToDomain::call(api, fresh, op));
+    for (size_t i = 0; i < kinds; i++) RETURN_IF_FAILED(ort::AddToDomain::call(api, fresh, &nodes[i]));
+    RETURN_IF_FAILED(ort::AddToDomain::call(api, fresh, chain));
     domain = fresh;
   }
   return ort::AddDomain::call(api, options, domain);

@@ -13,11 +13,8 @@ export function ownNode(graph: GraphBuilder, op: string, inputs: readonly Value[
   return graph.op(op, inputs, { domain: ESPALIER, attributes });
 }
 
-/** What a part of a chain can be; its number is what the node is told, see `kernels/native/chain.h`. */
-const KINDS: readonly string[] = ["PrefixMatMul", "CachedAttention", "SelectiveScan"];
-
 interface Part {
-  readonly kind: number;
+  readonly op: string;
   readonly operands: readonly Value[];
   readonly attributes: Attributes;
   readonly output: Value;
@@ -34,10 +31,8 @@ export class Chain {
 
   /** Adds the next part. */
   readonly add: AddOperator = (_graph, op, operands, attributes) => {
-    const kind = KINDS.indexOf(op);
-    if (kind < 0) throw new RangeError(`Cannot chain operator "${op}": known are ${KINDS.join(", ")}`);
     const output = `part ${this.#parts.length} of a chain` as Value;
-    this.#parts.push({ kind, operands, attributes, output });
+    this.#parts.push({ op, operands, attributes, output });
     return output;
   };
 
@@ -60,12 +55,11 @@ export class Chain {
       inputs.push(operand);
     }
     return ownNode(graph, "Chain", inputs, {
-      parts: parts.map(({ kind }) => kind),
       operand_counts: parts.map(({ operands }) => operands.length),
       operands: parts.flatMap(({ operands }) => operands.map((operand) => numbers.get(operand)!)),
       ...Object.fromEntries(
-        parts.flatMap(({ attributes }, part) =>
-          Object.entries(attributes).map(([name, value]) => [`${part}.${name}`, value])
+        parts.flatMap(({ op, attributes }, part) =>
+          Object.entries({ operator: op, ...attributes }).map(([name, value]) => [`${part}.${name}`, value])
         ),
       ),
     });

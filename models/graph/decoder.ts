@@ -45,7 +45,7 @@ export const ROWS_UP_TO = "rows_up_to";
  * | name | type | |
  * |---|---|---|
  * | `tokens` | int64 `[rows]` | the rows of all lanes, lane after lane |
- * | `positions` | int64 `[rows]` | each row's place in its sequence |
+ * | `positions` | int64 `[rows]` | each row's place in its sequence; not for our own operators on the CPU, which know |
  * | `lane_rows`, `lane_levels`, `lane_lengths` | `[lanes]` | see `LaneInputs` |
  * | `logit_rows` | int64 `[n]` | the rows whose logits are wanted |
  *
@@ -73,7 +73,6 @@ export function decoderGraph(
   const { config } = plan;
   const graph = new GraphBuilder();
   const tokens = graph.input("tokens", ElementType.int64, ["rows"]);
-  const positions = graph.input("positions", ElementType.int64, ["rows"]);
   const laneInputs = {
     count: lanes,
     rows: graph.input("lane_rows", ElementType.int64, [lanes]),
@@ -84,12 +83,12 @@ export function decoderGraph(
 
   const chain = operators === "native" && chained ? new Chain() : null;
   const { context, embed, head } = operators === "cuda"
-    ? deviceParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity })
+    ? deviceParts(graph, plan, asInt4(weights), { laneInputs, capacity })
     : operators === "half"
-    ? halfParts(graph, plan, asInt4(weights), { laneInputs: computedOnHost(graph, laneInputs, tokens), positions })
+    ? halfParts(graph, plan, asInt4(weights), computedOnHost(graph, laneInputs, tokens))
     : operators === "native"
-    ? nativeParts(graph, plan, asInt4(weights), { laneInputs, positions, capacity, add: chain?.add ?? ownNode })
-    : stockParts(graph, plan, weights, { laneInputs, positions });
+    ? nativeParts(graph, plan, asInt4(weights), { laneInputs, capacity, add: chain?.add ?? ownNode })
+    : stockParts(graph, plan, weights, laneInputs);
   let hidden = embed(tokens);
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
   if (chain !== null) hidden = chain.end(graph, hidden);
@@ -117,9 +116,10 @@ function stockParts(
   graph: GraphBuilder,
   plan: ModelPlan,
   weights: Weights,
-  { laneInputs, positions }: { laneInputs: LaneInputs; positions: Value },
+  laneInputs: LaneInputs,
 ): Parts {
   const { config, levels } = plan;
+  const positions = positionsInput(graph);
   const gates = gatesOf(graph, countRowsUpTo(graph, laneInputs.rows, laneInputs.levels, levels), levels);
   return {
     context: {
@@ -139,12 +139,7 @@ function nativeParts(
   graph: GraphBuilder,
   plan: ModelPlan,
   int4: Int4Weights,
-  { laneInputs, positions, capacity, add }: {
-    laneInputs: LaneInputs;
-    positions: Value;
-    capacity: number;
-    add: AddOperator;
-  },
+  { laneInputs, capacity, add }: { laneInputs: LaneInputs; capacity: number; add: AddOperator },
 ): Parts {
   const { config, levels } = plan;
   const rowsUpTo = levels === 1 ? null : graph.input(ROWS_UP_TO, ElementType.int64, [levels]);
@@ -154,7 +149,7 @@ function nativeParts(
       config,
       weights: int4,
       linear: prefixLinear(cpuProvider(int4, add), rowsUpTo),
-      core: laneAttention(graph, config, laneInputs, arrays, { positions, capacity, add }),
+      core: laneAttention(graph, config, laneInputs, arrays, { capacity, add }),
       stateSpace: selectiveScan(config, int4, laneInputs, arrays, add),
     },
     embed: (tokens) => int4.embed(graph, tokens, embeddingMatrix(config)),
@@ -167,9 +162,10 @@ function halfParts(
   graph: GraphBuilder,
   plan: ModelPlan,
   int4: Int4Weights,
-  { laneInputs, positions }: { laneInputs: LaneInputs; positions: Value },
+  laneInputs: LaneInputs,
 ): Parts {
   const { config, levels } = plan;
+  const positions = positionsInput(graph);
   if (plan.layers.flat().some(({ kind }) => kind === "mamba")) {
     throw new TypeError("Cannot run Mamba blocks on a CUDA device with stock operators: our own are needed there");
   }
@@ -197,9 +193,10 @@ function deviceParts(
   graph: GraphBuilder,
   plan: ModelPlan,
   weights: Int4Weights,
-  { laneInputs, positions, capacity }: { laneInputs: LaneInputs; positions: Value; capacity: number },
+  { laneInputs, capacity }: { laneInputs: LaneInputs; capacity: number },
 ): Parts {
   const { config, levels } = plan;
+  const positions = positionsInput(graph);
   const { lanes, rowsUpTo } = stepPlan(graph, laneInputs, levels);
   const provider = cudaProvider(weights);
   return {
@@ -226,6 +223,11 @@ function prefixHead(graph: GraphBuilder, hidden: Value, plan: ModelPlan, weights
       matrix: headMatrix(config),
     })
     : wholeProduct(graph, { provider, x: hidden, matrix: headMatrix(config), norm });
+}
+
+/** int64 `[rows]`: each row's place in its sequence. */
+function positionsInput(graph: GraphBuilder): Value {
+  return graph.input("positions", ElementType.int64, ["rows"]);
 }
 
 function asInt4(weights: Weights): Int4Weights {

@@ -4,35 +4,27 @@ import type { AttentionCore } from "./block_context.ts";
 import type { AddOperator } from "./chain.ts";
 import type { LaneInputs } from "./cached_attention.ts";
 import type { LaneArrays } from "./lane_arrays.ts";
-import { tabledAngles } from "./rotary.ts";
+import { tablesOfAngles } from "./rotary.ts";
 
 /**
  * Our own operator: one per attention block, which rotates the heads, extends the caches of all lanes and attends.
  * What `afterRotation(rotaryOf(…), cachedAttention(…))` computes, except that an idle lane costs nothing and that keys lie
  * in the cache 16 tokens side by side.
  *
- * @param positions int64 `[rows]`
- * @param capacity Tokens of a cache.
+ * @param capacity Tokens of a cache, which has angles for as many.
  */
 export function laneAttention(
   builder: GraphBuilder,
   config: ModelConfig,
   lanes: LaneInputs,
   { arrays, places, firstOf }: LaneArrays,
-  { positions, capacity, add }: {
-    readonly positions: Value;
-    readonly capacity: number;
-    readonly add: AddOperator;
-  },
+  { capacity, add }: { readonly capacity: number; readonly add: AddOperator },
 ): AttentionCore {
   const { numAttentionHeads, numKeyValueHeads, headDim } = config;
   const turns = rotaryDimOf(config) > 0;
-  let tables: ReturnType<typeof tabledAngles> | undefined;
+  const { cosines, sines } = turns ? tablesOfAngles(builder, config, capacity) : { cosines: ABSENT, sines: ABSENT };
   return {
     attend(graph, packed, block, { pairs }) {
-      const { cosines, sines } = turns
-        ? tables ??= tabledAngles(builder, config, positions, capacity)
-        : { cosines: ABSENT, sines: ABSENT };
       const angles = [cosines, sines, pairs ?? ABSENT];
       return add(graph, "CachedAttention", [
         ...[packed, lanes.rows, lanes.levels, lanes.lengths, places],

@@ -108,7 +108,6 @@ async function attend(
   const core: AttentionCore = operators === null
     ? afterRotation(rotaryOf(graph, config, positions), ofHalves(config, cachedAttention(graph, config, lanes)))
     : laneAttention(graph, config, lanes, laneArrays(graph, plan, LANES), {
-      positions,
       capacity: TABLED,
       add: ownNode,
     });

@@ -92,6 +92,17 @@ export function tabledAngles(
   positions: Value,
   length: number,
 ): { readonly cosines: Value; readonly sines: Value } {
+  const { cosines, sines } = tablesOfAngles(graph, config, length);
+  const rows = (values: Value) => graph.op("Gather", [values, positions]);
+  return { cosines: rows(cosines), sines: rows(sines) };
+}
+
+/** The tables themselves: two constants `[length, frequencies]`, a line for each of the first positions of a sequence. */
+export function tablesOfAngles(
+  graph: GraphBuilder,
+  config: ModelConfig,
+  length: number,
+): { readonly cosines: Value; readonly sines: Value } {
   const frequencies = frequenciesOf(config).map(Math.fround);
   const table = (of: (angle: number) => number) => {
     const values = new Float32Array(length * frequencies.length);
@@ -101,8 +112,7 @@ export function tabledAngles(
     }
     return graph.floats(values, [length, frequencies.length]);
   };
-  const rows = (values: Value) => graph.op("Gather", [values, positions]);
-  return { cosines: rows(table(Math.cos)), sines: rows(table(Math.sin)) };
+  return { cosines: table(Math.cos), sines: table(Math.sin) };
 }
 
 /** Radians per position of every original pair, and 0 last if a model has components that are not turned. */

@@ -38,7 +38,7 @@ struct Outcome {
 Outcome attend(const Routines& routines, const AttentionCase& test, std::vector<Sequence> sequences,
                const std::vector<size_t>& firstTokens, const Order& order, uint8_t fill) {
   const size_t perRow = test.heads() * test.shape.widest, outPerRow = test.shape.queryHeads * test.shape.widest;
-  std::vector<float> packed, cosines, sines;
+  std::vector<float> packed;
   std::vector<Lane> lanes;
   size_t rows = 0;
   for (size_t i = 0; i < sequences.size(); i++) {
@@ -48,17 +48,18 @@ Outcome attend(const Routines& routines, const AttentionCase& test, std::vector<
                 from.begin() + static_cast<long>(s.tokens() * each));
     };
     append(packed, s.packed, perRow);
-    append(cosines, s.cosines, test.frequencies);
-    append(sines, s.sines, test.frequencies);
     const size_t own = s.tokens() - firstTokens[i];
     lanes.push_back({own, s.tokens(), s.width, s.capacity, s.keys.data(), s.values.data()});
     rows += own;
   }
+  // All sequences have the angles of the longest, as far as they go.
+  const Sequence& longest = *std::max_element(
+      sequences.begin(), sequences.end(), [](const Sequence& a, const Sequence& b) { return a.tokens() < b.tokens(); });
   const LaneAttention attention(routines, test.shape);
   AttentionRun run{};
   run.packed = packed.data();
-  run.cosines = test.turns ? cosines.data() : nullptr;
-  run.sines = test.turns ? sines.data() : nullptr;
+  run.cosines = test.turns ? longest.cosines.data() : nullptr;
+  run.sines = test.turns ? longest.sines.data() : nullptr;
   run.frequencies = test.frequencies;
   run.pairs = test.pairs.data();
   run.lanes = lanes.data();
