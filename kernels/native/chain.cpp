@@ -34,7 +34,10 @@ struct List {
   T* items = nullptr;
   size_t count = 0;
 
+  List() = default;
   ~List() { delete[] items; }
+  List(const List&) = delete;
+  List& operator=(const List&) = delete;
   bool make(size_t wanted) {
     items = new (std::nothrow) T[wanted]();
     count = items ? wanted : 0;
