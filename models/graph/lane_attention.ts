@@ -1,4 +1,4 @@
-import { ABSENT, type GraphBuilder, type Value } from "../../onnx/mod.ts";
+import { ABSENT, type GraphBuilder } from "../../onnx/mod.ts";
 import { type ModelConfig, rotaryDimOf } from "../description.ts";
 import type { AttentionCore } from "./block_context.ts";
 import type { AddOperator } from "./chain.ts";
