@@ -16,7 +16,11 @@ import { TINY_LLAMA } from "./support/tiny_models.ts";
 
 /** Long answers, so that a client can leave one: it never ends by itself, and has room. */
 const CONFIG: ModelConfig = { ...TINY_LLAMA, maxPositionEmbeddings: 4096, eosTokenIds: [] };
-const CONTEXT = 1024;
+/** Made before a service starts, which may not run a compiler. */
+const { kernels } = await openKernels();
+
+/** Long enough that an answer of so many tokens, which takes half a second, outlasts what tests do meanwhile. */
+const CONTEXT = 4096;
 const SLOTS = 2;
 const PROMPT = [40, 9, 77, 3, 3, 51];
 const GREEDY = { prompt_tokens: PROMPT, max_new_tokens: 24, temperature: 0 };
@@ -79,7 +83,6 @@ describe("The service", () => {
 
   it("runs every prepared rate when it is pinned, with the tokens that the model gives at it", async () => {
     const artefact = await openArtefact(`${folder}/artefact`);
-    const { kernels } = await openKernels();
     using decoder = await openDecoder(openRuntime(), {
       plan: artefact.plan,
       weights: artefact.weights(),
