@@ -52,6 +52,7 @@ EXPORTED ort::Status* RegisterCustomOps(ort::SessionOptions* options, const ort:
   const ort::CustomOp* chain = espalier::chain(*routines);
   size_t kinds = 0;
   for (; espalier::operatorKinds[kinds]; kinds++) {
+    if (kinds == mostKinds) return espalier::failure(api, "More than %zu kinds of operators", mostKinds);
     nodes[kinds] = espalier::describeNode(*espalier::operatorKinds[kinds], *routines);
   }
   if (!domain) {
