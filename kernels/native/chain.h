@@ -1,6 +1,6 @@
 // Chain: operators that follow one another, as one node.
 //
-// The runtime calls a node, looks its inputs up and hands its loops to the threads: some ten microseconds of every
+// The runtime calls a node, looks its inputs up and hands its loops to the threads: some microseconds of every
 // operator, in which memory is not read. A chain does so once. Its parts run one behind another on the same threads.
 //
 // Inputs: whatever the parts take. Attributes: operand_counts, of each part; operands, part by part what its inputs

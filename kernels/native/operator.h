@@ -38,8 +38,8 @@ struct OperatorInfo {
   ort::Api api;
   const ort::KernelInfo* node;
   const char* prefix = "";  // before the names of its attributes
-  const int64_t* inputs =
-      nullptr;            // which of the node's inputs its own are, negative where it has none; null: they are
+  // Which of the node's inputs its own are, negative where it has none; null where they are the node's.
+  const int64_t* inputs = nullptr;
   size_t inputCount = 0;  // of `inputs`
 };
 

@@ -54,7 +54,7 @@ if (kernels !== null) {
       "that takes an input which is not there": [{ operands: [2, -1, -1, -1, 1] }, /operand 0 of part 0 is 2/],
       "that takes its own output": [{ operands: [-2, -1, -1, -1, 1] }, /operand 0 of part 0 is -2/],
       "without the weights": [{ operands: [0, -1, -1, -1, -1] }, /Input 0\.4 must be a constant/],
-      "without an attribute": [{ "0.uncut": 0 }, /uncut 0/],
+      "that has nothing uncut": [{ "0.uncut": 0 }, /uncut 0/],
     };
     for (const [name, [attributes, message]] of Object.entries(cases)) {
       it(`refuses a part ${name}`, async () => {

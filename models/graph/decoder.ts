@@ -45,7 +45,7 @@ export const ROWS_UP_TO = "rows_up_to";
  * | name | type | |
  * |---|---|---|
  * | `tokens` | int64 `[rows]` | the rows of all lanes, lane after lane |
- * | `positions` | int64 `[rows]` | each row's place in its sequence; not for our own operators on the CPU, which know |
+ * | `positions` | int64 `[rows]` | each row's place in its sequence; our own operators on the CPU tell it from the lanes |
  * | `lane_rows`, `lane_levels`, `lane_lengths` | `[lanes]` | see `LaneInputs` |
  * | `logit_rows` | int64 `[n]` | the rows whose logits are wanted |
  *
@@ -53,9 +53,11 @@ export const ROWS_UP_TO = "rows_up_to";
  *
  * Our own operators on the CPU take a lane's caches and states as one array, see `laneArrays`, and write it where it is:
  * it is no output. With several levels there is one more input, `rows_up_to` int64 `[levels]`, how many rows have a level
- * of at most this one: for the runtime to count them took it 25 µs. On a CUDA device there is also `likeliest` int64 `[n]`, the token of every row's greatest logit; the
- * caches and states of all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64 `[lanes]`, says where in
- * them a lane's sequence has its own.
+ * of at most this one: for the runtime to count them took it 25 µs.
+ *
+ * On a CUDA device there is also `likeliest` int64 `[n]`, the token of every row's greatest logit; the caches and states of
+ * all lanes are pools, see `poolsOf`, and one more input, `lane_slots` int64 `[lanes]`, says where in them a lane's sequence
+ * has its own.
  */
 export function decoderGraph(
   plan: ModelPlan,

@@ -60,7 +60,7 @@ const CUT = { outputs: 0, gated: 1, inputs: 2 } as const;
 const ACTIVATION = { none: 0, squaredRelu: 1 } as const;
 
 /**
- * Our own operator: one node per linear layer, which takes the row counts of the levels as an input, normalizes, joins
+ * Our own operator: one per linear layer, which takes the row counts of the levels as an input, normalizes, joins
  * or gates, and adds the residual.
  *
  * @param rowsUpTo int64 `[levels]`: how many rows have a level of at most this one; null if there
