@@ -34,15 +34,18 @@ const LIBRARY_UNITS: readonly string[] = [
   "register",
 ];
 
+const AVX512: readonly string[] = [
+  ...["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
+  "-mprefer-vector-width=512",
+];
+
 /** Translation units of one processor, with the instructions that the compiler may use in them. */
 const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly string[]>>>> = {
   x86_64: {
     routines_avx2: ["-mavx2", "-mfma", "-mf16c"],
     routines_avxvnni: ["-mavxvnni", "-mavx2", "-mfma", "-mf16c"],
-    routines_avx512: [
-      ...["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
-      "-mprefer-vector-width=512",
-    ],
+    routines_avx512: AVX512,
+    routines_amx: ["-mamx-tile", "-mamx-int8", ...AVX512],
   },
   aarch64: {
     routines_dotprod: ["-march=armv8.2-a+dotprod"],
@@ -52,9 +55,12 @@ const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly stri
 
 /**
  * Units whose instructions not every compiler in use knows, and the macro that leaves one out of the table of routines:
- * GCC knows `-mavxvnni` from 11 on, clang from 12 on.
+ * GCC knows these from 11 on, clang from 12 on.
  */
-const NEWER_UNITS: Readonly<Record<string, string>> = { routines_avxvnni: "WITHOUT_AVXVNNI" };
+const NEWER_UNITS: Readonly<Record<string, string>> = {
+  routines_avxvnni: "WITHOUT_AVXVNNI",
+  routines_amx: "WITHOUT_AMX",
+};
 
 /** Of every unit of the host. */
 export const FLAGS: readonly string[] = [

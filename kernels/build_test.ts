@@ -42,13 +42,13 @@ describe("sourceDigest()", () => {
 if (compiler !== null) {
   describe("buildKernels()", () => {
     if (Deno.build.arch === "x86_64") {
-      it("leaves out an instruction set that the compiler is too old for, and the library says so", async () => {
+      it("leaves out instruction sets that the compiler is too old for, and the library says so", async () => {
         const folder = await Deno.makeTempDir();
         try {
           const [old, out] = [`${folder}/old`, `${folder}/library.so`];
           await Deno.writeTextFile(
             old,
-            `#!/bin/sh\nfor flag; do [ "$flag" != -mavxvnni ] || exit 1; done\nexec ${compiler} "$@"\n`,
+            `#!/bin/sh\nfor flag; do case $flag in -mavxvnni | -mamx-*) exit 1 ;; esac; done\nexec ${compiler} "$@"\n`,
             { mode: 0o755 },
           );
           await buildKernels({ compiler: old, architecture: "x86_64", out, flags: ["-O0"] });
@@ -58,13 +58,15 @@ if (compiler !== null) {
           }).output();
           equal(
             new TextDecoder().decode(stdout),
-            "portable (compiled without avxvnni: the compiler does not know it)\n",
+            "portable (compiled without amx, avxvnni, unknown to the compiler)\n",
           );
-          const { stderr } = await new Deno.Command(Deno.execPath(), {
-            args: ["eval", OPENS_KERNELS],
-            env: { ESPALIER_KERNELS: out, ESPALIER_INSTRUCTION_SET: "avxvnni" },
-          }).output();
-          match(new TextDecoder().decode(stderr), /no instruction set "avxvnni"/);
+          for (const set of ["amx", "avxvnni"]) {
+            const { stderr } = await new Deno.Command(Deno.execPath(), {
+              args: ["eval", OPENS_KERNELS],
+              env: { ESPALIER_KERNELS: out, ESPALIER_INSTRUCTION_SET: set },
+            }).output();
+            match(new TextDecoder().decode(stderr), new RegExp(`no instruction set "${set}"`));
+          }
         } finally {
           await Deno.remove(folder, { recursive: true });
         }

@@ -7,7 +7,7 @@ export interface NativeKernels {
   readonly path: string;
   /** Name of the instruction set that they use here. */
   readonly instructionSet: string;
-  /** One that the library was compiled without, since the compiler was too old for it; null if it has all. */
+  /** Those that the library was compiled without, since the compiler was too old for them; null if it has all. */
   readonly leftOut: string | null;
 }
 
@@ -98,7 +98,7 @@ export async function openCudaKernels(onUnit?: (done: number, total: number) => 
 
 /** One line for people: the instruction set, and the one that the compiler was too old for. */
 export function describeKernels({ instructionSet, leftOut }: Omit<NativeKernels, "path">): string {
-  return instructionSet + (leftOut === null ? "" : ` (compiled without ${leftOut}: the compiler does not know it)`);
+  return instructionSet + (leftOut === null ? "" : ` (compiled without ${leftOut}, unknown to the compiler)`);
 }
 
 /** Where the library for the present sources is or will be. */

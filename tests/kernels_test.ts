@@ -34,7 +34,7 @@ if (state.kernels !== null) {
   });
 
   const sets: string[] = [];
-  for (const set of ["avx512vnni", "avxvnni", "avx2", "i8mm", "dotprod", "portable"]) {
+  for (const set of ["amx", "avx512vnni", "avxvnni", "avx2", "i8mm", "dotprod", "portable"]) {
     await withEnvironment("ESPALIER_INSTRUCTION_SET", set, async () => {
       if (await openKernels().then(() => true, () => false)) sets.push(set);
     });

@@ -33,18 +33,10 @@ template <typename Weight>
   return ahead < p.weights + p.tiles * tileBytes(p) ? ahead : ahead + p.skipped;
 }
 
-// Asks memory for weights. With `once` past the outer caches, which are left to what comes again in every layer: code,
-// activations, keys and values. A step of one row takes 2 to 4 % less where two threads share a way to memory, and as
-// long as before where each has its own (Zen 5, AVX-512).
-template <bool once>
-[[maybe_unused]] inline void prefetchWeights(const void* at) {
-  __builtin_prefetch(at, 0, once ? 0 : 3);
-}
-
 // One tile of several, on the way through them one after another.
 [[maybe_unused]] inline TileProduct tileOf(TileProduct p, size_t tile) {
   p.weights += tile * tileBytes(p);
-  p.sums += tile * maxRows * tileRows;
+  p.sums += tile * p.groupRows * tileRows;
   if (tile + 1 < p.tiles) p.skipped = 0;
   p.tiles = 1;
   return p;
@@ -172,7 +164,7 @@ inline __attribute__((always_inline)) float exponential(float x) {
 }
 
 [[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, size_t groupRows,
-                                         int8_t* codes, float* scales, int32_t* offsets) {
+                                         size_t eightsApart, int8_t* codes, float* scales, int32_t* offsets) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
   for (size_t block = 0; block * blockSize < columns; block++) {
     const float* values = x + block * blockSize;
@@ -188,7 +180,7 @@ inline __attribute__((always_inline)) float exponential(float x) {
     for (size_t i = 0; i < blockSize; i++) {
       const size_t column = i / 8 * 8 + order[i % 8];
       const int32_t code = column < count ? static_cast<int32_t>(std::nearbyint(values[column] * inverse)) : 0;
-      out[i / 8 * 8 * groupRows + i % 8] = static_cast<int8_t>(code);
+      out[i / 8 * eightsApart + i % 8] = static_cast<int8_t>(code);
       sum += code;
     }
     scales[block * groupRows] = greatest / 127.0f;

@@ -31,7 +31,7 @@ size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 // Quantized rows, in work memory: groups of rows, the last one of fewer, and in each the layouts of `TileProduct`.
 struct PrefixProduct::Activations {
-  int8_t* codes;     // [groups][columns / 8][rows of the group][8]
+  int8_t* codes;     // [groups], each as the grouping lays it out
   float* scales;     // [groups][blocks][rows of the group]
   int32_t* offsets;  // as the scales
   float* gathered;   // [rows][columns]: normalized, or put in the order of the stored columns
@@ -203,13 +203,12 @@ PrefixProduct::Activations PrefixProduct::arrange(void* work, size_t rows) const
   return activations;
 }
 
-// Rows that lie side by side.
-size_t PrefixProduct::rowsOfGroup(const ProductRun& run) const {
-  return run.rows > maxRows ? routines_.manyRows : maxRows;
-}
-
 // Few rows wait for memory, which likes to be read in order; with many, weights are at hand and two tiles are faster.
-bool PrefixProduct::atHand(const ProductRun& run) const { return run.rows > maxRows; }
+bool PrefixProduct::atHand(const ProductRun& run) const { return run.rows > fewRows; }
+
+const Grouping& PrefixProduct::groupingOf(const ProductRun& run) const {
+  return atHand(run) ? routines_.many : routines_.few;
+}
 
 // Rows that take part in a chunk.
 size_t PrefixProduct::extent(const ProductRun& run, const Chunk& chunk) const {
@@ -231,9 +230,12 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
   const size_t blockSize = shape_.blockSize;
   const float* x = run.x + row * inputs_;
   float* gathered = to.gathered + row * blocks_ * blockSize;
-  const size_t most = rowsOfGroup(run), first = row / most * most;
-  const size_t groupRows = least(most, run.rows - first);
-  int8_t* codes = to.codes + first * blocks_ * blockSize + 8 * (row - first);
+  const Grouping& grouping = groupingOf(run);
+  const size_t first = row / grouping.rows * grouping.rows;
+  const size_t groupRows = least(grouping.rows, run.rows - first);
+  const bool inEights = grouping.layout == Layout::eights;
+  const size_t rowsApart = inEights ? 8 : blockSize, eightsApart = inEights ? 8 * groupRows : 8;
+  int8_t* codes = to.codes + first * blocks_ * blockSize + rowsApart * (row - first);
   float* scales = to.scales + first * blocks_ + (row - first);
   int32_t* offsets = to.offsets + first * blocks_ + (row - first);
   if (shape_.cut != Cut::inputs) {
@@ -241,7 +243,7 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
       routines_.normalizeRow(x, run.normWeight, inputs_, run.epsilon, gathered);
       x = gathered;
     }
-    return routines_.quantizeRow(x, inputs_, blockSize, groupRows, codes, scales, offsets);
+    return routines_.quantizeRow(x, inputs_, blockSize, groupRows, eightsApart, codes, scales, offsets);
   }
   for (size_t c = 0; c < chunkCount_; c++) {
     const Chunk& chunk = chunks_[c];
@@ -255,8 +257,8 @@ void PrefixProduct::quantize(const ProductRun& run, const Activations& to, size_
       values = gathered;
     }
     const size_t at = chunk.firstBlock * groupRows;
-    routines_.quantizeRow(values, shape_.groups[0] * chunk.width, blockSize, groupRows, codes + at * blockSize,
-                          scales + at, offsets + at);
+    routines_.quantizeRow(values, shape_.groups[0] * chunk.width, blockSize, groupRows, eightsApart,
+                          codes + at * blockSize, scales + at, offsets + at);
   }
 }
 
@@ -272,7 +274,7 @@ void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& paral
   }
   // Tiles that no row keeps only need zeros. With few rows they are no tasks of a product, which threads would share
   // unevenly, but together the last task.
-  const size_t shared = run.rows > maxRows ? tiles_ : activeTiles(run);
+  const size_t shared = atHand(run) ? tiles_ : activeTiles(run);
   const size_t tasks = (shared + tilesPerTask_ - 1) / tilesPerTask_;
   const bool clears = tasks * tilesPerTask_ < tiles_;
   parallel.forEach(tasks + clears, [&](size_t task) {
@@ -282,7 +284,7 @@ void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& paral
 }
 
 void PrefixProduct::multiply(const ProductRun& run, const Activations& activations, size_t task) const {
-  const size_t most = rowsOfGroup(run);
+  const size_t most = groupingOf(run).rows;
   for (size_t row = 0; row < run.rows; row += most) {
     const size_t rows = least(most, run.rows - row);
     if (shape_.cut == Cut::inputs) {
@@ -300,19 +302,20 @@ void PrefixProduct::multiplyOutputs(const ProductRun& run, const Activations& ac
   const size_t firstTile = task * tilesPerTask_, endTile = firstTile + tilesOf(task);
   const bool gated = shape_.cut == Cut::gated;
   const size_t atOnce = atHand(run) ? pairTiles : 1, step = gated ? 2 : atOnce;
-  alignas(64) float sums[pairTiles][maxRows * tileRows];
+  const size_t ofTile = rows * tileRows;
+  alignas(64) float sums[pairTiles * maxRows * tileRows];
   for (size_t tile = firstTile; tile < endTile; tile += step) {
     const size_t tiles = least(step, endTile - tile);
-    for (size_t i = 0; i < tiles; i++) std::memset(sums[i], 0, rows * sizeof(float[tileRows]));
+    std::memset(sums, 0, tiles * ofTile * sizeof(float));
     for (size_t i = 0; i < tiles; i += atOnce) {
       // The first tile's first chunk has the most rows; what later ones compute beyond theirs is not stored.
       const size_t chunk = tilesAt_[tile + i].firstChunk;
       multiplyBlocks(run, activations, (tile + i) * tileBytes_, least(atOnce, tiles), chunk, firstRow, rows,
-                     extent(run, chunks_[chunk]), 0, sums[i]);
+                     extent(run, chunks_[chunk]), 0, sums + i * ofTile);
     }
-    for (size_t i = 0; i < tiles; i++) addBias(tile + i, rows, sums[i]);
-    if (gated) routines_.gate(sums[0], sums[1], rows * tileRows, sums[0]);
-    for (size_t i = 0; i < (gated ? 1 : tiles); i++) storeTile(run, tile + i, firstRow, rows, sums[i]);
+    for (size_t i = 0; i < tiles; i++) addBias(tile + i, rows, sums + i * ofTile);
+    if (gated) routines_.gate(sums, sums + ofTile, ofTile, sums);
+    for (size_t i = 0; i < (gated ? 1 : tiles); i++) storeTile(run, tile + i, firstRow, rows, sums + i * ofTile);
   }
 }
 
@@ -320,8 +323,9 @@ void PrefixProduct::multiplyOutputs(const ProductRun& run, const Activations& ac
 void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& activations, size_t task, size_t firstRow,
                                    size_t rows) const {
   const size_t firstTile = task * tilesPerTask_, tiles = tilesOf(task), atOnce = atHand(run) ? pairTiles : tiles;
-  alignas(64) float sums[maxTiles][maxRows * tileRows];
-  for (size_t i = 0; i < tiles; i++) std::memset(sums[i], 0, rows * sizeof(float[tileRows]));
+  const size_t ofTile = rows * tileRows;
+  alignas(64) float sums[maxTiles * maxRows * tileRows];
+  std::memset(sums, 0, tiles * ofTile * sizeof(float));
   size_t active = 0;
   while (active < chunkCount_ && extent(run, chunks_[active]) > firstRow) active++;
   const size_t read = active == 0 ? 0 : chunks_[active - 1].firstByte + chunks_[active - 1].bytes;
@@ -332,13 +336,13 @@ void PrefixProduct::multiplyInputs(const ProductRun& run, const Activations& act
     for (size_t i = 0; i < tiles; i += atOnce) {
       const size_t some = least(atOnce, tiles - i);
       const bool last = c + 1 == active && i + some == tiles;
-      multiplyBlocks(run, activations, at, some, c, firstRow, rows, end, last ? skipped : 0, sums[i]);
+      multiplyBlocks(run, activations, at, some, c, firstRow, rows, end, last ? skipped : 0, sums + i * ofTile);
       at += some * chunks_[c].bytes;
     }
   }
   for (size_t i = 0; i < tiles; i++) {
-    addBias(firstTile + i, rows, sums[i]);
-    storeTile(run, firstTile + i, firstRow, rows, sums[i]);
+    addBias(firstTile + i, rows, sums + i * ofTile);
+    storeTile(run, firstTile + i, firstRow, rows, sums + i * ofTile);
   }
 }
 
@@ -354,14 +358,13 @@ void PrefixProduct::multiplyBlocks(const ProductRun& run, const Activations& act
   product.tiles = tiles;
   product.blocks = chunks_[chunk].blocks;
   product.blockSize = shape_.blockSize;
-  product.atHand = atHand(run);
   product.skipped = skipped;
   product.activations = activations.codes + first * shape_.blockSize;
   product.activationScales = activations.scales + first;
   product.offsets = activations.offsets + first;
   product.groupRows = rows;
   product.sums = sums;
-  routines_.multiplyTiles(product, active);
+  groupingOf(run).multiplyTiles(product, active);
 }
 
 void PrefixProduct::addBias(size_t tile, size_t rows, float* sums) const {

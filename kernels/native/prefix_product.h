@@ -107,8 +107,8 @@ class PrefixProduct {
   void addBias(size_t tile, size_t rows, float* sums) const;
   void clearTiles(const ProductRun&, size_t firstTile) const;
   void storeTile(const ProductRun&, size_t tile, size_t firstRow, size_t rows, const float* sums) const;
-  size_t rowsOfGroup(const ProductRun& run) const;
   bool atHand(const ProductRun&) const;
+  const Grouping& groupingOf(const ProductRun&) const;
   size_t extent(const ProductRun& run, const Chunk& chunk) const;
   size_t activeTiles(const ProductRun& run) const;
   size_t rowsOf(size_t tile) const;

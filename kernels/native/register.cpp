@@ -26,9 +26,14 @@ EXPORTED const char* EspalierInstructionSet() {
   return routines ? routines->name : nullptr;
 }
 
-// Name of the instruction set that this library was compiled without, since the compiler did not know it; null if none.
+// Names of the instruction sets that this library was compiled without, since the compiler did not know them; null if
+// none.
 EXPORTED const char* EspalierLeftOut() {
-#if defined(WITHOUT_AVXVNNI)
+#if defined(WITHOUT_AMX) && defined(WITHOUT_AVXVNNI)
+  return "amx, avxvnni";
+#elif defined(WITHOUT_AMX)
+  return "amx";
+#elif defined(WITHOUT_AVXVNNI)
   return "avxvnni";
 #else
   return nullptr;

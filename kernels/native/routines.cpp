@@ -9,11 +9,17 @@ extern const Routines portableRoutines;
 extern const Routines avx2Routines;
 extern const Routines avxvnniRoutines;
 extern const Routines avx512Routines;
-#if defined(WITHOUT_AVXVNNI)
-const Routines* const allRoutines[] = {&avx512Routines, &avx2Routines, &portableRoutines, nullptr};
-#else
-const Routines* const allRoutines[] = {&avx512Routines, &avxvnniRoutines, &avx2Routines, &portableRoutines, nullptr};
+extern const Routines amxRoutines;
+const Routines* const allRoutines[] = {
+#if !defined(WITHOUT_AMX)
+    &amxRoutines,
 #endif
+    &avx512Routines,
+#if !defined(WITHOUT_AVXVNNI)
+    &avxvnniRoutines,
+#endif
+    &avx2Routines,    &portableRoutines, nullptr,
+};
 #elif defined(__aarch64__)
 extern const Routines i8mmRoutines;
 extern const Routines dotprodRoutines;

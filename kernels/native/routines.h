@@ -16,9 +16,12 @@ constexpr size_t maxTiles = 16;
 // Tiles that it may compute at once where their weights are at hand.
 constexpr size_t pairTiles = 2;
 
-// Activation rows that lie side by side, and that one call of `multiplyTiles` takes at most: as many as two registers
-// each leave room for in AVX-512. Ten are 4 % faster than eight and twelve (Zen 5).
-constexpr size_t maxRows = 10;
+// Activation rows of a run that waits for its weights; one with more finds them at hand, for all groups of its rows but
+// the first. As many as two registers each leave room for in AVX-512: ten are 4 % faster than eight and twelve (Zen 5).
+constexpr size_t fewRows = 10;
+
+// Activation rows that lie side by side, and that one call of `multiplyTiles` takes at most.
+constexpr size_t maxRows = 128;
 
 // How far ahead of its use `multiplyTiles` asks for weights. Processors do not look so far ahead where many
 // instructions stand between two loads: without it 8 rows take 2.1 times as long from memory, and one row 1.1 times
@@ -36,19 +39,17 @@ struct TileProduct {
   size_t tiles;
   size_t blocks;
   size_t blockSize;
-  // Whether several groups of rows go through these weights: all but the first find them in a cache.
-  bool atHand;
   // Bytes between the last of these and those that are wanted next: what narrow rows leave out.
   size_t skipped;
-  // [columns / 8][groupRows][8]: int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two
-  // codes unfold.
+  // Int8, every eight columns in the order 0 2 4 6 1 3 5 7, which is how bytes of two codes unfold; laid out as the
+  // grouping wants it.
   const int8_t* activations;
   // [blocks][groupRows]: per block the scale, and -8 times the sum of the codes, which takes away the zero point.
   const float* activationScales;
   const int32_t* offsets;
   // Rows that lie side by side, those that take part first.
   size_t groupRows;
-  // [tiles][maxRows][16]; added to.
+  // [tiles][groupRows][16]; added to.
   float* sums;
 };
 
@@ -103,22 +104,34 @@ struct ScanStretch {
   const float* skip;  // [channels]
 };
 
+// How the activations of a group of rows lie side by side.
+enum class Layout {
+  eights,  // [columns / 8][rows][8]: what is read while one line of weights is unfolded
+  blocks,  // [columns / blockSize][rows][blockSize]: matrices, block by block
+};
+
+// A way to multiply rows, group by group.
+struct Grouping {
+  size_t rows;  // of a group at most
+  Layout layout;
+  void (*multiplyTiles)(const TileProduct&, size_t rows);
+};
+
 struct Routines {
   const char* name;
 
-  // Rows of a group where a run has more than `maxRows`, so that weights are at hand for all groups but the first.
-  size_t manyRows;
+  // Of runs of up to `fewRows`, all in one group, and of runs of more.
+  Grouping few, many;
 
   // Whether this processor can run them.
   bool (*supported)();
 
   // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
   // `columns` is padded with zeros to whole blocks. Blocks whose greatest |x| is below `leastMagnitude` become zeros.
-  // Every eight codes, and every scale and offset, are `groupRows` times their size behind the ones before them.
-  void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
-                      int32_t* offsets);
-
-  void (*multiplyTiles)(const TileProduct&, size_t rows);
+  // Every eight codes of a block are `eightsApart` bytes behind those before them, and every block, scale and offset is
+  // `groupRows` times its size behind the one before it.
+  void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, size_t groupRows, size_t eightsApart,
+                      int8_t* codes, float* scales, int32_t* offsets);
 
   // y = x / sqrt(mean(x^2) + epsilon) * weight
   void (*normalizeRow)(const float* x, const float* weight, size_t columns, float epsilon, float* y);

@@ -22,10 +22,10 @@ struct Dots {
 extern const Routines avx2Routines;
 const Routines avx2Routines = {
     "avx2",
-    2 * rowsAtOnce,
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile<Dots, rowsAtOnce>>},
+    {2 * rowsAtOnce, Layout::eights, multiplyOneByOne<multiplyTile<Dots, rowsAtOnce>>},
     supportsAvx2,
     quantizeRow,
-    multiplyOneByOne<multiplyTile<Dots, rowsAtOnce>>,
     normalizeRowGeneric,
     gateGeneric,
     rotateHeadGeneric,

@@ -26,10 +26,10 @@ struct Dots {
 extern const Routines avxvnniRoutines;
 const Routines avxvnniRoutines = {
     "avxvnni",
-    2 * rowsAtOnce,
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile<Dots, rowsAtOnce>>},
+    {2 * rowsAtOnce, Layout::eights, multiplyOneByOne<multiplyTile<Dots, rowsAtOnce>>},
     supported,
     quantizeRow,
-    multiplyOneByOne<multiplyTile<Dots, rowsAtOnce>>,
     normalizeRowGeneric,
     gateGeneric,
     rotateHeadGeneric,

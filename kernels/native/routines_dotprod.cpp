@@ -22,9 +22,19 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 
 extern const Routines dotprodRoutines;
 const Routines dotprodRoutines = {
-    "dotprod",           maxRows,         supported,         quantizeRowGeneric, multiplyOneByOne<multiplyTile>,
-    normalizeRowGeneric, gateGeneric,     rotateHeadGeneric, toHalvesWith<Simd>, attendWith<Simd>,
-    joinGeneric,         convolveGeneric, scanWith<Simd>,
+    "dotprod",
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile>},
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile>},
+    supported,
+    quantizeRowGeneric,
+    normalizeRowGeneric,
+    gateGeneric,
+    rotateHeadGeneric,
+    toHalvesWith<Simd>,
+    attendWith<Simd>,
+    joinGeneric,
+    convolveGeneric,
+    scanWith<Simd>,
 };
 
 }  // namespace espalier

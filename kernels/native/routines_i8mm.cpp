@@ -74,10 +74,10 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 extern const Routines i8mmRoutines;
 const Routines i8mmRoutines = {
     "i8mm",
-    maxRows,
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile>},
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile>},
     supported,
     quantizeRowGeneric,
-    multiplyOneByOne<multiplyTile>,
     normalizeRowGeneric,
     gateGeneric,
     rotateHeadGeneric,

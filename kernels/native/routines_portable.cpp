@@ -61,9 +61,19 @@ struct Simd {
 
 extern const Routines portableRoutines;
 const Routines portableRoutines = {
-    "portable",          maxRows,         supported,         quantizeRowGeneric, multiplyOneByOne<multiplyTile>,
-    normalizeRowGeneric, gateGeneric,     rotateHeadGeneric, toHalvesWith<Simd>, attendWith<Simd>,
-    joinGeneric,         convolveGeneric, scanWith<Simd>,
+    "portable",
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile>},
+    {fewRows, Layout::eights, multiplyOneByOne<multiplyTile>},
+    supported,
+    quantizeRowGeneric,
+    normalizeRowGeneric,
+    gateGeneric,
+    rotateHeadGeneric,
+    toHalvesWith<Simd>,
+    attendWith<Simd>,
+    joinGeneric,
+    convolveGeneric,
+    scanWith<Simd>,
 };
 
 }  // namespace espalier

@@ -5,6 +5,7 @@
 #include <immintrin.h>
 
 #include "attention_loops.h"
+#include "prefetch_x86.h"
 #include "quantized_codes_x86.h"
 #include "scan_loops.h"
 
@@ -34,7 +35,7 @@ inline void keep(__m256i& value) { asm("" : "+x"(value)); }
 // after the other (Zen 5); the sums stay in memory, for want of registers. `Dots` is the instruction set's: how sums of
 // 32 columns begin, take four columns' products and are added up. `columns` is the block size if it is so short that no
 // integers wait for the next 32 columns, and 0 for any: AVX2 takes 1.15 times as long if they may (Zen 5).
-template <typename Dots, size_t rows, size_t columns>
+template <typename Dots, size_t rows, size_t columns, Maker maker>
 void multiplyRows(const TileProduct& p) {
   constexpr bool once = rows == 1;  // several rows may go through a tile more than once
   const __m256i low = _mm256_set1_epi8(15);
@@ -46,7 +47,7 @@ void multiplyRows(const TileProduct& p) {
   for (size_t block = 0; block < p.blocks; block++) {
     const uint16_t* scales = beginBlock(p, block, &codes);
     const uint8_t* soon = wantedSoon(p, codes);
-    prefetchWeights<once>(soon - scaleLine);
+    prefetchWeights<maker, once>(soon - scaleLine);
     __m256i dots[halves][rows];
     const auto before = [&](size_t h, size_t r) { return columns == 0 ? dots[h][r] : _mm256_set1_epi32(offsets[r]); };
     if (columns == 0) {
@@ -60,7 +61,7 @@ void multiplyRows(const TileProduct& p) {
       }
       const size_t end = column + 32;
       do {
-        prefetchWeights<once>(soon);
+        prefetchWeights<maker, once>(soon);
         for (size_t odd = 0; odd < 2; odd++) {
           __m256i weights[halves];
           for (size_t h = 0; h < halves; h++) {
@@ -103,14 +104,14 @@ void multiplyRows(const TileProduct& p) {
 }
 
 // `atOnce` rows at a time: those for which there are registers.
-template <typename Dots, size_t atOnce>
-void multiplyTile(const TileProduct& product, size_t rows) {
+template <typename Dots, size_t atOnce, Maker maker>
+void multiplyTileOf(const TileProduct& product, size_t rows) {
   TileProduct p = product;
   while (rows > 0) {
     const size_t some = rows < atOnce ? rows : atOnce;
     withConstant<atOnce>(some, [&p](auto count) {
       constexpr size_t constant = decltype(count)::value;
-      p.blockSize == 32 ? multiplyRows<Dots, constant, 32>(p) : multiplyRows<Dots, constant, 0>(p);
+      p.blockSize == 32 ? multiplyRows<Dots, constant, 32, maker>(p) : multiplyRows<Dots, constant, 0, maker>(p);
     });
     p.activations += 8 * some;
     p.activationScales += some;
@@ -120,15 +121,21 @@ void multiplyTile(const TileProduct& product, size_t rows) {
   }
 }
 
-void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, int8_t* codes, float* scales,
-                 int32_t* offsets) {
+template <typename Dots, size_t atOnce>
+void multiplyTile(const TileProduct& p, size_t rows) {
+  makerOfProcessor() == Maker::amd ? multiplyTileOf<Dots, atOnce, Maker::amd>(p, rows)
+                                   : multiplyTileOf<Dots, atOnce, Maker::other>(p, rows);
+}
+
+void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, size_t eightsApart, int8_t* codes,
+                 float* scales, int32_t* offsets) {
   const __m256i lanesInOrder = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
   const __m256 magnitudeBits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
   for (size_t block = 0; block * blockSize < columns; block++) {
     const size_t start = block * blockSize;
     if (columns - start < blockSize) {
-      return quantizeRowGeneric(x + start, columns - start, blockSize, groupRows, codes + start * groupRows,
-                                scales + block * groupRows, offsets + block * groupRows);
+      return quantizeRowGeneric(x + start, columns - start, blockSize, groupRows, eightsApart,
+                                codes + start * groupRows, scales + block * groupRows, offsets + block * groupRows);
     }
     __m256 greatest = _mm256_setzero_ps();
     for (size_t i = 0; i < blockSize; i += 8) {
@@ -150,7 +157,7 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupR
           _mm256_permutevar8x32_epi32(_mm256_packs_epi16(_mm256_packs_epi32(integers[0], integers[1]),
                                                          _mm256_packs_epi32(integers[2], integers[3])),
                                       lanesInOrder);
-      storeCodes(bytes, groupRows, codes + (start + i) * groupRows);
+      storeCodes(bytes, eightsApart, codes + start * groupRows + i / 8 * eightsApart);
     }
     scales[block * groupRows] = magnitude / 127.0f;
     offsets[block * groupRows] = -8 * sumOf(sum);

@@ -46,7 +46,7 @@ void runTable(Random& random) {
     for (int i = 0; i < 20; i++) checkRoutines(random, blockSize);
     for (const Cut cut : cuts) {
       for (size_t rows = 1; rows <= 17; rows++) checkProduct(random, cut, blockSize, rows);
-      for (const size_t rows : {64, 100}) checkProduct(random, cut, blockSize, rows);
+      for (const size_t rows : {64, 150}) checkProduct(random, cut, blockSize, rows);
       for (int i = 0; i < 5; i++) checkProduct(random, cut, blockSize, random.between(1, 20), true);
     }
   }
@@ -95,7 +95,7 @@ int main(int count, char** arguments) {
     checkRoutines(random, blockSize);
     const bool large = random.chance(16);
     const size_t rows = large               ? random.between(1, 3)
-                        : random.chance(50) ? random.between(18, 100)
+                        : random.chance(50) ? random.between(18, 150)
                                             : random.between(1, 17);
     checkProduct(random, cuts[random.below(3)], blockSize, rows, large);
     checkAttention(random, random.between(1, 3), random.between(1, 8), random.chance(4) ? random.between(1, 40) : 1,

@@ -1,12 +1,20 @@
 // The routines, one by one.
 #pragma once
 
+#include <algorithm>
 #include <cinttypes>
+#include <numeric>
 
 #include "checks.h"
 
 namespace espalier {
 namespace {
+
+// Where the code lies that is number `i` of a row's, in a group of rows.
+size_t placeOf(Layout layout, size_t groupRows, size_t blockSize, size_t row, size_t i) {
+  const size_t together = layout == Layout::eights ? 8 : blockSize;
+  return (i / together * groupRows + row) * together + i % together;
+}
 
 void checkQuantizing(Random& random, size_t blockSize) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
@@ -14,30 +22,31 @@ void checkQuantizing(Random& random, size_t blockSize) {
   const size_t blocks = (columns + blockSize - 1) / blockSize;
   const std::vector<float> x = activations(random, columns);
   const Quantized wanted = quantizePlainly(x.data(), columns, blockSize);
-  const size_t groupRows = random.between(1, maxRows), row = random.below(groupRows);
+  const size_t groupRows = random.between(1, random.chance(4) ? maxRows : fewRows), row = random.below(groupRows);
+  const Layout layout = random.chance(2) ? Layout::eights : Layout::blocks;
+  const auto at = [&](size_t i) { return placeOf(layout, groupRows, blockSize, row, i); };
   forEachSet([&](const Routines& routines) {
     Guarded codes(blocks * blockSize * groupRows, 0x77), scales(blocks * groupRows * 4, 0x77),
         offsets(blocks * groupRows * 4, 0x77);
     auto* allCodes = static_cast<int8_t*>(codes.data());
     auto* allOffsets = static_cast<int32_t*>(offsets.data());
-    routines.quantizeRow(x.data(), columns, blockSize, groupRows, allCodes + 8 * row, scales.floats() + row,
-                         allOffsets + row);
+    routines.quantizeRow(x.data(), columns, blockSize, groupRows, at(8) - at(0), allCodes + at(0),
+                         scales.floats() + row, allOffsets + row);
     codes.checkBands("codes");
     scales.checkBands("scales");
     offsets.checkBands("offsets");
-    bool othersAreLeft = true;
-    for (size_t i = 0; i < blocks * blockSize * groupRows; i++) {
-      othersAreLeft = othersAreLeft && (i / 8 % groupRows == row || allCodes[i] == 0x77);
+    std::vector<int8_t> found;
+    for (size_t i = 0; i < blocks * blockSize; i++) {
+      found.push_back(allCodes[at(i)]);
+      allCodes[at(i)] = 0x77;
     }
+    bool othersAreLeft = true;
+    for (size_t i = 0; i < blocks * blockSize * groupRows; i++) othersAreLeft = othersAreLeft && allCodes[i] == 0x77;
     for (size_t i = 0; i < blocks * groupRows; i++) {
       othersAreLeft = othersAreLeft && (i % groupRows == row || allOffsets[i] == 0x77777777);
     }
     check(othersAreLeft, "%s: codes of other rows than %zu of %zu were written", routines.name, row, groupRows);
-    std::vector<int8_t> found;
     std::vector<float> foundScales;
-    for (size_t i = 0; i < blocks * blockSize; i++) {
-      found.push_back(allCodes[(i / 8 * groupRows + row) * 8 + i % 8]);
-    }
     for (size_t block = 0; block < blocks; block++) foundScales.push_back(scales.floats()[block * groupRows + row]);
     check(sameBits(foundScales.data(), wanted.scales.data(), blocks), "%s: scales of %zu columns", routines.name,
           columns);
@@ -79,89 +88,158 @@ std::vector<uint8_t> layOut(size_t tiles, size_t blocks, size_t blockSize, const
   return weights;
 }
 
+// Rows of activations, quantized: codes [rows][columns] in the order in which bytes unfold, scales and offsets
+// [rows][blocks].
+struct QuantizedRows {
+  std::vector<int8_t> codes;
+  std::vector<float> scales;
+  std::vector<int32_t> offsets;
+};
+
+// Multiplies rows as a way of a set takes them, group by group, in each beside up to `idle` rows that do not take part.
+// Sums are [tiles][rows][16].
+void multiplyGroups(const Grouping& grouping, TileProduct product, size_t rows, const QuantizedRows& from, size_t idle,
+                    std::vector<float>& sums) {
+  const size_t blocks = product.blocks, blockSize = product.blockSize, columns = blocks * blockSize;
+  for (size_t first = 0; first < rows; first += grouping.rows) {
+    const size_t some = std::min(grouping.rows, rows - first), groupRows = std::min(grouping.rows, some + idle);
+    std::vector<int8_t> codes(groupRows * columns, 0x55);
+    std::vector<float> scales(groupRows * blocks, NAN);
+    std::vector<int32_t> offsets(groupRows * blocks, 0x55555555);
+    Guarded groupSums(product.tiles * groupRows * tileRows * sizeof(float), 0x55);
+    for (size_t r = 0; r < some; r++) {
+      for (size_t i = 0; i < columns; i++) {
+        codes[placeOf(grouping.layout, groupRows, blockSize, r, i)] = from.codes[(first + r) * columns + i];
+      }
+      for (size_t block = 0; block < blocks; block++) {
+        scales[block * groupRows + r] = from.scales[(first + r) * blocks + block];
+        offsets[block * groupRows + r] = from.offsets[(first + r) * blocks + block];
+      }
+    }
+    product.activations = codes.data();
+    product.activationScales = scales.data();
+    product.offsets = offsets.data();
+    product.groupRows = groupRows;
+    product.sums = groupSums.floats();
+    const auto eachRow = [&](auto&& visit) {
+      for (size_t tile = 0; tile < product.tiles; tile++) {
+        for (size_t r = 0; r < groupRows; r++) {
+          visit(groupSums.floats() + (tile * groupRows + r) * tileRows, tile * rows + first + r, r < some);
+        }
+      }
+    };
+    eachRow([&](float* ofGroup, size_t row, bool active) {
+      if (active) std::memcpy(ofGroup, sums.data() + row * tileRows, sizeof(float[tileRows]));
+    });
+    grouping.multiplyTiles(product, some);
+    groupSums.checkBands("sums");
+    eachRow([&](float* ofGroup, size_t row, bool active) {
+      if (active) {
+        std::memcpy(sums.data() + row * tileRows, ofGroup, sizeof(float[tileRows]));
+      } else {
+        const auto* bytes = reinterpret_cast<const uint8_t*>(ofGroup);
+        check(std::all_of(bytes, bytes + sizeof(float[tileRows]), [](uint8_t byte) { return byte == 0x55; }),
+              "a sum of a row was written that takes no part");
+      }
+    });
+  }
+}
+
 void checkTiles(Random& random, size_t blockSize) {
-  const bool atHand = random.chance(2);
-  const size_t tiles = random.between(1, random.chance(2) ? pairTiles : maxTiles),
-               blocks = random.chance(4) ? random.between(15, 34) : random.between(1, 6);
-  const size_t rows = random.between(1, maxRows), groupRows = random.between(rows, maxRows);
-  const std::vector<uint8_t> codes = random.bytes(tiles * blocks * blockSize / 2 * tileRows);
+  const bool manyRows = random.chance(8);
+  const size_t tiles = random.between(1, manyRows || random.chance(2) ? pairTiles + 1 : maxTiles),
+               blocks = !manyRows && random.chance(4) ? random.between(15, 34) : random.between(1, 6);
+  const size_t rows = random.between(1, manyRows ? maxRows + 3 : fewRows), idle = random.below(4);
+  const size_t columns = blocks * blockSize;
+  const std::vector<uint8_t> codes = random.bytes(tiles * columns / 2 * tileRows);
   const std::vector<uint16_t> scales = random.halves(tiles * blocks * tileRows);
-  std::vector<int8_t> values(groupRows * blocks * blockSize);
-  for (int8_t& value : values) value = static_cast<int8_t>(static_cast<int>(random.below(255)) - 127);
+  QuantizedRows from;
+  from.codes.resize(rows * columns);
+  for (int8_t& value : from.codes) value = static_cast<int8_t>(static_cast<int>(random.below(255)) - 127);
   if (random.chance(4))
-    std::memset(values.data(), random.chance(2) ? 127 : -127, values.size());  // sums at their limits
-  const std::vector<float> activationScales = random.floats(groupRows * blocks);
-  std::vector<int32_t> offsets(groupRows * blocks);
-  for (int32_t& offset : offsets) offset = static_cast<int32_t>(random.below(260096)) - 130048;
-  const std::vector<float> before = random.floats(tiles * maxRows * tileRows);
+    std::memset(from.codes.data(), random.chance(2) ? 127 : -127, from.codes.size());  // sums at their limits
+  from.scales = random.floats(rows * blocks);
+  for (size_t block = 0; block < rows * blocks; block++) {
+    const int8_t* ofBlock = from.codes.data() + block * blockSize;
+    from.offsets.push_back(-8 * std::accumulate(ofBlock, ofBlock + blockSize, 0));
+  }
+  const std::vector<float> before = random.floats(tiles * rows * tileRows);
 
   const auto dot = [&](size_t row, size_t block, size_t output, size_t tileBlock) {
-    int64_t sum = offsets[block * groupRows + row];
+    int64_t sum = 0;
     for (size_t eight = 0; eight < blockSize / 8; eight++) {
+      const int8_t* values = from.codes.data() + row * columns + block * blockSize + 8 * eight;
       for (size_t i = 0; i < 4; i++) {
         const int64_t byte = codes[((tileBlock * blockSize / 8 + eight) * tileRows + output) * 4 + i];
-        const int8_t* eightValues = values.data() + ((block * blockSize / 8 + eight) * groupRows + row) * 8;
-        sum += byte % 16 * eightValues[i] + byte / 16 * eightValues[4 + i];
+        sum += (byte % 16 - 8) * values[i] + (byte / 16 - 8) * values[4 + i];
       }
     }
     return sum;
   };
+  std::vector<Estimate> wanted;
+  for (size_t i = 0; i < before.size(); i++) {
+    const size_t tile = i / (rows * tileRows), row = i / tileRows % rows, output = i % tileRows;
+    Estimate sum{before[i], std::fabs(before[i])};
+    for (size_t block = 0; block < blocks; block++) {
+      const size_t tileBlock = tile * blocks + block;
+      const double term = static_cast<double>(dot(row, block, output, tileBlock)) *
+                          fromHalf(scales[tileBlock * tileRows + output]) * from.scales[row * blocks + block];
+      sum.value += term;
+      sum.error += std::fabs(term);
+    }
+    sum.error *= (static_cast<double>(blocks) + 5) * u;
+    wanted.push_back(sum);
+  }
+  // The first block alone, with scales of 1, shows the integers themselves.
+  QuantizedRows firstBlocks;
+  for (size_t row = 0; row < rows; row++) {
+    const auto start = from.codes.begin() + static_cast<std::ptrdiff_t>(row * columns);
+    firstBlocks.codes.insert(firstBlocks.codes.end(), start, start + static_cast<std::ptrdiff_t>(blockSize));
+    firstBlocks.scales.push_back(1.0f);
+    firstBlocks.offsets.push_back(from.offsets[row * blocks]);
+  }
+  std::vector<uint8_t> firstCodes;
+  for (size_t tile = 0; tile < tiles; tile++) {
+    const auto start = codes.begin() + static_cast<std::ptrdiff_t>(tile * columns / 2 * tileRows);
+    firstCodes.insert(firstCodes.end(), start, start + static_cast<std::ptrdiff_t>(blockSize / 2 * tileRows));
+  }
   const std::vector<uint8_t> weights = layOut(tiles, blocks, blockSize, codes, scales);
+  const std::vector<uint8_t> single =
+      layOut(tiles, 1, blockSize, firstCodes, std::vector<uint16_t>(tiles * tileRows, 0x3c00));
+
   std::vector<float> fused;  // what every set gives that rounds a product and its sum once
   forEachSet([&](const Routines& routines) {
-    TileProduct product{};
-    product.weights = weights.data();
-    product.tiles = tiles;
-    product.atHand = atHand;
-    product.blocks = blocks;
-    product.blockSize = blockSize;
-    product.activations = values.data();
-    product.activationScales = activationScales.data();
-    product.offsets = offsets.data();
-    product.groupRows = groupRows;
-    Guarded sums(before.size() * 4, 0);
-    product.sums = sums.floats();
-    std::memcpy(sums.data(), before.data(), before.size() * 4);
-    routines.multiplyTiles(product, rows);
-    sums.checkBands("sums");
-    for (size_t i = 0; i < before.size(); i++) {
-      const size_t tile = i / (maxRows * tileRows), row = i / tileRows % maxRows, output = i % tileRows;
-      if (row >= rows) {
-        check(sums.floats()[i] == before[i], "%s: a sum of row %zu of %zu was written", routines.name, row, rows);
-        continue;
+    for (const Grouping* grouping : {&routines.few, &routines.many}) {
+      const char* way = grouping == &routines.few ? "few" : "many";
+      TileProduct product{};
+      product.weights = weights.data();
+      product.tiles = tiles;
+      product.blocks = blocks;
+      product.blockSize = blockSize;
+      std::vector<float> sums = before;
+      multiplyGroups(*grouping, product, rows, from, idle, sums);
+      for (size_t i = 0; i < sums.size(); i++) {
+        check(within(sums[i], wanted[i]),
+              "%s, %s: sum of tile %zu, row %zu of %zu, output %zu: %.9g, wanted %.9g ± %.2g", routines.name, way,
+              i / (rows * tileRows), i / tileRows % rows, rows, i % tileRows, static_cast<double>(sums[i]),
+              wanted[i].value, wanted[i].error);
       }
-      Estimate wanted{before[i], std::fabs(before[i])};
-      for (size_t block = 0; block < blocks; block++) {
-        const size_t tileBlock = tile * blocks + block;
-        const double term = static_cast<double>(dot(row, block, output, tileBlock)) *
-                            fromHalf(scales[tileBlock * tileRows + output]) * activationScales[block * groupRows + row];
-        wanted.value += term;
-        wanted.error += std::fabs(term);
+      if (std::strcmp(routines.name, "portable") != 0) {
+        if (fused.empty()) fused = sums;
+        check(sameBits(fused.data(), sums.data(), sums.size()), "%s, %s: sums differ from another set's", routines.name,
+              way);
       }
-      wanted.error *= (static_cast<double>(blocks) + 5) * u;
-      check(within(sums.floats()[i], wanted),
-            "%s: sum of tile %zu, row %zu of %zu, output %zu: %.9g, wanted %.9g ± %.2g", routines.name, tile, row, rows,
-            output, static_cast<double>(sums.floats()[i]), wanted.value, wanted.error);
-    }
-    if (std::strcmp(routines.name, "portable") != 0) {
-      if (fused.empty()) fused.assign(sums.floats(), sums.floats() + before.size());
-      check(sameBits(fused.data(), sums.floats(), before.size()), "%s: sums differ from another set's", routines.name);
-    }
-    // Blocks with scales of 1 show the integers themselves.
-    const std::vector<uint16_t> ones(tiles * tileRows, 0x3c00);
-    const std::vector<float> unit(groupRows, 1.0f);
-    const std::vector<uint8_t> single = layOut(tiles, 1, blockSize, codes, ones);
-    product.weights = single.data();
-    product.activationScales = unit.data();
-    product.blocks = 1;
-    std::memset(sums.data(), 0, before.size() * 4);
-    routines.multiplyTiles(product, rows);
-    for (size_t i = 0; i < before.size(); i++) {
-      const size_t tile = i / (maxRows * tileRows), row = i / tileRows % maxRows, output = i % tileRows;
-      const int64_t wanted = row < rows ? dot(row, 0, output, tile) : 0;
-      check(sums.floats()[i] == static_cast<float>(wanted),
-            "%s: integer sum of tile %zu, row %zu, output %zu: %.9g, wanted %" PRId64, routines.name, tile, row, output,
-            static_cast<double>(sums.floats()[i]), wanted);
+      product.weights = single.data();
+      product.blocks = 1;
+      std::fill(sums.begin(), sums.end(), 0.0f);
+      multiplyGroups(*grouping, product, rows, firstBlocks, idle, sums);
+      for (size_t i = 0; i < sums.size(); i++) {
+        const size_t tile = i / (rows * tileRows), row = i / tileRows % rows, output = i % tileRows;
+        const int64_t integer = dot(row, 0, output, tile * blocks);
+        check(sums[i] == static_cast<float>(integer),
+              "%s, %s: integer sum of tile %zu, row %zu, output %zu: %.9g, wanted %" PRId64, routines.name, way, tile,
+              row, output, static_cast<double>(sums[i]), integer);
+      }
     }
   });
 }
