@@ -1,6 +1,7 @@
 /** llama.cpp, built here from the source that npm's `node-llama-cpp` carries, on a random Q4_0 model. */
 
 import { join } from "node:path";
+import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { exists } from "./exists.ts";
 import { KNOWN_SHAPES, type ShapeName } from "../../models/known_shapes.ts";
@@ -21,6 +22,7 @@ const BUILD_FLAGS = [
   "LLAMA_BUILD_EXAMPLES=OFF",
   "LLAMA_USE_PREBUILT_UI=OFF",
   "LLAMA_OPENSSL=OFF",
+  `CMAKE_CXX_FLAGS=-include ${fileURLToPath(new URL("tile_configuration.h", import.meta.url))}`,
 ];
 
 const PROGRAMS = ["llama-bench", "llama-batched-bench"] as const;
