@@ -16,7 +16,7 @@ inline Maker makerOfProcessor() { return __builtin_cpu_is("amd") ? Maker::amd : 
 // and as long as before where each has its own (Zen 5, AVX-512).
 //
 // Others: into the second cache, since the nearest has room for few lines under way. One row gets 24 GB/s so, 22 where
-// they come into the nearest, and 12 where they pass by the outer ones (Sapphire Rapids, two threads).
+// they come into the nearest, and 12 where they pass by the outer ones (Emerald Rapids, two threads).
 template <Maker maker, bool once>
 inline void prefetchWeights(const void* at) {
   __builtin_prefetch(at, 0, maker == Maker::amd ? (once ? 0 : 3) : 2);

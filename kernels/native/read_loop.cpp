@@ -15,7 +15,7 @@ double secondsNow() {
 
 // Sums up a word of every line, asked for ahead of its use with the locality that suits the processor. A line comes
 // whole, and with one load for each more of them are under way: 1.1 times as many bytes as where all are summed up
-// (Sapphire Rapids).
+// (Emerald Rapids).
 template <int locality>
 uint64_t sumOfLines(const uint64_t* words, size_t count) {
   uint64_t sum = 0;
