@@ -58,7 +58,7 @@ describe("Native code against plain loops", () => {
           processor,
           program,
           "--steps",
-          "30",
+          "15",
           "--decoder-steps",
           "30",
         ]);
