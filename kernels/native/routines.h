@@ -20,7 +20,8 @@ constexpr size_t pairTiles = 2;
 // the first. As many as two registers each leave room for in AVX-512: ten are 4 % faster than eight and twelve (Zen 5).
 constexpr size_t fewRows = 10;
 
-// Activation rows that lie side by side, and that one call of `multiplyTiles` takes at most.
+// Activation rows that lie side by side, and that one call of `multiplyTiles` takes at most. AMX unfolds weights once
+// for all of them.
 constexpr size_t maxRows = 128;
 
 // How far ahead of its use `multiplyTiles` asks for weights. Processors do not look so far ahead where many
