@@ -21,8 +21,8 @@ constexpr size_t pairTiles = 2;
 constexpr size_t fewRows = 10;
 
 // Activation rows that lie side by side, and that one call of `multiplyTiles` takes at most. AMX unfolds weights once
-// for all of them.
-constexpr size_t maxRows = 128;
+// for all of them: with 128 a prefill of 256 takes 5 to 8 % longer.
+constexpr size_t maxRows = 256;
 
 // How far ahead of its use `multiplyTiles` asks for weights. Processors do not look so far ahead where many
 // instructions stand between two loads: without it 8 rows take 2.1 times as long from memory, and one row 1.1 times
