@@ -128,7 +128,8 @@ inline void multiplyBlock(const Unfolded& tile, const Rows& rows, size_t block, 
   } while (column < rows.blockSize);
 }
 
-// Adds the products of some rows, which stay in registers.
+// Adds the products of some rows, which stay in registers. While matrices are multiplied, vectors have one port of two:
+// the three instructions a row, not the product, are what a block takes.
 template <size_t count, Register to, Register ofRows>
 void addBlocks(const Unfolded& tile, const Rows& rows, float* added) {
   constexpr size_t places = blocksAhead + 1;
