@@ -44,11 +44,13 @@ if (kernels !== null) {
       deepEqual(await attend(TINY_LLAMA, kernels.path, 2), await attend(TINY_LLAMA, kernels.path, 1));
     });
 
-    it("refuses rows that belong to no lane, and a cache that is too short, by name", async () => {
+    it("refuses rows that belong to no lane, and a cache or angles that are too few, by name", async () => {
       const tooMany = attend(TINY_LLAMA, kernels.path, 1, [{ rows: [7, 3, 0, 0], levels: [0, 1, 1, 1], surplus: 1 }]);
       await rejects(tooMany, /CachedAttention: 1 rows belong to no lane/);
       const tooLong = attend(TINY_LLAMA, kernels.path, 1, [{ rows: [49, 0, 0, 0], levels: [0, 1, 1, 1] }]);
       await rejects(tooLong, /CachedAttention: lane 0 has 49 tokens, its cache holds 48/);
+      const step = { rows: [0, 33, 0, 0], levels: [1, 0, 1, 1], tabled: 32 };
+      await rejects(attend(TINY_LLAMA, kernels.path, 1, [step]), /lane 1 has 33 tokens, there are angles for 32/);
     });
 
     it("refuses a level that there is none of, and arrays and places that do not fit, by name", async () => {
@@ -89,6 +91,7 @@ async function attend(
     surplus?: number;
     arrayFloats?: number;
     places?: readonly number[];
+    tabled?: number;
   }[] = STEPS,
 ): Promise<number[]> {
   const { numAttentionHeads, numKeyValueHeads, headDim } = config;
@@ -108,7 +111,7 @@ async function attend(
   const core: AttentionCore = operators === null
     ? afterRotation(rotaryOf(graph, config, positions), ofHalves(config, cachedAttention(graph, config, lanes)))
     : laneAttention(graph, config, lanes, laneArrays(graph, plan, LANES), {
-      capacity: TABLED,
+      capacity: steps[0]!.tabled ?? TABLED,
       add: ownNode,
     });
   const rotaryDim = config.rope.rotaryDim ?? headDim;
