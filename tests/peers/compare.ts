@@ -27,7 +27,7 @@ await runCommand(async () => {
     name: "deno run -A tests/peers/compare.ts",
     summary: "Measures decode and prefill of Espalier and its peers in turn, after tests/peers/prepare.ts.",
   });
-  const workload: Workload = { threads, context: 64, steps: 32, prefillTokens: 256 };
+  const workload: Workload = { threads, context: 64, steps: 32, prefillTokens: 256, prefills: 5 };
   const participants = [
     espalier(folder, shape, 0),
     espalier(folder, shape, 0.35),
@@ -41,7 +41,8 @@ await runCommand(async () => {
   );
   console.log(format(participants, samples));
   console.log(
-    `decode: ${workload.steps} steps behind ${workload.context} tokens; prefill: ${workload.prefillTokens} tokens`,
+    `decode: ${workload.steps} steps behind ${workload.context} tokens; prefill: ${workload.prefillTokens} tokens, ` +
+      `the median of ${workload.prefills}`,
   );
   const read = median(readLoop);
   console.log(

@@ -3,6 +3,7 @@
  * as JSON.
  */
 
+import { median } from "../../commands/replay/statistics.ts";
 import { openKernels } from "../../kernels/native_library.ts";
 import { openArtefact } from "../../models/artefact.ts";
 import { type Decoder, openDecoder } from "../../models/decoder.ts";
@@ -13,7 +14,7 @@ import type { Speeds, Workload } from "./workload.ts";
 const WARM_UP = 1;
 
 async function measure(folder: string, pruningRate: number, workload: Workload): Promise<Speeds> {
-  const { threads, context, steps, prefillTokens } = workload;
+  const { threads, context, steps, prefillTokens, prefills } = workload;
   const { kernels, reason } = await openKernels();
   if (kernels === null) throw new Error(`Cannot measure our own operators: ${reason}`);
   const artefact = await openArtefact(folder);
@@ -34,8 +35,14 @@ async function measure(folder: string, pruningRate: number, workload: Workload):
   return {
     one: await decodeSpeed(decoder, level, 1, workload),
     eight: await decodeSpeed(decoder, level, 8, workload),
-    prefill: await prefillSpeed(decoder, level, workload),
+    prefill: median(await repeated(prefills, () => prefillSpeed(decoder, level, workload))),
   };
+}
+
+async function repeated(times: number, measure: () => Promise<number>): Promise<number[]> {
+  const found: number[] = [];
+  while (found.length < times) found.push(await measure());
+  return found;
 }
 
 async function decodeSpeed(

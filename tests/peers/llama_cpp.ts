@@ -3,6 +3,7 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
+import { median } from "../../commands/replay/statistics.ts";
 import { exists } from "./exists.ts";
 import { KNOWN_SHAPES, type ShapeName } from "../../models/known_shapes.ts";
 import { writeRandomGguf } from "./random_gguf.ts";
@@ -53,7 +54,7 @@ export async function prepareLlamaCpp(folder: string, shape: ShapeName): Promise
 }
 
 /** What `llama-bench -o json` prints of a test. */
-const BenchTests = z.tuple([z.looseObject({ avg_ts: z.number().positive() })]);
+const BenchTests = z.tuple([z.looseObject({ samples_ts: z.array(z.number().positive()).min(1) })]);
 
 /** What `llama-batched-bench --output-format jsonl` prints of a test. */
 const BatchedTest = z.looseObject({ pl: z.literal(8), speed_tg: z.number().positive() });
@@ -63,14 +64,14 @@ export function llamaCpp(folder: string, shape: ShapeName): Participant {
   const model = modelPath(folder, shape);
   return {
     name: "llama.cpp",
-    async measure({ threads, context, steps, prefillTokens }: Workload) {
+    async measure({ threads, context, steps, prefillTokens, prefills }: Workload) {
       const bench = async (test: readonly string[]) => {
-        const common = ["-m", model, "-t", `${threads}`, "-r", "1", "-o", "json"];
+        const common = ["-m", model, "-t", `${threads}`, "-o", "json"];
         const printed = await run(program(folder, "llama-bench"), [...common, ...test]);
-        return BenchTests.parse(JSON.parse(printed))[0].avg_ts;
+        return median(BenchTests.parse(JSON.parse(printed))[0].samples_ts);
       };
-      const one = await bench(["-p", "0", "-n", `${steps}`, "-d", `${context}`]);
-      const prefill = await bench(["-p", `${prefillTokens}`, "-n", "0"]);
+      const one = await bench(["-p", "0", "-n", `${steps}`, "-d", `${context}`, "-r", "1"]);
+      const prefill = await bench(["-p", `${prefillTokens}`, "-n", "0", "-r", `${prefills}`]);
       const printed = await run(program(folder, "llama-batched-bench"), [
         ...["-m", model, "-t", `${threads}`, "-tb", `${threads}`, "-c", `${8 * (context + steps)}`],
         ...["-npp", `${context}`, "-ntg", `${steps}`, "-npl", "8", "--output-format", "jsonl"],

@@ -8,6 +8,8 @@ export interface Workload {
   /** Decode steps of a measurement. */
   readonly steps: number;
   readonly prefillTokens: number;
+  /** Prefills of a measurement, one after another: their median counts. They are short, and machines change their speed. */
+  readonly prefills: number;
 }
 
 /** Tokens per second, of all sequences together. */
