@@ -29,7 +29,7 @@ export const PrintedSpeeds = z.strictObject({
   prefill: z.number().positive(),
 });
 
-/** Somebody who takes part, ready to be measured: each time in a process of its own, which warms up and measures once. */
+/** Somebody who takes part, ready to be measured: each time in a process of its own, which warms up and measures. */
 export interface Participant {
   readonly name: string;
   measure(workload: Workload): Promise<Speeds>;
