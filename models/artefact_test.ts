@@ -159,7 +159,7 @@ describe("openArtefact()", () => {
         /layers\.0: a kind of block twice \(attention, attention\)/,
       ],
       ["an unknown kind of block", (m) => Object.assign(m.layers[0]![0]!, { kind: "mamba3" }), /layers\.0\.0\.kind: /],
-      ["an unknown family", (m) => Object.assign(m.config, { family: "mamba3" }), /config\.family: /],
+      ["a family that is no name", (m) => Object.assign(m.config, { family: "../llama" }), /config\.family: must be a/],
       ["a size of 0", (m) => m.config.vocabSize = 0, /config\.vocabSize: /],
       ["an infinite base", (m) => m.config.rope.theta = Infinity, /config\.rope\.theta: /],
       ["a head size that is odd", (m) => m.config.headDim = 31, /config\.headDim: 31 is no multiple of 8/],

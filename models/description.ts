@@ -138,7 +138,8 @@ export interface MambaConfig {
 
 /** The numbers of a model, under Hugging Face's names in camelCase. Those of a kind of block it lacks are 0. */
 export interface ModelConfig {
-  readonly family: "llama" | "qwen2" | "mamba2" | "nemotron_h" | "bamba";
+  /** What people and recipes call it, such as "llama": its file in `families/`. Plans and graphs do not depend on it. */
+  readonly family: string;
   /** D */
   readonly hiddenSize: number;
   /** F */

@@ -33,7 +33,7 @@ const Mamba = z.strictObject({
 });
 
 const Config = z.strictObject({
-  family: z.enum(["llama", "qwen2", "mamba2", "nemotron_h", "bamba"]),
+  family: z.string().regex(/^[a-z][a-z0-9_]{0,31}$/, "must be a short name in lower case"),
   hiddenSize: Size,
   intermediateSize: SizeOrNone,
   numHiddenLayers: Size,
