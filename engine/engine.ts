@@ -6,7 +6,7 @@ import { Channel } from "./channel.ts";
 import { type EngineState, NOT_READY } from "./engine_state.ts";
 import { NotReadyError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
-import type { Targets } from "./limits.ts";
+import { hasBudget, type Targets } from "./limits.ts";
 import { type LearnedTimes, LoadSensor } from "./load_sensor.ts";
 import { countRefusal, type Metrics, startRates } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
@@ -483,6 +483,9 @@ export class Engine {
   #fail(active: ActiveRequest, cause: unknown): void {
     this.#release(active);
     active.unlisten();
+    if (hasBudget(active.request)) {
+      this.#options.metrics.sloRequests.inc({ rate: this.#rate(active.sequence.level), outcome: "missed" });
+    }
     active.events.fail(new StepError("A step of the model failed", { cause }));
   }
 

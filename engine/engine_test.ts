@@ -309,6 +309,13 @@ describe("Engine", () => {
     await isIdle(gauges, runner, 1);
   });
 
+  it("counts the budget of a request whose step failed as missed", async () => {
+    const { engine, registry } = toyEngine({ runner: failing() });
+    const budget = { latencyMs: 60_000, ttftMs: null, tpotMs: null };
+    await rejects(collect(engine.generate(toyRequest({ budget }), never())), StepError);
+    match(await registry.metrics(), 'espalier_slo_requests_total{rate="0",outcome="missed"} 1');
+  });
+
   it("opens the runner again when steps fail in a row, and says so meanwhile", async () => {
     const broken = failing();
     const fresh = new ToyRunner({ slots: 1 });
@@ -491,6 +498,7 @@ describe("Engine", () => {
     for (const reason of ["queue_full", "budget", "overload", "stopping", "not_ready"]) {
       match(text, `espalier_admission_rejected_total{reason="${reason}"} 0`);
     }
+    for (const code of [200, 500]) match(text, `espalier_requests_total{outcome="error",code="${code}"} 0`);
     for (const rate of TOY_RATES) {
       match(text, `espalier_slo_requests_total{rate="${rate}",outcome="missed"} 0`);
       match(text, `espalier_rate_selected_total{rate="${rate}",reason="floor"} 0`);

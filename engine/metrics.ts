@@ -83,7 +83,7 @@ export function createMetrics(registry: Registry) {
     ),
     sloRequests: counter(
       "slo_requests_total",
-      "Requests with a budget, by the largest rate they ran at: met or missed",
+      "Requests with a budget, by the largest rate they ran at: met or missed; missed too if a step failed",
       ["rate", "outcome"],
     ),
     tokens: counter("tokens_total", "Tokens that steps took (prefill) and gave (decode)", ["phase", "rate"]),
@@ -94,6 +94,8 @@ export function createMetrics(registry: Registry) {
     admissionRejected: counter("admission_rejected_total", "Requests refused at the door", ["reason"]),
   };
   for (const reason of REFUSAL_REASONS) metrics.admissionRejected.inc({ reason }, 0);
+  // A stream that fails has said 200 before.
+  for (const code of ["200", "500"]) metrics.requests.inc({ outcome: "error", code }, 0);
   return metrics;
 }
 
