@@ -60,7 +60,7 @@ const Flags = z.strictObject({
   slots: z.int().min(1).max(64).default(4).describe("Slots of the service"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads of the service"),
   prefillChunk: z.int().min(1).max(4096).default(128).describe("Prompt tokens of one step of the service"),
-  serviceFlags: z.string().default("").describe('More flags for the service, such as "--max-waiting=16"'),
+  serviceFlags: z.string().default("").describe('More flags for the service: --service-flags="--max-waiting=16"'),
   json: z.string().optional().describe("File for everything that was found, as JSON"),
   html: z.string().optional().describe("File for the report with plots, as one HTML page"),
 });
@@ -93,7 +93,11 @@ await runCommand(async () => {
     throw new RangeError(`--half-cpu-at: ${flags.halfCpuAt} is not within the --seconds of a trace, ${flags.seconds}`);
   }
   const recorded = flags.trace === undefined ? null : parseTraceCsv(await Deno.readTextFile(flags.trace));
-  for (const file of [flags.json, flags.html]) if (file !== undefined) await Deno.writeTextFile(file, "");
+  if (flags.halfCpuAt !== undefined) await (await takeHalfOfTheCpu())[Symbol.asyncDispose]();
+  for (const file of [flags.json, flags.html]) {
+    // Whether it can be written, now and not after the runs; what it has stays until there is something else.
+    if (file !== undefined) (await Deno.open(file, { write: true, create: true })).close();
+  }
 
   const report = await replay(flags, { policies, loads, recorded });
   console.log(markdown(report));
@@ -257,10 +261,10 @@ async function runTrace(
 ): Promise<{ outcomes: Outcome[]; probes: ProbeTimes }> {
   const draws = new RandomDraws(flags.seed + SEEDS.prompts);
   const prompts = requests.map(({ promptTokens }) => randomPrompt(draws, promptTokens, info.model.vocab_size));
-  let busy: BusyCores | null = null;
+  let busy: Promise<BusyCores> | null = null;
   const timer = flags.halfCpuAt === undefined
     ? undefined
-    : setTimeout(() => busy = new BusyCores(Math.max(1, physicalCores() >> 1)), 1000 * flags.halfCpuAt);
+    : setTimeout(() => busy = takeHalfOfTheCpu(), 1000 * flags.halfCpuAt);
   const probes = new Probes(client);
   try {
     const outcomes = await sendTrace({ client, requests, prompts, onMiss: flags.onMiss, onProgress });
@@ -268,8 +272,12 @@ async function runTrace(
   } finally {
     await probes.stop();
     clearTimeout(timer);
-    await (busy as BusyCores | null)?.[Symbol.asyncDispose]();
+    await (await (busy as Promise<BusyCores> | null))?.[Symbol.asyncDispose]();
   }
+}
+
+function takeHalfOfTheCpu(): Promise<BusyCores> {
+  return BusyCores.start(Math.max(1, physicalCores() >> 1));
 }
 
 interface Known {

@@ -62,6 +62,10 @@ describe("replay", () => {
     const report = JSON.parse(await Deno.readTextFile(json));
     equal(report.model, "demo");
     ok(report.capacity > 0);
+    for (const [level, ms] of report.costs.decodeMs.entries()) {
+      const prompts = report.costs.prefillMs[level].map(({ ms }: { ms: number }) => ms);
+      for (const times of [ms, prompts]) deepEqual(times, times.toSorted((a: number, b: number) => a - b));
+    }
     equal(report.costs.decodeMs[0].length, 2);
     const [{ requests, runs, oracle }] = report.loads;
     equal(requests.length, 10);
@@ -103,12 +107,15 @@ describe("replay", () => {
       await refused(/a request of 90009 tokens/, ...BRIEF, "--trace", `${folder}/long.csv`);
     });
     it("a report to a folder that is not there", () => refused(/nowhere/, "--html", `${folder}/nowhere/x.html`));
-    it("an address where nothing listens", async () => {
+    it("an address where nothing listens, and leaves an earlier report alone", async () => {
       const server = createServer();
       await new Promise<void>((resolve) => server.listen(0, "127.0.0.1", resolve));
       const { port } = server.address() as { port: number };
       await new Promise((resolve) => server.close(resolve));
-      await refused(/readyz does not answer 200/, "--url", `http://127.0.0.1:${port}`);
+      await Deno.writeTextFile(`${folder}/earlier.json`, "{}");
+      const into = ["--json", `${folder}/earlier.json`];
+      await refused(/readyz does not answer 200/, "--url", `http://127.0.0.1:${port}`, ...into);
+      equal(await Deno.readTextFile(`${folder}/earlier.json`), "{}");
     });
   });
 });

@@ -91,7 +91,7 @@ export async function measureCosts(options: CostOptions): Promise<StepCosts> {
   }
   const settled = (samples: readonly (readonly number[])[][]) => {
     const columns = samples[0]!.map((_, i) => neverRising(samples.map((level) => median(level[i]!))));
-    return samples.map((_, level) => columns.map((column) => column[level]!));
+    return samples.map((_, level) => neverFalling(columns.map((column) => column[level]!)));
   };
   return {
     pruningRates,
@@ -99,6 +99,11 @@ export async function measureCosts(options: CostOptions): Promise<StepCosts> {
     prefillMs: settled(prefill).map((ms) => rows.map((count, i) => ({ rows: count, ms: ms[i]! }))),
     overheadMs: median(overheads),
   };
+}
+
+/** The nearest values that never fall. Levels of which none was below the other's at any size stay so. */
+function neverFalling(values: readonly number[]): number[] {
+  return neverRising(values.toReversed()).reverse();
 }
 
 /** The sizes below the last, and the last. */

@@ -1,4 +1,7 @@
-/** What steps of the service cost, as measured from outside. A wider level never costs less than a narrower one. */
+/**
+ * What steps of the service cost, as measured from outside. A wider level never costs less than a narrower one, and more
+ * rows never less than fewer.
+ */
 export interface StepCosts {
   /** Rates of the levels, 0 first. */
   readonly pruningRates: readonly number[];
@@ -32,17 +35,18 @@ export class StepClock {
    *
    * An elastic product runs one segment for each level, on the rows at this level or a wider one. So a mixed step costs
    * what all rows cost at the narrowest level, and for each wider level what its rows add. Prompt rows beside decoding
-   * ones cost what they add to as many prompt rows.
+   * ones cost what they add to as many prompt rows, which in a mix of levels that were not measured together can come to
+   * less than nothing: then nothing.
    */
   stepMs(decode: ArrayLike<number>, prefill: ArrayLike<number>): number {
-    let [decoding, all, ms] = [0, 0, 0];
+    let [decoding, all, decodeMs, promptMs] = [0, 0, 0, 0];
     for (let level = 0; level < this.levels; level++) {
       decoding += decode[level]!;
       all += decode[level]! + prefill[level]!;
-      ms += this.#decode[level]![decoding]!;
-      if (all > decoding) ms += this.#prefill[level]![all]! - this.#prefill[level]![decoding]!;
+      decodeMs += this.#decode[level]![decoding]!;
+      if (all > decoding) promptMs += this.#prefill[level]![all]! - this.#prefill[level]![decoding]!;
     }
-    return ms;
+    return decodeMs + Math.max(0, promptMs);
   }
 
   /** Milliseconds from start to last token of a request that is alone. */

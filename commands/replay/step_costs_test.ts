@@ -27,6 +27,18 @@ describe("StepClock", () => {
     equal(clock.stepMs([0, 1], [0, 3]), 6 + (17 - 5));
   });
 
+  it("takes no time off a decode step for a prompt row", () => {
+    // At the wide level the first row adds 20 to what the narrow one costs, two rows add nothing.
+    const steep = new StepClock({
+      decodeMs: [[10, 16], [6, 9]],
+      prefillMs: [
+        [{ rows: 1, ms: 25 }, { rows: 2, ms: 26 }, { rows: 4, ms: 27 }],
+        [{ rows: 1, ms: 5 }, { rows: 2, ms: 26 }, { rows: 4, ms: 27 }],
+      ],
+    });
+    equal(steep.stepMs([1, 1], [1, 0]), steep.stepMs([1, 1], [0, 0]));
+  });
+
   it("knows what a request takes alone, chunk by chunk", () => {
     equal(clock.aloneMs(0, 4, 1), 30);
     equal(clock.aloneMs(0, 5, 3), 30 + 9 + 2 * 10);

@@ -121,7 +121,7 @@ function markdownTable({ head, rows }: Table): string {
 
 /** A number, or a dash where there was nothing to count. */
 function fixed(value: number, digits: number): string {
-  return Number.isNaN(value) ? "–" : value.toFixed(digits);
+  return Number.isFinite(value) ? value.toFixed(digits) : "–";
 }
 
 function percent(share: number): string {
