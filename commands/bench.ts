@@ -16,7 +16,7 @@ import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { type ProgressBar, progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
-import { formatProfile, profileSteps } from "./step_profile.ts";
+import { formatProfile, profileSteps, withTimeline } from "./step_profile.ts";
 
 /** Shapes that can be made and run, the last ones where there is memory for it; the others are for size reports. */
 const SHAPES = [
@@ -141,14 +141,19 @@ function randomArtefacts(shape: ShapeName, blockSize: BlockSize) {
 async function profile(folder: string, operators: string | null, flags: Flags): Promise<void> {
   const lowerings = operators === null ? [null] : [operators, null];
   for (const lowering of lowerings) {
-    const { decoder } = await open(folder, lowering, flags, await Deno.makeTempFile({ prefix: "profile-" }));
-    const { times: profile } = await profileSteps(decoder, flags);
+    const { times: profile } = await withTimeline(async (prefix) => {
+      const { decoder } = await open(folder, lowering, flags, prefix);
+      try {
+        return await profileSteps(decoder, flags);
+      } finally {
+        decoder.close();
+      }
+    });
     const name = lowering === null ? "stock operators" : "own operators, each a node";
     console.log(
       flags.json ? JSON.stringify({ operators: name, ...Object.fromEntries(profile) }) : formatProfile(name, profile),
       "\n",
     );
-    decoder.close();
   }
 }
 

@@ -9,7 +9,7 @@ import { type ChosenDevice, describeDevice } from "./device.ts";
 import { deviceKinds } from "./device_kinds.ts";
 import { progressBar } from "./progress_bar.ts";
 import { levelOf } from "./level_of.ts";
-import { formatProfile, profileSteps } from "./step_profile.ts";
+import { formatProfile, profileSteps, withTimeline } from "./step_profile.ts";
 
 export interface DeviceBenchFlags {
   readonly rounds: number;
@@ -119,13 +119,12 @@ export async function benchDevice(folder: string, chosen: ChosenDevice, given: D
 
 /** Where the time of steps goes, run node by node, each waited for. */
 async function profileDevice(artefact: Artefact, chosen: ChosenDevice, flags: DeviceBenchFlags): Promise<void> {
-  using decoder = await open(artefact, chosen, flags, await Deno.makeTempFile({ prefix: "profile-" }));
   const ours = chosen.operators !== null;
   const kinds = ours ? deviceKinds(artefact, { lanes: flags.slots, context: flags.promptTokens }) : null;
   const sizes = { context: flags.promptTokens, prefillTokens: flags.promptTokens, batches: ours ? [1, 8] : [1] };
-  const { times, providers } = await profileSteps(decoder, sizes, {
-    afterOthers: true,
-    ...(kinds && { kindOf: kinds.kindOf }),
+  const { times, providers } = await withTimeline(async (prefix) => {
+    using decoder = await open(artefact, chosen, flags, prefix);
+    return await profileSteps(decoder, sizes, { afterOthers: true, ...(kinds && { kindOf: kinds.kindOf }) });
   });
   console.log(describeDevice(chosen));
   console.log(`nodes by provider: ${[...providers].map(([name, count]) => `${name} ${count}`).join(", ")}`);

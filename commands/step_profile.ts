@@ -10,6 +10,16 @@ const [DECODE_RUNS, PREFILL_RUNS] = [8, 3];
 /** Sequences of the decode steps. */
 const BATCHES = [1, 8] as const;
 
+/** Lends the prefix for a timeline's file, in a folder that is removed afterwards. */
+export async function withTimeline<T>(profile: (prefix: string) => Promise<T>): Promise<T> {
+  const folder = await Deno.makeTempDir({ prefix: "espalier-profile-" });
+  try {
+    return await profile(`${folder}/steps`);
+  } finally {
+    await Deno.remove(folder, { recursive: true });
+  }
+}
+
 /**
  * Times every operator in decode steps of one and of eight sequences and in a prefill chunk, all at rate 0; with a
  * prefill context also in chunks that are behind so many tokens, and behind each other.
