@@ -48,10 +48,13 @@ export function readFlags<S extends FlagsSchema>(
   const flags = Object.entries(schema.shape).map(([field, type]) => describeFlag(field, type));
   const problems: string[] = [];
   const given: Record<string, unknown> = {};
+  /** What each given field was given by. */
+  const sources = new Map<string, string>();
   const give = (flag: Flag, text: string | boolean | readonly string[], source: string) => {
     const value = flag.type === "number" ? numberOf(text) : text;
     if (value === undefined) problems.push(`${source}: "${text}" is not a number`);
     else given[flag.field] = value;
+    sources.set(flag.field, source);
   };
 
   for (const flag of flags) {
@@ -86,7 +89,9 @@ export function readFlags<S extends FlagsSchema>(
     parsed.error.issues.map(({ path, message }) => {
       const flag = flags.find(({ field }) => field === path[0]);
       if (flag === undefined) return message;
-      return flag.required && !(flag.field in given) ? `--${flag.name} is needed` : `--${flag.name}: ${message}`;
+      return flag.required && !(flag.field in given)
+        ? `--${flag.name} is needed`
+        : `${sources.get(flag.field) ?? `--${flag.name}`}: ${message}`;
     }),
   );
 }
@@ -157,7 +162,7 @@ function helpText(flags: readonly Flag[], { name, summary, env }: CommandHelp): 
     if (flag.required) return " (needed)";
     if (flag.type === "list") return " (can be repeated)";
     if (flag.default === true) return ` (default; --no-${flag.name} turns it off)`;
-    return flag.default === undefined || flag.default === false ? "" : ` (default ${flag.default})`;
+    return [undefined, false, ""].includes(flag.default as undefined) ? "" : ` (default ${flag.default})`;
   };
   const rows = flags.map((flag) => [`--${flag.name}${value(flag)}`, `${flag.description}${note(flag)}`]);
   rows.push(["--help", "Shows this"]);

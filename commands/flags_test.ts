@@ -69,6 +69,11 @@ describe("readFlags()", () => {
     match(problem(["--model=a"], { ESPALIER_VERBOSE: "yes" }), /^ESPALIER_VERBOSE: "yes" is neither/);
   });
 
+  it("names the variable where a value that does not fit came from the environment", () => {
+    match(problem(["--model=a"], { ESPALIER_HTTP_PORT: "4.5" }), /^ESPALIER_HTTP_PORT: /);
+    match(problem(["--model=a", "--http-port=4.5"], { ESPALIER_HTTP_PORT: "80" }), /^--http-port: /);
+  });
+
   it("names every problem at once, and flags that are needed", () => {
     match(problem(["--order=left"]), /^--model is needed\n--order: .*\n"try --help" lists the flags$/);
   });

@@ -13,6 +13,9 @@ const [READY_MS, STOP_MS] = [60_000, 30_000];
 /** How often a service that listens is asked whether it is ready. */
 const POLL_MS = 50;
 
+/** Settings of another service that may stand in the environment, with which this one could not be asked. */
+const OWN_DOOR = { ESPALIER_API_KEYS: "", ESPALIER_API_KEYS_FILE: "", ESPALIER_HOST: "" };
+
 /** The service in a process of its own, on a free port of loopback. It ends with this process. */
 export class ServiceProcess implements AsyncDisposable {
   readonly #child: Deno.ChildProcess;
@@ -40,6 +43,7 @@ export class ServiceProcess implements AsyncDisposable {
     const child = new Deno.Command(Deno.execPath(), {
       args: [run!, ...debugged ? ["--inspect=127.0.0.1:0"] : [], ...task, "--port=0", ...flags],
       cwd: ROOT,
+      env: OWN_DOOR,
       stdin: "null",
       stdout: "null",
       stderr: "piped",
