@@ -14,10 +14,14 @@ export function progressBar(title: string): ProgressBar {
   return Deno.stderr.isTerminal() ? terminalBar(title) : logLines(title);
 }
 
+/** Changes nothing of the terminal, neither cursor nor line wrap: whoever is interrupted leaves it as it was. */
 function terminalBar(title: string): ProgressBar {
+  const text = `${title} {bar} {percentage} %  {duration_formatted}, {eta_formatted} left  {label}`;
   const bar = new cliProgress.SingleBar({
-    format: `${title} {bar} {percentage} %  {duration_formatted}, {eta_formatted} left  {label}`,
-    hideCursor: true,
+    // What does not fit into the line is left out: the next update could not overwrite a second one.
+    format: (options: object, params: unknown, payload: unknown) =>
+      cliProgress.Format.Formatter({ ...options, format: text }, params, payload).slice(0, columns() - 1),
+    linewrap: true,
     etaBuffer: 50,
   }, cliProgress.Presets.shades_classic);
   const steps = 1000;
@@ -26,6 +30,10 @@ function terminalBar(title: string): ProgressBar {
     update: (share, label) => bar.update(Math.round(share * steps), { label }),
     [Symbol.dispose]: () => bar.stop(),
   };
+}
+
+function columns(): number {
+  return Deno.consoleSize().columns;
 }
 
 function logLines(title: string): ProgressBar {

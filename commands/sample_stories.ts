@@ -9,6 +9,7 @@
 
 import { z } from "zod";
 import { parseFlags } from "./flags.ts";
+import { runCommand } from "./run_command.ts";
 import { densePlan } from "../models/block_tensors.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
 import { openDecoder, type Sequence } from "../models/decoder.ts";
@@ -96,8 +97,10 @@ async function tell(
 }
 
 if (import.meta.main) {
-  await tell(parseFlags(Flags, Deno.args, {
-    name: "deno run -A commands/sample_stories.ts",
-    summary: "Lets a checkpoint tell stories.",
-  }));
+  await runCommand(() =>
+    tell(parseFlags(Flags, Deno.args, {
+      name: "deno run -A commands/sample_stories.ts",
+      summary: "Lets a checkpoint tell stories.",
+    }))
+  );
 }

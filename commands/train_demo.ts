@@ -14,6 +14,7 @@ import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
 import { parseFlags } from "./flags.ts";
+import { runCommand } from "./run_command.ts";
 import { densePlan } from "../models/block_tensors.ts";
 import { describe } from "../models/families/mod.ts";
 import { openRuntime } from "../onnx/mod.ts";
@@ -144,8 +145,10 @@ async function stepsIn(minutes: number, trainer: Trainer, data: StoryData, lengt
 }
 
 if (import.meta.main) {
-  await train(parseFlags(Flags, Deno.args, {
-    name: "deno run -A commands/train_demo.ts",
-    summary: "Trains a small model that tells stories and writes it as a Hugging Face checkpoint.",
-  }));
+  await runCommand(() =>
+    train(parseFlags(Flags, Deno.args, {
+      name: "deno run -A commands/train_demo.ts",
+      summary: "Trains a small model that tells stories and writes it as a Hugging Face checkpoint.",
+    }))
+  );
 }
