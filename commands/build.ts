@@ -1,6 +1,7 @@
 /** `deno task build`: compiles the operators in `kernels/native/`. */
 
 import { z } from "zod";
+import { GPU_ARCHITECTURES } from "../kernels/cuda_build.ts";
 import { describeKernels, openCudaKernels, openKernels } from "../kernels/native_library.ts";
 import { parseFlags } from "./flags.ts";
 import { progressBar } from "./progress_bar.ts";
@@ -12,7 +13,7 @@ await runCommand(async () => {
     summary:
       `Compiles the operators in kernels/native/ with the C++ compiler that it finds, unless that was done for these sources.
 Where nvcc is (ESPALIER_NVCC, the path, /usr/local/cuda/bin), those for CUDA devices too.
-ESPALIER_CUDA_ARCHITECTURES are the GPUs to compile for (default sm_87,sm_90,sm_110).`,
+ESPALIER_CUDA_ARCHITECTURES are the GPUs to compile for (default ${GPU_ARCHITECTURES}).`,
   });
   {
     using bar = progressBar("build");

@@ -11,7 +11,7 @@ import { answers, type Architecture, compile, eachAtOnce, FLAGS, parentOf } from
  * GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper (whose tensor cores of
  * warpgroups are instructions of sm_90a, not of sm_90), Thor.
  */
-const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90a", "sm_110"];
+export const GPU_ARCHITECTURES: readonly string[] = ["sm_87", "sm_90a", "sm_110"];
 
 const DEVICE_FLAGS: readonly string[] = ["-std=c++17", "-O3"];
 
