@@ -1,5 +1,5 @@
 import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64";
-import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
+import { mersenne } from "pure-rand/generator/mersenne";
 import { selectLargest } from "./select_largest.ts";
 
 export interface SamplingOptions {
@@ -74,7 +74,8 @@ export class SamplerScratch {
 export class Sampler {
   readonly #options: SamplingOptions;
   readonly #scratch: SamplerScratch;
-  readonly #random: ReturnType<typeof xoroshiro128plus>;
+  /** One whose first numbers differ from seed to seed as much as its later ones: seeds are small, and answers short. */
+  readonly #random: ReturnType<typeof mersenne>;
   readonly #penalizes: boolean;
   /** Times in the answer, of every token in prompt or answer; kept for penalties only. */
   readonly #counts = new Map<number, number>();
@@ -82,7 +83,7 @@ export class Sampler {
   constructor(options: SamplingOptions, prompt: Iterable<number>, scratch: SamplerScratch) {
     this.#options = options;
     this.#scratch = scratch;
-    this.#random = xoroshiro128plus(options.seed);
+    this.#random = mersenne(options.seed);
     const { repetitionPenalty, presencePenalty, frequencyPenalty } = options;
     this.#penalizes = repetitionPenalty !== 1 || presencePenalty !== 0 || frequencyPenalty !== 0;
     if (this.#penalizes) { for (const token of prompt) this.#counts.set(token, 0); }
