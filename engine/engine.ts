@@ -54,6 +54,9 @@ const AT_START = { stage: "start", place: 0 } as const;
 /** Steps that fail in a row until the runner, not what it was given, is held to be at fault. */
 const BROKEN_FAILURES = 2;
 
+/** Budgets that are found to be lost between two steps, at most, while others run. */
+const MOST_GIVEN_UP = 8;
+
 /**
  * Runs requests together, each at its own rate: between two steps it lets ended requests go and new ones in, then it
  * runs one step for all. It speaks token ids only.
@@ -156,8 +159,7 @@ export class Engine {
    * Takes a request. Its events are one start, its tokens and one end; leaving them early cancels it, as the signal
    * does, and frees its slot before the next step.
    *
-   * The events fail with the signal's reason, with a `BudgetError` if the budget was used up in the queue, with a
-   * `StepError`, with a `NotReadyError` or with a `StoppingError`.
+   * The events fail with the signal's reason, with a `StepError`, with a `NotReadyError` or with a `StoppingError`.
    *
    * @throws {StoppingError} If no more requests are taken.
    * @throws {NotReadyError} If the runner is being opened again, could not be, or hangs.
@@ -261,7 +263,7 @@ export class Engine {
 
   #expectations(): Expectations {
     const { now, targets } = this.#options;
-    return { targets, nowMs: now(), narrows: this.#runner.narrows, lengthRatio: this.#sensor.lengthRatio.high };
+    return { targets, nowMs: now(), narrows: this.#runner.narrows, lengthRatio: this.#sensor.lengthRatio };
   }
 
   async #run(): Promise<void> {
@@ -302,6 +304,7 @@ export class Engine {
   /** Gives the free slots to those who wait, in the order of the queue. */
   #letIn(): void {
     const { metrics, now } = this.#options;
+    let givenUp = 0;
     while (this.#waiting.first !== undefined && this.#runner.freeSlots > 0) {
       const waiting = this.#waiting.first;
       this.#unqueue(waiting);
@@ -309,6 +312,8 @@ export class Engine {
         const { choice, lost } = this.#choose(waiting, AT_START) as Extract<RateAnswer, { kind: "run" }>;
         if (lost && !waiting.hopeless && this.#waiting.length > 0) {
           this.#enqueue({ ...waiting, hopeless: true });
+          // A decision takes milliseconds, and after a stall everyone may be lost: the rest is decided after a step.
+          if (++givenUp === MOST_GIVEN_UP && this.#running.length > 0) return;
           continue;
         }
         const sequence = this.#runner.openSequence(choice.level);
@@ -384,7 +389,7 @@ export class Engine {
     const endMs = now();
     metrics.stepSeconds.observe(labels, (endMs - startMs) / 1000);
     metrics.stepPredictedSeconds.inc(labels, baseMs / 1000);
-    this.#sensor.readSteps();
+    this.#sensor.readSteps(kind.sequences);
     scheduled.forEach((part, index) => {
       this.#advance(part, entries[index]!, { logits: logits[index]!, likeliest: this.#runner.likeliest(index) }, endMs);
     });

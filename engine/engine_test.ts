@@ -1,7 +1,7 @@
 import { deepEqual, equal, ok, rejects, throws } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "./errors.ts";
-import type { GenerationEnd } from "./generation.ts";
+import type { GenerationEnd, GenerationStart } from "./generation.ts";
 import { StepCosts } from "./step_costs.ts";
 import { collect, Gate, GREEDY, TOY_RATES, TOY_TABLE, toyEngine, toyRequest } from "./testing/toy_engine.ts";
 import { toyAnswer, ToyRunner } from "./testing/toy_runner.ts";
@@ -307,6 +307,15 @@ describe("Engine", () => {
     await rejects(first, (error) => error instanceof StepError && /device lost/.test(String(error.cause)));
     deepEqual((await collect(second)).tokens, toyAnswer([1, 2, 3], 0, 4));
     await isIdle(gauges, runner, 1);
+  });
+
+  it("expects steps to take time where answers are expected to be one token long", async () => {
+    const { engine, metrics } = toyEngine();
+    for (let i = 0; i < 500; i++) metrics.generationLengthRatio.observe(0);
+    const { all } = await collect(engine.generate(toyRequest(), never()));
+    const { choice } = all[0] as GenerationStart;
+    ok(choice.predictedTpotMs > 0);
+    equal(choice.predictedMs, choice.predictedTtftMs);
   });
 
   it("counts the budget of a request whose step failed as missed", async () => {

@@ -23,8 +23,6 @@ export interface LoadSnapshot {
     /** The same for nineteen times out of twenty. */
     readonly sure: number;
   };
-  /** Answers' lengths as shares of what was allowed: the mean, and what nine of ten stay within. */
-  readonly lengthRatio: { readonly mean: number; readonly high: number };
   /** Requests that come. */
   readonly arrivals: {
     readonly perSecond: number;

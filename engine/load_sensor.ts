@@ -1,6 +1,7 @@
 import type { Gauge, Registry } from "prom-client";
 import type { LoadSnapshot } from "./load.ts";
 import type { Metrics } from "./metrics.ts";
+import { RecentMean } from "./recent_mean.ts";
 import { histogramSeries, plainSeries, plainValue } from "./registered_series.ts";
 import type { Phase, StepKind } from "./step_costs.ts";
 import { StepRatio } from "./step_ratio.ts";
@@ -48,8 +49,8 @@ const FIRST_DEVIATION = 0.06;
 /** Standard deviations above the middle that four out of five stay below, and nineteen out of twenty. */
 const [FOUR_OF_FIVE, NINETEEN_OF_TWENTY] = [0.84, 1.64];
 
-/** Requests that must have ended before their lengths are counted on. */
-const LENGTHS_NEEDED = 20;
+/** Answers that are as long as they may be, until others have ended. */
+const ASSUMED_LENGTH = { value: 1, count: 5 };
 
 /** What a sensor has learned of the times of steps, for another to begin with that follows it. */
 export interface LearnedTimes {
@@ -77,6 +78,9 @@ export class LoadSensor {
   readonly #between: { log: number; readings: number; sum: number; count: number };
   /** `seen` is the part of the average that lies after the first reading. */
   readonly #arrivals = { perSecond: 0, seen: 0, count: 0, atMs: -Infinity };
+  readonly #promptTokens = new RecentMean();
+  readonly #newTokens = new RecentMean();
+  readonly #lengthRatio = new RecentMean(ASSUMED_LENGTH);
 
   constructor(
     { metrics, registry, learned }: { metrics: Metrics; registry: Registry; learned?: LearnedTimes | undefined },
@@ -104,12 +108,8 @@ export class LoadSensor {
     return this.#stepRatio.of(kind);
   }
 
-  /**
-   * Takes what the metrics of steps have gained. To be called after each step, while those who had a part in it still
-   * run: their gauge tells how many shared it.
-   */
-  readSteps(): void {
-    const sequences = plainValue(this.#metrics.requestsRunning);
+  /** Takes what the metrics of steps have gained. To be called after each step. @param sequences That had a part in it. */
+  readSteps(sequences: number): void {
     const predictions = plainSeries(this.#metrics.stepPredictedSeconds);
     for (const { labels, sum } of histogramSeries(this.#metrics.stepSeconds)) {
       const [phase, rate] = [labels["phase"] as Phase, labels["rate"]!];
@@ -175,7 +175,6 @@ export class LoadSensor {
         safe: above(FOUR_OF_FIVE),
         sure: above(NINETEEN_OF_TWENTY),
       },
-      lengthRatio: this.lengthRatio,
       arrivals: this.#readArrivals(nowMs),
     };
   }
@@ -192,28 +191,15 @@ export class LoadSensor {
       }
       [arrivals.count, arrivals.atMs] = [count, nowMs];
     }
-    const mean = (metric: Metrics["requestPromptTokens"]) => {
-      const [series] = histogramSeries(metric);
-      return series === undefined || series.count === 0 ? 0 : series.sum / series.count;
-    };
-    const [promptTokens, newTokens] = [
-      mean(this.#metrics.requestPromptTokens),
-      mean(this.#metrics.requestGenerationTokens),
-    ];
+    const promptTokens = this.#promptTokens.read(this.#metrics.requestPromptTokens);
+    const newTokens = this.#newTokens.read(this.#metrics.requestGenerationTokens);
     const perSecond = arrivals.perSecond / Math.max(SEEN_SHARE, arrivals.seen);
     // Until requests have ended nothing is known of those to come.
     return { perSecond: newTokens === 0 ? 0 : perSecond, promptTokens, newTokens };
   }
 
-  /** Answers' lengths as shares of what was allowed. */
-  get lengthRatio(): LoadSnapshot["lengthRatio"] {
-    const [series] = histogramSeries(this.#metrics.generationLengthRatio);
-    if (series === undefined || series.count < LENGTHS_NEEDED) return { mean: 1, high: 1 };
-    let below = 0;
-    for (const bound of Object.keys(series.bucketValues).map(Number).sort((a, b) => a - b)) {
-      below += series.bucketValues[String(bound)]!;
-      if (below >= 0.9 * series.count) return { mean: series.sum / series.count, high: bound };
-    }
-    return { mean: series.sum / series.count, high: 1 };
+  /** The mean length of answers, as a share of what was allowed; all of it before any has ended. */
+  get lengthRatio(): number {
+    return this.#lengthRatio.read(this.#metrics.generationLengthRatio);
   }
 }

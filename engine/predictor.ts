@@ -104,12 +104,12 @@ export class Situation {
     return countMissed(works.running, finishes.running, factor) + countMissed(works.waiting, finishes.waiting, factor);
   }
 
-  /** The pace at which requests come, as a share of what all slots sustain at rate 0; 0 if none came lately. */
-  get utilization(): number {
+  /** The pace at which requests come, as a share of what all slots sustain at a level; 0 if none came lately. */
+  utilizationAt(level: number): number {
     const { arrivals, slots } = this.options.load;
     if (arrivals.perSecond === 0) return 0;
     const count = SUSTAINED * slots;
-    const { lastTokenMs } = this.together(meanWork(arrivals), { count, slots });
+    const { lastTokenMs } = this.together(meanWork(arrivals, level), { count, slots });
     return arrivals.perSecond * lastTokenMs / 1000 / count;
   }
 
@@ -133,7 +133,11 @@ export class Situation {
     const decoding = step.filter(({ phase }) => phase === "decode");
     const prompts = step.filter(({ phase }) => phase === "prefill");
     if (decoding.length === 0 || prompts.length === 0) return false;
-    const awaited = ({ newTokens, limits }: RunningWork) => ({ newTokens, leftMs: limits.lastTokenMs - busyMs });
+    const awaited = ({ newTokens, limits }: RunningWork) => ({
+      newTokens,
+      leftMs: limits.lastTokenMs - busyMs,
+      firstLeftMs: limits.firstTokenMs - busyMs,
+    });
     return holdsPrompts({
       ...{ decoding: decoding.map(awaited), prompts: prompts.map(awaited) },
       ...{ mixedMs: this.#stepMs(step), decodeMs: this.#stepMs(decoding), ...hold },
@@ -215,6 +219,13 @@ export class Predictor extends Situation {
     return this.together({ ...this.#request, level, context: 0 }, { count: 1, slots: 1 });
   }
 
+  /** Time of a step that decodes the request alone, right after its prompt. */
+  decodeStepMs(level: number): number {
+    const { costs, load } = this.options;
+    const part = { level, phase: "decode", rows: 1, context: this.#request.promptTokens } as const;
+    return load.predictionError.median * stepTimes(costs, load)([part]);
+  }
+
   /** Time of so many requests like this one that start together, at one level, until all are done. */
   togetherMs(count: number, level: number): number {
     return this.together({ ...this.#request, level, context: 0 }, { count, slots: count }).lastTokenMs;
@@ -240,10 +251,10 @@ export function contentionSlowdown(share: number): number {
   return 1 / (1 - Math.min(Math.max(share, 0), MOST_CONTENTION));
 }
 
-/** Work of the mean kind, at rate 0. */
-function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"]): Work {
+/** Work of the mean kind. */
+function meanWork({ promptTokens, newTokens }: LoadSnapshot["arrivals"], level: number): Work {
   const whole = (tokens: number) => Math.max(1, Math.round(tokens));
-  const work = { level: 0, context: 0, instantMs: 0, limits: NO_LIMITS };
+  const work = { level, context: 0, instantMs: 0, limits: NO_LIMITS };
   return { ...work, promptTokens: whole(promptTokens), newTokens: whole(newTokens) };
 }
 

@@ -1,4 +1,4 @@
-/** An answer that is still to come, or the rest of one. */
+/** The rest of an answer. */
 export interface AwaitedAnswer {
   /** Tokens that are still to come. */
   readonly newTokens: number;
@@ -6,11 +6,17 @@ export interface AwaitedAnswer {
   readonly leftMs: number;
 }
 
+/** An answer whose prompt has not been taken yet. */
+export interface AwaitedPrompt extends AwaitedAnswer {
+  /** Milliseconds until its first token is due; infinite if it is due at no time. */
+  readonly firstLeftMs: number;
+}
+
 export interface HoldOptions {
   /** Answers on their way. */
   readonly decoding: readonly AwaitedAnswer[];
   /** Answers to the prompts of the next step. */
-  readonly prompts: readonly AwaitedAnswer[];
+  readonly prompts: readonly AwaitedPrompt[];
   /** Predicted milliseconds of the next step with its prompts. */
   readonly mixedMs: number;
   /** The same without them. */
@@ -29,17 +35,15 @@ export interface HoldOptions {
  * No prompt waits for ever: the answers that it can wait for are those that decode now.
  */
 export function holdsPrompts({ decoding, prompts, mixedMs, decodeMs, safe, likely }: HoldOptions): boolean {
-  const loses = ({ leftMs }: AwaitedAnswer, ms: number, lateMs: number) =>
-    ms * likely <= leftMs && lateMs * safe > leftMs;
-  const endangered = decoding.filter((answer) => {
-    const { newTokens } = answer;
-    return loses(answer, newTokens * decodeMs, mixedMs + (newTokens - 1) * decodeMs);
-  });
+  const loses = (leftMs: number, ms: number, lateMs: number) => ms * likely <= leftMs && lateMs * safe > leftMs;
+  const endangered = decoding.filter(({ newTokens, leftMs }) =>
+    loses(leftMs, newTokens * decodeMs, mixedMs + (newTokens - 1) * decodeMs)
+  );
   if (endangered.length === 0) return false;
   const heldMs = decodeMs * Math.max(...endangered.map(({ newTokens }) => newTokens));
-  const harmed = prompts.filter((answer) => {
-    const ms = mixedMs + (answer.newTokens - 1) * decodeMs;
-    return loses(answer, ms, heldMs + ms);
+  const harmed = prompts.filter(({ newTokens, leftMs, firstLeftMs }) => {
+    const ms = mixedMs + (newTokens - 1) * decodeMs;
+    return loses(leftMs, ms, heldMs + ms) || loses(firstLeftMs, mixedMs, heldMs + mixedMs);
   });
   return harmed.length < endangered.length;
 }

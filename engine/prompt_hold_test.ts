@@ -33,11 +33,19 @@ describe("holdsPrompts()", () => {
 
   it("lets them come where as many of their own answers would be late for it", () => {
     // An answer of two tokens takes 110 ms from its prompt on, 140 if that is held back for 30.
-    const prompt = (leftMs: number) => ({ prompts: [{ newTokens: 2, leftMs }] });
+    const prompt = (leftMs: number) => ({ prompts: [{ newTokens: 2, leftMs, firstLeftMs: Infinity }] });
     equal(held(50, prompt(140)), true);
     equal(held(50, prompt(139)), false);
     equal(held(50, prompt(109)), true, "it is late anyway");
     const two = [{ newTokens: 3, leftMs: 50 }, { newTokens: 2, leftMs: 50 }];
     equal(held(0, { decoding: two, ...prompt(139) }), true);
+  });
+
+  it("lets them come where their first tokens would be late for it", () => {
+    // The first token takes 100 ms, 130 if the prompt is held back for 30.
+    const prompt = (firstLeftMs: number) => ({ prompts: [{ newTokens: 2, leftMs: Infinity, firstLeftMs }] });
+    equal(held(50, prompt(130)), true);
+    equal(held(50, prompt(129)), false);
+    equal(held(50, prompt(99)), true, "it is late anyway");
   });
 });

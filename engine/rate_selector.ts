@@ -73,21 +73,18 @@ export class RateSelector {
     const { pinnedLevel, floorLevel, onMiss } = request;
     const load = sensor.snapshot(nowMs);
     const predictor = new Predictor({ ...this.#fixed, load, running, waiting, busyMs, request: work, place });
+    const asked = { hasBudget: hasBudget(request), stage };
     const decision: Decision = pinnedLevel === null
-      ? policy.choose(load, { floorLevel, hasBudget: hasBudget(request), stage }, predictor)
-      : {
+      ? policy.choose(load, { floorLevel, ...asked }, predictor)
+      : policy.choosePinned?.(load, { pinnedLevel, ...asked }, predictor) ?? {
         kind: "run",
         level: pinnedLevel,
         reason: "pinned",
         fits: predictor.underLoad(pinnedLevel, this.#othersAt(predictor.levels - 1)).meets,
       };
     if (decision.kind === "refuse") {
-      const choice = this.#described(question, predictor, {
-        kind: "run",
-        level: floorLevel,
-        reason: "floor",
-        fits: false,
-      });
+      const [level, reason] = pinnedLevel === null ? [floorLevel, "floor" as const] : [pinnedLevel, "pinned" as const];
+      const choice = this.#described(question, predictor, { kind: "run", level, reason, fits: false });
       return { kind: "refuse", reason: onMiss === "reject" ? "budget" : "overload", choice };
     }
     const choice = this.#described(question, predictor, decision);
@@ -137,7 +134,10 @@ export class RateSelector {
       predictedMs: elapsedMs + finish.lastTokenMs,
       predictedMsAtRate0: elapsedMs + atRate0.lastTokenMs,
       predictedTtftMs: elapsedMs + finish.firstTokenMs,
-      predictedTpotMs: (finish.lastTokenMs - finish.firstTokenMs) / Math.max(1, work.newTokens - 1),
+      // An answer that is expected to be one token long may turn out longer: then its steps take what one more would.
+      predictedTpotMs: work.newTokens > 1
+        ? (finish.lastTokenMs - finish.firstTokenMs) / (work.newTokens - 1)
+        : predictor.decodeStepMs(level),
       fits: fits || !hasBudget(request),
     };
   }

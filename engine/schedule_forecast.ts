@@ -12,8 +12,9 @@ export interface Work {
   readonly newTokens: number;
   /** Prompts are taken in the order of these, the earliest first. */
   readonly instantMs: number;
+  /** Milliseconds from now at which its tokens are due; infinite if they are due at no time. */
   readonly limits: {
-    /** Milliseconds from now at which its last token is due; infinite if it is due at no time. */
+    readonly firstTokenMs: number;
     readonly lastTokenMs: number;
   };
 }
@@ -98,7 +99,11 @@ export function forecastSchedule(
       const prompts = lanes.filter(({ part }) => part.phase === "prefill" && part.rows > 0);
       const alone = decoding.map(({ part }) => part);
       const decodeMs = stepMs(alone);
-      const awaited = ({ newTokens, work }: Lane) => ({ newTokens, leftMs: work.limits.lastTokenMs - now });
+      const awaited = ({ newTokens, work: { limits } }: Lane) => ({
+        newTokens,
+        leftMs: limits.lastTokenMs - now,
+        firstLeftMs: limits.firstTokenMs - now,
+      });
       const answers = { decoding: decoding.map(awaited), prompts: prompts.map(awaited) };
       if (holdsPrompts({ ...answers, mixedMs: ms, decodeMs, ...hold })) {
         for (const { part } of prompts) part.rows = 0;

@@ -3,7 +3,7 @@ import { describe, it } from "@std/testing/bdd";
 import { forecastSchedule, type Schedule, type Work } from "./schedule_forecast.ts";
 
 const work = (promptTokens: number, newTokens: number, context = 0, instantMs = 0, lastTokenMs = Infinity): Work => (
-  { level: 0, promptTokens, newTokens, context, instantMs, limits: { lastTokenMs } }
+  { level: 0, promptTokens, newTokens, context, instantMs, limits: { firstTokenMs: Infinity, lastTokenMs } }
 );
 /** A step takes 10 ms, and 1 ms for every row. */
 const forecast = (schedule: Partial<Schedule>) =>

@@ -108,6 +108,48 @@ for (const { kind, model, budgets } of KINDS) {
   });
 }
 
+describe("predictive, as the service is used", () => {
+  const model = REPLAYED;
+  let sustained: number;
+  beforeAll(async () => void (sustained = await capacity(model)));
+
+  /** Mean over a few seeds. */
+  const mean = async (
+    of: (outcome: Outcome) => number,
+    { load, seconds, ...options }: Omit<VirtualOptions, "trace"> & { load: number; seconds: number },
+  ) => {
+    const seeds = SEEDS.slice(0, 3);
+    let sum = 0;
+    for (const seed of seeds) {
+      const perSecond = load * sustained;
+      const trace = makeTrace({
+        ...{ seed, requests: Math.round(seconds * perSecond), perSecond, budgets: [4, 12], model },
+      });
+      sum += of(await runTrace({ ...options, trace, seed, model }));
+    }
+    return sum / seeds.length;
+  };
+
+  it("with a floor goes on keeping budgets under a load that the floor can never serve", async () => {
+    const met = await mean(({ attainment }) => attainment, { policy: "predictive:0.05", load: 1.2, seconds: 150 });
+    ok(met > 0.7, `${met} met`);
+  });
+
+  it("serves those whom it lets in when others are pinned, who pass the same door", async () => {
+    const admittedMet = (pinnedShare: number) =>
+      mean((outcome) => outcome.admittedMet, { policy: "predictive", load: 3, seconds: 45, pinnedShare });
+    const met = await admittedMet(0.3);
+    ok(met > 0.97, `${met} of the admitted`);
+  });
+
+  it("keeps more budgets than rate 0 where requests allow far more tokens than they get", async () => {
+    const met = (policy: string) =>
+      mean(({ attainment }) => attainment, { policy, load: 0.5, seconds: 60, allowedTokens: 128 });
+    const [predictive, widest] = [await met("predictive"), await met("fixed:0")];
+    ok(predictive > widest, `${predictive} met, at rate 0 ${widest}`);
+  });
+});
+
 describe("policies where decoding takes most of the time", () => {
   let sustained: number;
   beforeAll(async () => void (sustained = await capacity()));

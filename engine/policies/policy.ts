@@ -29,6 +29,15 @@ export type Decision =
 export interface Policy {
   /** Chooses the level of a request. */
   readonly choose: (load: LoadSnapshot, request: RateRequest, predictor: Predictor) => Decision;
+  /**
+   * The same for a request that is pinned to a level: whether it is refused, and whether its budget is lost. A policy
+   * without it lets every such request in.
+   */
+  readonly choosePinned?: (
+    load: LoadSnapshot,
+    request: Omit<RateRequest, "floorLevel"> & { readonly pinnedLevel: number },
+    predictor: Predictor,
+  ) => Decision;
   /** The level that wider running requests are narrowed to. A policy without it lets each keep its level to its end. */
   readonly narrow?: (load: LoadSnapshot, situation: Situation) => number;
   /** Whether prompts are held back while they would cost a running answer its budget; see `holdsPrompts()`. */

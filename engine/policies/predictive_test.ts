@@ -23,7 +23,7 @@ function levelOf(
   const load: LoadSnapshot = {
     ...{ slots: 2, requestsRunning: 0, requestsWaiting: 0, waitingPromptTokens: 0, effectivePruningRate: 0 },
     ...{ contention: 0, stepRatio: () => 1, betweenStepsMs: 0, predictionError: { median: 1, safe: 1, sure: 1 } },
-    ...{ lengthRatio: { mean: 1, high: 1 }, arrivals: { perSecond: 0, promptTokens: 0, newTokens: 0 } },
+    arrivals: { perSecond: 0, promptTokens: 0, newTokens: 0 },
     ...given,
   };
   const predictor = new Predictor({

@@ -1,7 +1,7 @@
 import { Gauge, type Registry } from "prom-client";
 
-/** Readings that may fail in a row before the last one is no longer believed. */
-const MISSED_READINGS = 3;
+/** Intervals that the last reading is believed for. */
+const BELIEVED_INTERVALS = 3;
 
 /**
  * Share of the machine's CPU time that everything but this service took in the last 20 s: what is neither idle, nor
@@ -24,9 +24,9 @@ export interface ContentionSensorOptions {
 }
 
 /**
- * What other workloads take of the machine, as somebody else measures it (a Prometheus server). The last reading holds
- * until three in a row have failed; from then on other workloads count as none, which the series
- * `espalier_load_sensor_fresh` and a line of the log tell.
+ * What other workloads take of the machine, as somebody else measures it (a Prometheus server). A reading holds for three
+ * intervals; if none has succeeded by then, other workloads count as none, which the series `espalier_load_sensor_fresh`
+ * and a line of the log tell.
  */
 export class ContentionSensor {
   readonly #options: ContentionSensorOptions;
@@ -62,7 +62,7 @@ export class ContentionSensor {
   /** From 0 to 1; null if nothing is known. */
   get ratio(): number | null {
     const { now, intervalMs } = this.#options;
-    if (this.#last === null || now() - this.#last.atMs > MISSED_READINGS * intervalMs) return null;
+    if (this.#last === null || now() - this.#last.atMs > BELIEVED_INTERVALS * intervalMs) return null;
     return this.#last.ratio;
   }
 

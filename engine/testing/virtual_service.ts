@@ -152,6 +152,10 @@ export interface VirtualOptions {
   readonly model?: VirtualModel;
   readonly shed?: boolean;
   readonly onMiss?: GenerationRequest["onMiss"];
+  /** Share of the requests that are pinned to the narrowest level; by default none are. */
+  readonly pinnedShare?: number;
+  /** What requests allow; then answers end by themselves. By default just as many tokens as they have. */
+  readonly allowedTokens?: number;
   /** Whether what runs can be narrowed; yes by default. */
   readonly narrows?: boolean;
   /** Of what the machine's steps cost beside the table. */
@@ -172,6 +176,8 @@ export async function runTrace(
     seed = 99,
     slowness = () => 1,
     narrows = true,
+    allowedTokens,
+    pinnedShare = 0,
     engine: options,
   }: VirtualOptions,
 ): Promise<Outcome & { metrics: Metrics }> {
@@ -185,10 +191,14 @@ export async function runTrace(
   const arrive = () => {
     const { promptTokens, newTokens, latencyMs, arrivalMs } = trace[next++]!;
     clock.ms = Math.max(clock.ms, arrivalMs);
+    let tokens = 0;
     const request = toyRequest({
       promptTokens: Array.from({ length: promptTokens }, () => 1),
-      maxNewTokens: newTokens,
+      maxNewTokens: allowedTokens ?? newTokens,
       eosTokenIds: [],
+      endsAfter: () => ++tokens === newTokens,
+      // Evenly over the trace.
+      pinnedLevel: Math.floor(next * pinnedShare) > Math.floor((next - 1) * pinnedShare) ? RATES.length - 1 : null,
       floorLevel: RATES.length - 1,
       budget: { latencyMs, ttftMs: null, tpotMs: null },
       onMiss,
