@@ -51,12 +51,20 @@ export interface HttpServer {
  */
 const MOST_PIPELINED = 32;
 
+/** A request whose answer has not been sent. */
+interface Exchange {
+  readonly incoming: IncomingMessage;
+  readonly outgoing: ServerResponse;
+  /** Aborted when its client leaves. */
+  readonly leaving: AbortController;
+}
+
 /** Of one connection. */
-interface AnswersUnderWay {
-  count: number;
+interface UnderWay {
+  /** In the order of the requests. */
+  readonly exchanges: Set<Exchange>;
   /** Those of the requests that have come whole. */
   readonly whole: Set<IncomingMessage>;
-  last: ServerResponse;
 }
 
 /** What comes of connections that were closed before a request came. */
@@ -94,28 +102,32 @@ export async function listen(
     // How often the three are looked at.
     connectionsCheckingInterval: Math.min(limits.headerSeconds, limits.idleSeconds, 5) * 200,
   });
-  const answers = new WeakMap<Socket, AnswersUnderWay>();
+  const connections = new WeakMap<Socket, UnderWay>();
   const places = new ConnectionPlaces<Socket>(limits.maxConnections);
   server.on("connection", (socket) => {
-    socket.on("close", () => places.leave(socket));
+    socket.on("close", () => {
+      places.leave(socket);
+      // Of the answers that wait for one before them, node tells nobody.
+      for (const { leaving } of connections.get(socket)?.exchanges ?? []) leaving.abort(gone());
+    });
     const closed = places.take(socket);
     if (closed === null) return;
     closed.destroy();
     // What was asked on it before is told of where it was handled.
-    if (!answers.has(closed)) onRefusal(closed === socket ? NO_PLACE : NO_REQUEST);
+    if (!connections.has(closed)) onRefusal(closed === socket ? NO_PLACE : NO_REQUEST);
   });
   server.on("request", (incoming, outgoing) => {
     const { socket } = incoming;
     if (socket.destroyed) return; // it was cut off, and this came in the same packet
-    const underWay = answers.get(socket) ?? { count: 0, whole: new Set(), last: outgoing };
-    if (underWay.count === MOST_PIPELINED) {
+    const underWay = connections.get(socket) ?? { exchanges: new Set(), whole: new Set() };
+    if (underWay.exchanges.size === MOST_PIPELINED) {
       const message = `More than ${MOST_PIPELINED} requests came before their answers`;
       onRefusal(refusalOf(new RequestError(400, message), incoming));
       return void socket.destroy();
     }
-    underWay.count++;
-    underWay.last = outgoing;
-    answers.set(socket, underWay);
+    const exchange = { incoming, outgoing, leaving: new AbortController() };
+    underWay.exchanges.add(exchange);
+    connections.set(socket, underWay);
     const isWhole = () => {
       underWay.whole.add(incoming);
       places.works(socket);
@@ -126,18 +138,20 @@ export async function listen(
       incoming.once("end", isWhole);
     }
     outgoing.on("close", () => {
+      if (!outgoing.writableFinished) exchange.leaving.abort(gone());
       incoming.off("end", isWhole);
-      underWay.count--;
+      underWay.exchanges.delete(exchange);
       underWay.whole.delete(incoming);
       if (underWay.whole.size === 0) places.waits(socket);
     });
-    void answer(handler, incoming, outgoing, { stalledMs: limits.stalledSeconds * 1000, onRefusal });
+    void answer(handler, exchange, { stalledMs: limits.stalledSeconds * 1000, onRefusal });
   });
   // A client that waits for leave to send its body gets it when the body is wanted, or a refusal in its place.
   server.on("checkContinue", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("checkExpectation", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("clientError", (error, socket) => {
-    const refusal = refuse(error, socket as Socket, answers.get(socket as Socket)?.last);
+    const last = [...connections.get(socket as Socket)?.exchanges ?? []].at(-1);
+    const refusal = refuse(error, socket as Socket, last?.outgoing);
     if (refusal !== null) onRefusal(refusal);
   });
   await new Promise<void>((resolve, reject) => {
@@ -184,6 +198,8 @@ function refuse(
   return refusalOf(refusal, null);
 }
 
+const gone = () => new ClientGoneError("The connection was closed");
+
 /** Whether something is to come after the head of a request. */
 function hasBody({ headers }: IncomingMessage): boolean {
   return headers["transfer-encoding"] !== undefined || Number(headers["content-length"] ?? 0) > 0;
@@ -197,14 +213,9 @@ function refusalOf(error: unknown, incoming: IncomingMessage | null): Refusal {
 
 async function answer(
   handler: FetchHandler,
-  incoming: IncomingMessage,
-  outgoing: ServerResponse,
+  { incoming, outgoing, leaving }: Exchange,
   { stalledMs, onRefusal }: { readonly stalledMs: number; readonly onRefusal: (refusal: Refusal) => void },
 ): Promise<void> {
-  const leaving = new AbortController();
-  outgoing.on("close", () => {
-    if (!outgoing.writableFinished) leaving.abort(new ClientGoneError("The connection was closed"));
-  });
   let response: Response;
   try {
     response = await handler(requestOf(incoming, outgoing, leaving.signal));

@@ -180,6 +180,31 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("cancels all requests of a connection that closes, and of one that it cuts off", async () => {
+    const asked: AbortSignal[] = [];
+    const handler = ({ signal }: Request) => (asked.push(signal), new Promise<Response>(() => {}));
+    const server = await listen(handler, { hostname, port: 0 });
+    const connect = async (count: number) => {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(count)));
+      while (asked.length < Math.min(count, 32)) await new Promise((resolve) => setTimeout(resolve));
+      return connection;
+    };
+    const cancelled = () =>
+      Promise.all(
+        asked.splice(0).map((signal) =>
+          signal.aborted || new Promise((resolve) => signal.addEventListener("abort", resolve))
+        ),
+      );
+    const left = await connect(3);
+    left.close();
+    equal((await cancelled()).length, 3);
+    const cutOff = await connect(33);
+    equal((await cancelled()).length, 32);
+    cutOff.close();
+    await server.close();
+  });
+
   it("cancels an answer that nobody takes", async () => {
     const cancelled = Promise.withResolvers<unknown>();
     const body = () =>
