@@ -4,7 +4,7 @@ import { RequestError } from "./errors.ts";
 /**
  * What a client sent, as handlers get it. The path is of a host of our own; the client's is the header `Host`.
  *
- * @param signal The request's: aborted when the client leaves.
+ * @param signal The request's: aborted when the client leaves, or is refused for its body; the reason is then the body's.
  * @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT, names no host or two, or has a body in
  * two codings, or in one that its version does not have; 417 if it expects what we do not know.
  */
@@ -29,7 +29,7 @@ export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, s
     const url = new URL(absolute ? target : `http://localhost${target}`);
     // RFC 9112, section 3.2.2: a target with a host of its own is the one that counts.
     if (absolute) headers.set("Host", url.host);
-    const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming, () => {
+    const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming, signal, () => {
       if (waits) outgoing.writeContinue();
     });
     return new Request(new URL(`http://localhost${url.pathname}${url.search}`), { method, headers, body, signal });
@@ -43,7 +43,11 @@ export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, s
  *
  * @param onWanted Called when it is wanted first.
  */
-function bodyOf(incoming: IncomingMessage, onWanted: () => void): ReadableStream<Uint8Array<ArrayBuffer>> {
+function bodyOf(
+  incoming: IncomingMessage,
+  signal: AbortSignal,
+  onWanted: () => void,
+): ReadableStream<Uint8Array<ArrayBuffer>> {
   let open = true;
   let wanted = false;
   return new ReadableStream({
@@ -58,8 +62,9 @@ function bodyOf(incoming: IncomingMessage, onWanted: () => void): ReadableStream
         incoming.pause();
       });
       incoming.on("end", () => end(() => controller.close()));
-      incoming.on("error", (error) => end(() => controller.error(error)));
-      incoming.on("close", () => end(() => controller.error(new Error("The body broke off"))));
+      const breakOff = () => controller.error(signal.aborted ? signal.reason : new Error("The body broke off"));
+      incoming.on("error", () => end(breakOff));
+      incoming.on("close", () => end(breakOff));
       incoming.pause();
     },
     pull() {

@@ -55,7 +55,7 @@ const MOST_PIPELINED = 32;
 interface Exchange {
   readonly incoming: IncomingMessage;
   readonly outgoing: ServerResponse;
-  /** Aborted when its client leaves. */
+  /** Aborted when its client leaves, or is refused since the rest of the request is bad. */
   readonly leaving: AbortController;
 }
 
@@ -150,9 +150,13 @@ export async function listen(
   server.on("checkContinue", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("checkExpectation", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("clientError", (error, socket) => {
-    const last = [...connections.get(socket as Socket)?.exchanges ?? []].at(-1);
-    const refusal = refuse(error, socket as Socket, last?.outgoing);
-    if (refusal !== null) onRefusal(refusal);
+    const exchanges = [...connections.get(socket as Socket)?.exchanges ?? []];
+    const refusal = refuse(error, socket as Socket, exchanges);
+    if (refusal === null) return;
+    const broken = exchanges.find(({ incoming }) => !incoming.complete);
+    // What is wrong with a body is told of where the body is read.
+    if (broken !== undefined) broken.leaving.abort(refusal);
+    else onRefusal(refusalOf(refusal, null));
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -177,9 +181,10 @@ export async function listen(
 function refuse(
   error: Error & { readonly code?: string },
   socket: Socket,
-  answer: ServerResponse | undefined,
-): Refusal | null {
-  if (!socket.writable || (answer?.headersSent && !answer.writableFinished)) {
+  exchanges: readonly Exchange[],
+): RequestError | null {
+  const answering = exchanges.some(({ outgoing }) => outgoing.headersSent && !outgoing.writableFinished);
+  if (!socket.writable || answering) {
     socket.destroy();
     return null;
   }
@@ -195,7 +200,7 @@ function refuse(
     `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n` +
       `Connection: close\r\n\r\n${text}`,
   );
-  return refusalOf(refusal, null);
+  return refusal;
 }
 
 const gone = () => new ClientGoneError("The connection was closed");
@@ -219,6 +224,9 @@ async function answer(
   let response: Response;
   try {
     response = await handler(requestOf(incoming, outgoing, leaving.signal));
+    const { reason } = leaving.signal;
+    // It was refused for its body, at which the handler has not looked.
+    if (reason instanceof RequestError && response.ok) onRefusal(refusalOf(reason, incoming));
   } catch (error) {
     onRefusal(refusalOf(error, incoming));
     const { status, body } = errorAnswer(error);

@@ -205,6 +205,81 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("writes no refusal into an answer that is being sent", async () => {
+    const refusals: unknown[] = [];
+    const waiting = Promise.withResolvers<AbortSignal>();
+    const streamed = () => new Response(new ReadableStream({ start: (one) => one.enqueue(new Uint8Array([97])) }));
+    const handler = ({ url, signal }: Request) => {
+      if (url.endsWith("/stream")) return streamed();
+      waiting.resolve(signal);
+      return new Promise<Response>(() => {});
+    };
+    const server = await listen(handler, { hostname, port: 0, onRefusal: (refusal) => refusals.push(refusal) });
+    const connection = await Deno.connect({ hostname, port: server.port });
+    const write = (text: string) => connection.write(new TextEncoder().encode(text));
+    await write("GET /stream HTTP/1.1\r\nHost: x\r\n\r\n");
+    const begun = new Uint8Array(1000);
+    match(new TextDecoder().decode(begun.subarray(0, (await connection.read(begun))!)), /^HTTP\/1\.1 200 /);
+    await write("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n");
+    const { promise } = waiting;
+    await promise;
+    await write("nonsense\r\n\r\n");
+    const rest = await new Response(connection.readable).text().catch(() => "");
+    ok(!rest.includes("HTTP/1.1"), rest);
+    await server.close();
+    equal((await promise).aborted, true);
+    deepEqual(refusals, []);
+  });
+
+  for (
+    const [what, body, code] of [
+      ["too slow", "Content-Length: 9\r\n\r\n{", 408],
+      ["badly chunked", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\nzz\r\n", 400],
+    ] as const
+  ) {
+    it(`counts and logs a request once whose body is ${what}, as it was answered`, async () => {
+      const { app, logged, registry, services } = toyApp();
+      const server = await listen((request) => app.fetch(request), {
+        ...{ hostname, port: 0, limits: { headerSeconds: 0.2, requestSeconds: 0.2 } },
+        onRefusal: (refusal) => services.refusals.note(refusal),
+      });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode(`POST /generate HTTP/1.1\r\nHost: x\r\n${body}`));
+      match(await new Response(connection.readable).text(), new RegExp(`^HTTP/1\\.1 ${code} `));
+      await server.close();
+      deepEqual(logged.map(({ event, outcome, code }) => [event, outcome, code]), [["request", "invalid", code]]);
+      const counts = (await registry.metrics()).match(/^espalier_requests_total\{.*$/gm);
+      deepEqual(counts, [`espalier_requests_total{outcome="invalid",code="${code}"} 1`]);
+    });
+  }
+
+  it("tells of a bad body that its handler does not look at, and of what follows a good request", async () => {
+    const refusals: unknown[] = [];
+    const signals: AbortSignal[] = [];
+    const handler = async ({ url, signal }: Request) => {
+      signals.push(signal);
+      if (url.endsWith("/wait")) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      return new Response("ok");
+    };
+    const onRefusal = ({ status, path }: { status: number; path: string | null }) => refusals.push([status, path]);
+    const server = await listen(handler, { hostname, port: 0, onRefusal });
+    for (
+      const [text, told] of [
+        ["GET /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", [400, "/a"]],
+        ["GET /wait HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n", [400, null]],
+        ["POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{nonsense\r\n\r\n", [400, null]],
+      ] as const
+    ) {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode(text));
+      match(await new Response(connection.readable).text(), /^HTTP\/1\.1 400 /);
+      while (!signals.at(-1)!.aborted || refusals.length === 0) await new Promise((resolve) => setTimeout(resolve));
+      deepEqual(refusals.splice(0), [told], text);
+    }
+    equal(signals.length, 3);
+    await server.close();
+  });
+
   it("cancels an answer that nobody takes", async () => {
     const cancelled = Promise.withResolvers<unknown>();
     const body = () =>
