@@ -5,16 +5,17 @@ import { RequestError } from "./errors.ts";
  * What a client sent, as handlers get it. The path is of a host of our own; the client's is the header `Host`.
  *
  * @param signal The request's: aborted when the client leaves, or is refused for its body; the reason is then the body's.
- * @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT, names no host or two, or has a body in
+ * @throws {RequestError} If it is nothing that a handler can get, such as a TRACE, names no host or two, or has a body in
  * two codings, or in one that its version does not have; 417 if it expects what we do not know.
  */
 export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, signal: AbortSignal): Request {
   const { method = "GET", url: target = "/", rawHeaders } = incoming;
   const expected = incoming.headers.expect;
-  const waits = expected?.toLowerCase() === "100-continue";
-  if (expected !== undefined && !waits) {
+  if (expected !== undefined && expected.toLowerCase() !== "100-continue") {
     throw new RequestError(417, "The only expectation that is met is 100-continue", "Expect");
   }
+  // RFC 9110, section 10.1.1: in HTTP/1.0 nobody waits for leave.
+  const waits = expected !== undefined && incoming.httpVersion !== "1.0";
   try {
     const headers = new Headers();
     for (let i = 0; i < rawHeaders.length; i += 2) headers.append(rawHeaders[i]!, rawHeaders[i + 1]!);

@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { ConnectionPlaces } from "./connection_places.ts";
 import { ClientGoneError, errorAnswer, RequestError } from "./errors.ts";
@@ -151,12 +151,20 @@ export async function listen(
   server.on("checkExpectation", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("clientError", (error, socket) => {
     const exchanges = [...connections.get(socket as Socket)?.exchanges ?? []];
-    const refusal = refuse(error, socket as Socket, exchanges);
-    if (refusal === null) return;
+    const refusal = brokenRequest(error);
+    if (!refuse(refusal, socket as Socket, exchanges)) return;
     const broken = exchanges.find(({ incoming }) => !incoming.complete);
     // What is wrong with a body is told of where the body is read.
     if (broken !== undefined) broken.leaving.abort(refusal);
     else onRefusal(refusalOf(refusal, null));
+  });
+  // Node tells of it apart, and has let go of the connection: errors and its end are ours to look after.
+  server.on("connect", (incoming, socket) => {
+    socket.on("error", () => {});
+    const refusal = new RequestError(405, "CONNECT is for proxies");
+    const exchanges = [...connections.get(socket as Socket)?.exchanges ?? []];
+    if (refuse(refusal, socket as Socket, exchanges)) onRefusal(refusalOf(refusal, incoming));
+    (socket as Socket).destroySoon();
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -173,34 +181,33 @@ export async function listen(
   };
 }
 
+/** What is wrong where node can make no request of what comes. */
+function brokenRequest({ code }: Error & { readonly code?: string }): RequestError {
+  if (code === "HPE_HEADER_OVERFLOW") return new RequestError(431, "The headers are too long");
+  if (code === "ERR_HTTP_REQUEST_TIMEOUT") return new RequestError(408, "The request took too long to arrive");
+  return new RequestError(400, "The request is malformed");
+}
+
 /**
- * Answers to what is no HTTP, too long or too slow, and closes; in the middle of an answer it can only close.
+ * Answers to what no handler gets, and closes; in the middle of an answer it can only close.
  *
- * @returns What it answered; `null` if it only closed.
+ * @returns Whether it answered.
  */
-function refuse(
-  error: Error & { readonly code?: string },
-  socket: Socket,
-  exchanges: readonly Exchange[],
-): RequestError | null {
+function refuse(refusal: RequestError, socket: Socket, exchanges: readonly Exchange[]): boolean {
   const answering = exchanges.some(({ outgoing }) => outgoing.headersSent && !outgoing.writableFinished);
   if (!socket.writable || answering) {
     socket.destroy();
-    return null;
+    return false;
   }
-  const refusal = error.code === "HPE_HEADER_OVERFLOW"
-    ? new RequestError(431, "The headers are too long")
-    : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
-    ? new RequestError(408, "The request took too long to arrive")
-    : new RequestError(400, "The request is malformed");
   const { status, body } = errorAnswer(refusal);
   const text = JSON.stringify(body);
-  const reason = { 400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large" }[status as 400];
   socket.end(
-    `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n` +
-      `Connection: close\r\n\r\n${text}`,
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: application/json\r\n` +
+      // All methods that some path takes.
+      (status === 405 ? "Allow: GET, HEAD, POST\r\n" : "") +
+      `Content-Length: ${text.length}\r\nConnection: close\r\n\r\n${text}`,
   );
-  return refusal;
+  return true;
 }
 
 const gone = () => new ClientGoneError("The connection was closed");

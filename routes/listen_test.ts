@@ -110,6 +110,8 @@ describe("listen()", () => {
     deepEqual(await told("POST /generate HTTP/1.1\r\n"), ["100", "400"]);
     deepEqual(await told("POST /generate HTTP/1.1\r\nContent-Type: text/xml\r\n"), ["415"]);
     deepEqual(await told("POST /nowhere HTTP/1.1\r\n"), ["404"]);
+    // That version knows no leave, and would take it for the answer.
+    deepEqual(await told("POST /generate HTTP/1.0\r\n"), ["400"]);
     await server.close();
   });
 
@@ -139,6 +141,7 @@ describe("listen()", () => {
     const requests: readonly [string, unknown][] = [
       ["nonsense\r\n\r\n", [400, "invalid", null, null]],
       ["GET /slow HTTP/1.1\r\n", [408, "invalid", null, null]],
+      ["CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", [405, "invalid", "CONNECT", "a:1"]],
       [`GET /${"a".repeat(2000)} HTTP/1.1\r\nHost: x\r\n\r\n`, [431, "invalid", null, null]],
       ["TRACE /a?key=secret HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [400, "invalid", "TRACE", "/a"]],
       ["GET /b HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", [400, "invalid", "GET", "/b"]],
