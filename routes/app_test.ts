@@ -139,6 +139,7 @@ describe("createApp()", () => {
     const wrong = await app.request("/generate");
     deepEqual([wrong.status, wrong.headers.get("Allow")], [405, "POST"]);
     equal((await wrong.json()).error.message, "/generate takes POST");
+    equal((await app.request("/v1/models/")).status, 404);
   });
 
   it("counts what it refuses, and logs a line of each status a minute, however many there are", async () => {
