@@ -123,6 +123,52 @@ describe("listen()", () => {
     await server.close();
   });
 
+  describe("where it has answered before the whole body came,", () => {
+    const MEBIBYTE = 1 << 20;
+
+    /** A connection that has an answer to a request whose body of some mebibytes is still to be sent. */
+    async function answered(mebibytes: number) {
+      const server = await listen(() => new Response("no", { status: 413 }), { hostname, port: 0 });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const head = `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${mebibytes * MEBIBYTE}\r\n\r\n`;
+      await connection.write(new TextEncoder().encode(head));
+      const bytes = new Uint8Array(1000);
+      let text = "";
+      for (let count; !text.endsWith("no") && (count = await connection.read(bytes)) !== null;) {
+        text += new TextDecoder().decode(bytes.subarray(0, count));
+      }
+      match(text, /^HTTP\/1\.1 413 [^]*\r\nno$/);
+      const write = async () => {
+        for (let sent = 0; sent < MEBIBYTE;) sent += await connection.write(new Uint8Array(MEBIBYTE - sent));
+      };
+      return { server, connection, write };
+    }
+
+    it("takes the rest", async () => {
+      const { server, connection, write } = await answered(5);
+      for (let i = 0; i < 5; i++) await write();
+      equal(await connection.read(new Uint8Array(1)), null);
+      connection.close();
+      await server.close();
+    });
+
+    it("takes no more than a few mebibytes", async () => {
+      const { server, connection, write } = await answered(1000);
+      await rejects(async () => {
+        for (let i = 0; i < 1000; i++) await write();
+      });
+      connection.close();
+      await server.close();
+    });
+
+    it("does not wait for a rest that does not come", async () => {
+      const { server, connection } = await answered(1);
+      equal(await connection.read(new Uint8Array(1)), null);
+      connection.close();
+      await server.close();
+    });
+  });
+
   it("refuses what is no request for a handler", async () => {
     const { server, url } = await toyServer();
     const connection = await Deno.connect({ hostname, port: server.port });
