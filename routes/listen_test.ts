@@ -345,6 +345,34 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("holds it against nobody that an answer waits for the one before it", async () => {
+    const stalledSeconds = 98_765;
+    const stalled: (() => void)[] = [];
+    const { setTimeout } = globalThis;
+    globalThis.setTimeout =
+      ((run: () => void, ms?: number) =>
+        ms === 1000 * stalledSeconds ? (stalled.push(run), 0) : setTimeout(run, ms)) as typeof setTimeout;
+    try {
+      const first = Promise.withResolvers<void>();
+      const handler = async ({ url }: Request) => {
+        if (url.endsWith("/first")) await first.promise;
+        return new Response(`answer to ${new URL(url).pathname}`);
+      };
+      const server = await listen(handler, { hostname, port: 0, limits: { stalledSeconds } });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const get = (path: string, header = "") => `GET ${path} HTTP/1.1\r\nHost: x\r\n${header}\r\n`;
+      const text = get("/first") + get("/second", "Connection: close\r\n");
+      await connection.write(new TextEncoder().encode(text));
+      while (stalled.length === 0) await new Promise((resolve) => setTimeout(resolve));
+      stalled[0]!();
+      first.resolve();
+      match(await new Response(connection.readable).text(), /answer to \/first[^]*answer to \/second/);
+      await server.close();
+    } finally {
+      globalThis.setTimeout = setTimeout;
+    }
+  });
+
   it("waits for nothing more once a client has left", async () => {
     const stalledSeconds = 98_765;
     const timers = new Set<unknown>();

@@ -60,7 +60,13 @@ export async function sendResponse(
 function taken(event: "drain" | "finish", outgoing: ServerResponse, signal: AbortSignal, ms: number): Promise<void> {
   if (signal.aborted) return Promise.resolve();
   return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => end(() => reject(new ClientGoneError("The client takes nothing"))), ms);
+    const wait = () =>
+      setTimeout(() => {
+        // It cannot be taken yet: the answer to an earlier request comes first.
+        if (outgoing.socket === null) timer = wait();
+        else end(() => reject(new ClientGoneError("The client takes nothing")));
+      }, ms);
+    let timer = wait();
     const settle = () => end(resolve);
     const end = (finish: () => void) => {
       clearTimeout(timer);
