@@ -60,5 +60,6 @@ export function createApp(services: Services): Hono<RecordedEnv> {
 /** Whether a route such as `/v1/models/:model` is what a path asks for. */
 function matches(route: string, path: string): boolean {
   const [parts, asked] = [route.split("/"), path.split("/")];
-  return parts.length === asked.length && parts.every((part, i) => part.startsWith(":") || part === asked[i]);
+  return parts.length === asked.length &&
+    parts.every((part, i) => part.startsWith(":") ? asked[i] !== "" : part === asked[i]);
 }

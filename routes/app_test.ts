@@ -122,6 +122,22 @@ describe("createApp()", () => {
     }
   });
 
+  it("gives in OpenMetrics a sum and a count of just the histograms without bounds below 0", async () => {
+    const { app } = toyApp();
+    await post(app, { prompt: "a", max_new_tokens: 2, latency_budget_ms: 1000 });
+    const text = await (await app.request("/metrics", { headers: { Accept: "application/openmetrics-text" } })).text();
+    const families = [...text.matchAll(/^# TYPE (\S+) histogram$/gm)].map((match) => match[1]!);
+    const has = (family: string, pattern: string) => new RegExp(`^${family}_${pattern}`, "m").test(text);
+    const below = families.filter((family) => has(family, 'bucket\\{.*le="-'));
+    deepEqual(below, ["espalier_budget_slack_seconds"]);
+    // Those with labels have no series yet.
+    for (const family of families.filter((one) => has(one, "bucket"))) {
+      const summed = !below.includes(family);
+      deepEqual([has(family, "sum[{ ]"), has(family, "count[{ ]")], [summed, summed], family);
+    }
+    match(text, /^espalier_budget_slack_seconds_bucket\{le="\+Inf"\} 1$/m);
+  });
+
   it("gives metrics of the process", async () => {
     const { app, registry } = toyApp();
     registerProcessMetrics(registry, 1_700_000_000);
@@ -139,6 +155,7 @@ describe("createApp()", () => {
     const wrong = await app.request("/generate");
     deepEqual([wrong.status, wrong.headers.get("Allow")], [405, "POST"]);
     equal((await wrong.json()).error.message, "/generate takes POST");
+    equal((await app.request("/v1/models/")).status, 404);
   });
 
   it("counts what it refuses, and logs a line of each status a minute, however many there are", async () => {

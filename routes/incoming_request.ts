@@ -4,17 +4,18 @@ import { RequestError } from "./errors.ts";
 /**
  * What a client sent, as handlers get it. The path is of a host of our own; the client's is the header `Host`.
  *
- * @param signal The request's: aborted when the client leaves.
- * @throws {RequestError} If it is nothing that a handler can get, such as a CONNECT, names no host or two, or has a body in
+ * @param signal The request's: aborted when the client leaves, or is refused for its body; the reason is then the body's.
+ * @throws {RequestError} If it is nothing that a handler can get, such as a TRACE, names no host or two, or has a body in
  * two codings, or in one that its version does not have; 417 if it expects what we do not know.
  */
 export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, signal: AbortSignal): Request {
   const { method = "GET", url: target = "/", rawHeaders } = incoming;
   const expected = incoming.headers.expect;
-  const waits = expected?.toLowerCase() === "100-continue";
-  if (expected !== undefined && !waits) {
+  if (expected !== undefined && expected.toLowerCase() !== "100-continue") {
     throw new RequestError(417, "The only expectation that is met is 100-continue", "Expect");
   }
+  // RFC 9110, section 10.1.1: in HTTP/1.0 nobody waits for leave.
+  const waits = expected !== undefined && incoming.httpVersion !== "1.0";
   try {
     const headers = new Headers();
     for (let i = 0; i < rawHeaders.length; i += 2) headers.append(rawHeaders[i]!, rawHeaders[i + 1]!);
@@ -29,7 +30,7 @@ export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, s
     const url = new URL(absolute ? target : `http://localhost${target}`);
     // RFC 9112, section 3.2.2: a target with a host of its own is the one that counts.
     if (absolute) headers.set("Host", url.host);
-    const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming, () => {
+    const body = method === "GET" || method === "HEAD" ? null : bodyOf(incoming, signal, () => {
       if (waits) outgoing.writeContinue();
     });
     return new Request(new URL(`http://localhost${url.pathname}${url.search}`), { method, headers, body, signal });
@@ -43,7 +44,11 @@ export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, s
  *
  * @param onWanted Called when it is wanted first.
  */
-function bodyOf(incoming: IncomingMessage, onWanted: () => void): ReadableStream<Uint8Array<ArrayBuffer>> {
+function bodyOf(
+  incoming: IncomingMessage,
+  signal: AbortSignal,
+  onWanted: () => void,
+): ReadableStream<Uint8Array<ArrayBuffer>> {
   let open = true;
   let wanted = false;
   return new ReadableStream({
@@ -58,8 +63,9 @@ function bodyOf(incoming: IncomingMessage, onWanted: () => void): ReadableStream
         incoming.pause();
       });
       incoming.on("end", () => end(() => controller.close()));
-      incoming.on("error", (error) => end(() => controller.error(error)));
-      incoming.on("close", () => end(() => controller.error(new Error("The body broke off"))));
+      const breakOff = () => controller.error(signal.aborted ? signal.reason : new Error("The body broke off"));
+      incoming.on("error", () => end(breakOff));
+      incoming.on("close", () => end(breakOff));
       incoming.pause();
     },
     pull() {

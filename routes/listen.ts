@@ -1,4 +1,4 @@
-import { createServer, type IncomingMessage, type ServerResponse } from "node:http";
+import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { ConnectionPlaces } from "./connection_places.ts";
 import { ClientGoneError, errorAnswer, RequestError } from "./errors.ts";
@@ -51,12 +51,20 @@ export interface HttpServer {
  */
 const MOST_PIPELINED = 32;
 
+/** A request whose answer has not been sent. */
+interface Exchange {
+  readonly incoming: IncomingMessage;
+  readonly outgoing: ServerResponse;
+  /** Aborted when its client leaves, or is refused since the rest of the request is bad. */
+  readonly leaving: AbortController;
+}
+
 /** Of one connection. */
-interface AnswersUnderWay {
-  count: number;
+interface UnderWay {
+  /** In the order of the requests. */
+  readonly exchanges: Set<Exchange>;
   /** Those of the requests that have come whole. */
   readonly whole: Set<IncomingMessage>;
-  last: ServerResponse;
 }
 
 /** What comes of connections that were closed before a request came. */
@@ -94,28 +102,32 @@ export async function listen(
     // How often the three are looked at.
     connectionsCheckingInterval: Math.min(limits.headerSeconds, limits.idleSeconds, 5) * 200,
   });
-  const answers = new WeakMap<Socket, AnswersUnderWay>();
+  const connections = new WeakMap<Socket, UnderWay>();
   const places = new ConnectionPlaces<Socket>(limits.maxConnections);
   server.on("connection", (socket) => {
-    socket.on("close", () => places.leave(socket));
+    socket.on("close", () => {
+      places.leave(socket);
+      // Of the answers that wait for one before them, node tells nobody.
+      for (const { leaving } of connections.get(socket)?.exchanges ?? []) leaving.abort(gone());
+    });
     const closed = places.take(socket);
     if (closed === null) return;
     closed.destroy();
     // What was asked on it before is told of where it was handled.
-    if (!answers.has(closed)) onRefusal(closed === socket ? NO_PLACE : NO_REQUEST);
+    if (!connections.has(closed)) onRefusal(closed === socket ? NO_PLACE : NO_REQUEST);
   });
   server.on("request", (incoming, outgoing) => {
     const { socket } = incoming;
     if (socket.destroyed) return; // it was cut off, and this came in the same packet
-    const underWay = answers.get(socket) ?? { count: 0, whole: new Set(), last: outgoing };
-    if (underWay.count === MOST_PIPELINED) {
+    const underWay = connections.get(socket) ?? { exchanges: new Set(), whole: new Set() };
+    if (underWay.exchanges.size === MOST_PIPELINED) {
       const message = `More than ${MOST_PIPELINED} requests came before their answers`;
       onRefusal(refusalOf(new RequestError(400, message), incoming));
       return void socket.destroy();
     }
-    underWay.count++;
-    underWay.last = outgoing;
-    answers.set(socket, underWay);
+    const exchange = { incoming, outgoing, leaving: new AbortController() };
+    underWay.exchanges.add(exchange);
+    connections.set(socket, underWay);
     const isWhole = () => {
       underWay.whole.add(incoming);
       places.works(socket);
@@ -126,19 +138,33 @@ export async function listen(
       incoming.once("end", isWhole);
     }
     outgoing.on("close", () => {
+      if (!outgoing.writableFinished) exchange.leaving.abort(gone());
       incoming.off("end", isWhole);
-      underWay.count--;
+      underWay.exchanges.delete(exchange);
       underWay.whole.delete(incoming);
       if (underWay.whole.size === 0) places.waits(socket);
     });
-    void answer(handler, incoming, outgoing, { stalledMs: limits.stalledSeconds * 1000, onRefusal });
+    void answer(handler, exchange, { stalledMs: limits.stalledSeconds * 1000, onRefusal });
   });
   // A client that waits for leave to send its body gets it when the body is wanted, or a refusal in its place.
   server.on("checkContinue", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("checkExpectation", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("clientError", (error, socket) => {
-    const refusal = refuse(error, socket as Socket, answers.get(socket as Socket)?.last);
-    if (refusal !== null) onRefusal(refusal);
+    const exchanges = [...connections.get(socket as Socket)?.exchanges ?? []];
+    const refusal = brokenRequest(error);
+    if (!refuse(refusal, socket as Socket, exchanges)) return;
+    const broken = exchanges.find(({ incoming }) => !incoming.complete);
+    // What is wrong with a body is told of where the body is read.
+    if (broken !== undefined) broken.leaving.abort(refusal);
+    else onRefusal(refusalOf(refusal, null));
+  });
+  // Node tells of it apart, and has let go of the connection: errors and its end are ours to look after.
+  server.on("connect", (incoming, socket) => {
+    socket.on("error", () => {});
+    const refusal = new RequestError(405, "CONNECT is for proxies");
+    const exchanges = [...connections.get(socket as Socket)?.exchanges ?? []];
+    if (refuse(refusal, socket as Socket, exchanges)) onRefusal(refusalOf(refusal, incoming));
+    (socket as Socket).destroySoon();
   });
   await new Promise<void>((resolve, reject) => {
     server.once("error", reject);
@@ -155,34 +181,36 @@ export async function listen(
   };
 }
 
+/** What is wrong where node can make no request of what comes. */
+function brokenRequest({ code }: Error & { readonly code?: string }): RequestError {
+  if (code === "HPE_HEADER_OVERFLOW") return new RequestError(431, "The headers are too long");
+  if (code === "ERR_HTTP_REQUEST_TIMEOUT") return new RequestError(408, "The request took too long to arrive");
+  return new RequestError(400, "The request is malformed");
+}
+
 /**
- * Answers to what is no HTTP, too long or too slow, and closes; in the middle of an answer it can only close.
+ * Answers to what no handler gets, and closes; in the middle of an answer it can only close.
  *
- * @returns What it answered; `null` if it only closed.
+ * @returns Whether it answered.
  */
-function refuse(
-  error: Error & { readonly code?: string },
-  socket: Socket,
-  answer: ServerResponse | undefined,
-): Refusal | null {
-  if (!socket.writable || (answer?.headersSent && !answer.writableFinished)) {
+function refuse(refusal: RequestError, socket: Socket, exchanges: readonly Exchange[]): boolean {
+  const answering = exchanges.some(({ outgoing }) => outgoing.headersSent && !outgoing.writableFinished);
+  if (!socket.writable || answering) {
     socket.destroy();
-    return null;
+    return false;
   }
-  const refusal = error.code === "HPE_HEADER_OVERFLOW"
-    ? new RequestError(431, "The headers are too long")
-    : error.code === "ERR_HTTP_REQUEST_TIMEOUT"
-    ? new RequestError(408, "The request took too long to arrive")
-    : new RequestError(400, "The request is malformed");
   const { status, body } = errorAnswer(refusal);
   const text = JSON.stringify(body);
-  const reason = { 400: "Bad Request", 408: "Request Timeout", 431: "Request Header Fields Too Large" }[status as 400];
   socket.end(
-    `HTTP/1.1 ${status} ${reason}\r\nContent-Type: application/json\r\nContent-Length: ${text.length}\r\n` +
-      `Connection: close\r\n\r\n${text}`,
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nContent-Type: application/json\r\n` +
+      // All methods that some path takes.
+      (status === 405 ? "Allow: GET, HEAD, POST\r\n" : "") +
+      `Content-Length: ${text.length}\r\nConnection: close\r\n\r\n${text}`,
   );
-  return refusalOf(refusal, null);
+  return true;
 }
+
+const gone = () => new ClientGoneError("The connection was closed");
 
 /** Whether something is to come after the head of a request. */
 function hasBody({ headers }: IncomingMessage): boolean {
@@ -197,17 +225,15 @@ function refusalOf(error: unknown, incoming: IncomingMessage | null): Refusal {
 
 async function answer(
   handler: FetchHandler,
-  incoming: IncomingMessage,
-  outgoing: ServerResponse,
+  { incoming, outgoing, leaving }: Exchange,
   { stalledMs, onRefusal }: { readonly stalledMs: number; readonly onRefusal: (refusal: Refusal) => void },
 ): Promise<void> {
-  const leaving = new AbortController();
-  outgoing.on("close", () => {
-    if (!outgoing.writableFinished) leaving.abort(new ClientGoneError("The connection was closed"));
-  });
   let response: Response;
   try {
     response = await handler(requestOf(incoming, outgoing, leaving.signal));
+    const { reason } = leaving.signal;
+    // It was refused for its body, at which the handler has not looked.
+    if (reason instanceof RequestError && response.ok) onRefusal(refusalOf(reason, incoming));
   } catch (error) {
     onRefusal(refusalOf(error, incoming));
     const { status, body } = errorAnswer(error);

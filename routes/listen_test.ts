@@ -110,6 +110,8 @@ describe("listen()", () => {
     deepEqual(await told("POST /generate HTTP/1.1\r\n"), ["100", "400"]);
     deepEqual(await told("POST /generate HTTP/1.1\r\nContent-Type: text/xml\r\n"), ["415"]);
     deepEqual(await told("POST /nowhere HTTP/1.1\r\n"), ["404"]);
+    // That version knows no leave, and would take it for the answer.
+    deepEqual(await told("POST /generate HTTP/1.0\r\n"), ["400"]);
     await server.close();
   });
 
@@ -119,6 +121,52 @@ describe("listen()", () => {
     equal(response.status, 413);
     match((await response.json()).error.message, /limit is 1048576 bytes/);
     await server.close();
+  });
+
+  describe("where it has answered before the whole body came,", () => {
+    const MEBIBYTE = 1 << 20;
+
+    /** A connection that has an answer to a request whose body of some mebibytes is still to be sent. */
+    async function answered(mebibytes: number) {
+      const server = await listen(() => new Response("no", { status: 413 }), { hostname, port: 0 });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const head = `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${mebibytes * MEBIBYTE}\r\n\r\n`;
+      await connection.write(new TextEncoder().encode(head));
+      const bytes = new Uint8Array(1000);
+      let text = "";
+      for (let count; !text.endsWith("no") && (count = await connection.read(bytes)) !== null;) {
+        text += new TextDecoder().decode(bytes.subarray(0, count));
+      }
+      match(text, /^HTTP\/1\.1 413 [^]*\r\nno$/);
+      const write = async () => {
+        for (let sent = 0; sent < MEBIBYTE;) sent += await connection.write(new Uint8Array(MEBIBYTE - sent));
+      };
+      return { server, connection, write };
+    }
+
+    it("takes the rest", async () => {
+      const { server, connection, write } = await answered(5);
+      for (let i = 0; i < 5; i++) await write();
+      equal(await connection.read(new Uint8Array(1)), null);
+      connection.close();
+      await server.close();
+    });
+
+    it("takes no more than a few mebibytes", async () => {
+      const { server, connection, write } = await answered(1000);
+      await rejects(async () => {
+        for (let i = 0; i < 1000; i++) await write();
+      });
+      connection.close();
+      await server.close();
+    });
+
+    it("does not wait for a rest that does not come", async () => {
+      const { server, connection } = await answered(1);
+      equal(await connection.read(new Uint8Array(1)), null);
+      connection.close();
+      await server.close();
+    });
   });
 
   it("refuses what is no request for a handler", async () => {
@@ -139,6 +187,7 @@ describe("listen()", () => {
     const requests: readonly [string, unknown][] = [
       ["nonsense\r\n\r\n", [400, "invalid", null, null]],
       ["GET /slow HTTP/1.1\r\n", [408, "invalid", null, null]],
+      ["CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n", [405, "invalid", "CONNECT", "a:1"]],
       [`GET /${"a".repeat(2000)} HTTP/1.1\r\nHost: x\r\n\r\n`, [431, "invalid", null, null]],
       ["TRACE /a?key=secret HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [400, "invalid", "TRACE", "/a"]],
       ["GET /b HTTP/1.1\r\nHost: x\r\nHost: y\r\nConnection: close\r\n\r\n", [400, "invalid", "GET", "/b"]],
@@ -180,6 +229,106 @@ describe("listen()", () => {
     await server.close();
   });
 
+  it("cancels all requests of a connection that closes, and of one that it cuts off", async () => {
+    const asked: AbortSignal[] = [];
+    const handler = ({ signal }: Request) => (asked.push(signal), new Promise<Response>(() => {}));
+    const server = await listen(handler, { hostname, port: 0 });
+    const connect = async (count: number) => {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(count)));
+      while (asked.length < Math.min(count, 32)) await new Promise((resolve) => setTimeout(resolve));
+      return connection;
+    };
+    const cancelled = () =>
+      Promise.all(
+        asked.splice(0).map((signal) =>
+          signal.aborted || new Promise((resolve) => signal.addEventListener("abort", resolve))
+        ),
+      );
+    const left = await connect(3);
+    left.close();
+    equal((await cancelled()).length, 3);
+    const cutOff = await connect(33);
+    equal((await cancelled()).length, 32);
+    cutOff.close();
+    await server.close();
+  });
+
+  it("writes no refusal into an answer that is being sent", async () => {
+    const refusals: unknown[] = [];
+    const waiting = Promise.withResolvers<AbortSignal>();
+    const streamed = () => new Response(new ReadableStream({ start: (one) => one.enqueue(new Uint8Array([97])) }));
+    const handler = ({ url, signal }: Request) => {
+      if (url.endsWith("/stream")) return streamed();
+      waiting.resolve(signal);
+      return new Promise<Response>(() => {});
+    };
+    const server = await listen(handler, { hostname, port: 0, onRefusal: (refusal) => refusals.push(refusal) });
+    const connection = await Deno.connect({ hostname, port: server.port });
+    const write = (text: string) => connection.write(new TextEncoder().encode(text));
+    await write("GET /stream HTTP/1.1\r\nHost: x\r\n\r\n");
+    const begun = new Uint8Array(1000);
+    match(new TextDecoder().decode(begun.subarray(0, (await connection.read(begun))!)), /^HTTP\/1\.1 200 /);
+    await write("GET /wait HTTP/1.1\r\nHost: x\r\n\r\n");
+    const { promise } = waiting;
+    await promise;
+    await write("nonsense\r\n\r\n");
+    const rest = await new Response(connection.readable).text().catch(() => "");
+    ok(!rest.includes("HTTP/1.1"), rest);
+    await server.close();
+    equal((await promise).aborted, true);
+    deepEqual(refusals, []);
+  });
+
+  for (
+    const [what, body, code] of [
+      ["too slow", "Content-Length: 9\r\n\r\n{", 408],
+      ["badly chunked", "Transfer-Encoding: chunked\r\n\r\n1\r\n{\r\nzz\r\n", 400],
+    ] as const
+  ) {
+    it(`counts and logs a request once whose body is ${what}, as it was answered`, async () => {
+      const { app, logged, registry, services } = toyApp();
+      const server = await listen((request) => app.fetch(request), {
+        ...{ hostname, port: 0, limits: { headerSeconds: 0.2, requestSeconds: 0.2 } },
+        onRefusal: (refusal) => services.refusals.note(refusal),
+      });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode(`POST /generate HTTP/1.1\r\nHost: x\r\n${body}`));
+      match(await new Response(connection.readable).text(), new RegExp(`^HTTP/1\\.1 ${code} `));
+      await server.close();
+      deepEqual(logged.map(({ event, outcome, code }) => [event, outcome, code]), [["request", "invalid", code]]);
+      const counts = (await registry.metrics()).match(/^espalier_requests_total\{.*$/gm);
+      deepEqual(counts, [`espalier_requests_total{outcome="invalid",code="${code}"} 1`]);
+    });
+  }
+
+  it("tells of a bad body that its handler does not look at, and of what follows a good request", async () => {
+    const refusals: unknown[] = [];
+    const signals: AbortSignal[] = [];
+    const handler = async ({ url, signal }: Request) => {
+      signals.push(signal);
+      if (url.endsWith("/wait")) await new Promise((resolve) => signal.addEventListener("abort", resolve));
+      return new Response("ok");
+    };
+    const onRefusal = ({ status, path }: { status: number; path: string | null }) => refusals.push([status, path]);
+    const server = await listen(handler, { hostname, port: 0, onRefusal });
+    for (
+      const [text, told] of [
+        ["GET /a HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", [400, "/a"]],
+        ["GET /wait HTTP/1.1\r\nHost: x\r\n\r\nnonsense\r\n\r\n", [400, null]],
+        ["POST /wait HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\n\r\n{nonsense\r\n\r\n", [400, null]],
+      ] as const
+    ) {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      await connection.write(new TextEncoder().encode(text));
+      match(await new Response(connection.readable).text(), /^HTTP\/1\.1 400 /);
+      while (!signals.at(-1)!.aborted || refusals.length === 0) await new Promise((resolve) => setTimeout(resolve));
+      deepEqual(refusals.splice(0), [told], text);
+    }
+    equal(signals.length, 3);
+    await server.close();
+  });
+
   it("cancels an answer that nobody takes", async () => {
     const cancelled = Promise.withResolvers<unknown>();
     const body = () =>
@@ -194,6 +343,34 @@ describe("listen()", () => {
     await cancelled.promise;
     connection.close();
     await server.close();
+  });
+
+  it("holds it against nobody that an answer waits for the one before it", async () => {
+    const stalledSeconds = 98_765;
+    const stalled: (() => void)[] = [];
+    const { setTimeout } = globalThis;
+    globalThis.setTimeout =
+      ((run: () => void, ms?: number) =>
+        ms === 1000 * stalledSeconds ? (stalled.push(run), 0) : setTimeout(run, ms)) as typeof setTimeout;
+    try {
+      const first = Promise.withResolvers<void>();
+      const handler = async ({ url }: Request) => {
+        if (url.endsWith("/first")) await first.promise;
+        return new Response(`answer to ${new URL(url).pathname}`);
+      };
+      const server = await listen(handler, { hostname, port: 0, limits: { stalledSeconds } });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const get = (path: string, header = "") => `GET ${path} HTTP/1.1\r\nHost: x\r\n${header}\r\n`;
+      const text = get("/first") + get("/second", "Connection: close\r\n");
+      await connection.write(new TextEncoder().encode(text));
+      while (stalled.length === 0) await new Promise((resolve) => setTimeout(resolve));
+      stalled[0]!();
+      first.resolve();
+      match(await new Response(connection.readable).text(), /answer to \/first[^]*answer to \/second/);
+      await server.close();
+    } finally {
+      globalThis.setTimeout = setTimeout;
+    }
   });
 
   it("waits for nothing more once a client has left", async () => {

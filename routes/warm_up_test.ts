@@ -3,6 +3,7 @@ import { describe, it } from "@std/testing/bdd";
 import { Engine, type EngineOptions, type StepTable } from "../engine/mod.ts";
 import { TOY_TABLE } from "../engine/testing/toy_engine.ts";
 import { ToyRunner } from "../engine/testing/toy_runner.ts";
+import { type ChatMessage, ChatTemplateError } from "../models/chat_template.ts";
 import type { Services } from "./services.ts";
 import { toyApp } from "./testing/toy_app.ts";
 import { warmUp } from "./warm_up.ts";
@@ -54,10 +55,26 @@ describe("warmUp()", () => {
     deepEqual([answers, runner.steps.map(([step]) => step)], [1, ["0:8", "0:8", "0:1"]]);
   });
 
+  it("has a conversation where the model takes them", async () => {
+    const heard: (readonly ChatMessage[])[] = [];
+    const chatTemplate = { render: (messages: readonly ChatMessage[]) => (heard.push(messages), "abcabcabcabcabcabc") };
+    const { services, engineWith, runner } = timedApp({ chatTemplate });
+    await warmUp({ engineWith, services, budgetMs: 1 });
+    equal(heard.length, 1, "the template has been started, however short the time");
+    const { answers } = await warmUp({ engineWith, services, budgetMs: 5000 });
+    deepEqual([answers, heard.length], [11, 1 + 1 + 2]);
+    for (const [message] of heard) deepEqual(message, { role: "user", content: "Once upon a time" });
+    equal(runner.freeSlots, 2);
+  });
+
   const odd: readonly [string, Parameters<typeof timedApp>[0]][] = [
     ["without a tokenizer", { tokenizer: null }],
     ["with a tokenizer of other tokens", { model: { ...toyApp().services.model, vocabSize: 4 } }],
     ["that holds two tokens", { maxTokens: 2 }],
+    ["that takes no conversation of ours", {
+      chatTemplate: { render: () => Promise.reject(new ChatTemplateError("no")) },
+    }],
+    ["whose conversations are long", { chatTemplate: { render: () => "a".repeat(64) } }],
     ["behind keys, with limits that its requests would break", {
       security: { keys: null, metricsWithoutKey: false, hosts: ["example.org"], origins: [] },
       limits: { maxBodyBytes: 1, maxJsonDepth: 0, maxPromptLength: 1 },

@@ -103,6 +103,54 @@ if (existsSync(CHROMIUM)) {
       await page.close();
     });
 
+    it("says what a key is made of before it sends one that no header takes", async () => {
+      const { page, problems } = await open({ width: 1200, height: 900 });
+      await useKey(page, "a key with a €");
+      await page.getByText("A key has printable ASCII characters only.").waitFor();
+      await useKey(page, KEY);
+      await page.getByRole("combobox", { name: "Pruning rate" }).getByRole("option").nth(1).waitFor({
+        state: "attached",
+      });
+      ok(await page.getByLabel("API key").isHidden(), "the key was taken");
+      deepEqual(problems, []);
+      await page.close();
+    });
+
+    it("says nothing of an answer that another follows", async () => {
+      const { page, problems } = await open({ width: 1200, height: 900 });
+      await useKey(page, KEY);
+      // Answers that do not come.
+      await page.route("**/generate", () => {});
+      await page.getByRole("button", { name: "Continue" }).click();
+      const aborted = page.waitForEvent("requestfailed");
+      await page.getByRole("button", { name: "Continue" }).click();
+      await aborted;
+      // What follows the failure of the first request has been done when the page has an answer to another.
+      await page.evaluate("fetch('/livez').then((response) => response.text())");
+      equal(await page.locator("#said").textContent(), "");
+      await page.getByRole("button", { name: "Stop" }).click();
+      await page.getByRole("status").filter({ hasText: "Stopped." }).waitFor();
+      deepEqual(problems, []);
+      await page.close();
+    });
+
+    it("goes on to draw the load after a reading that broke off", async () => {
+      const { page, problems } = await open({ width: 1200, height: 900 });
+      await useKey(page, KEY);
+      await page.evaluate(`{
+        const { text } = Response.prototype;
+        Response.prototype.text = function () {
+          Response.prototype.text = text;
+          return Promise.reject(new TypeError("network error"));
+        };
+      }`);
+      await page.getByText("The service is not reached.").waitFor();
+      await page.getByText("The service is not reached.").waitFor({ state: "hidden" });
+      await page.locator("#requests-chart path.line-a[d^=M]").waitFor({ state: "attached" });
+      deepEqual(problems, []);
+      await page.close();
+    });
+
     it("is documented by a page that runs no script", async () => {
       const { page, asked, problems } = await open({ width: 800, height: 600 });
       asked.length = 0;

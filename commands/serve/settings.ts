@@ -4,9 +4,18 @@ import { DEFAULT_CONNECTION_LIMITS, DEFAULT_JSON_LIMITS } from "../../routes/mod
 import { DeviceFlag } from "../device.ts";
 import { physicalCores } from "../physical_cores.ts";
 
+/** An origin, as browsers send it: its host in lower case, and no port where it is the scheme's. */
+const Origin = z.string()
+  .refine(
+    (text) => /^https?:\/\/[^/?#@*\s]+$/i.test(text) && URL.canParse(text),
+    "Expected origins such as https://example.org",
+  )
+  .transform((text) => new URL(text).origin);
+
 /** What the service can be told, as flags and in the environment. */
 export const Settings = z.strictObject({
-  host: z.string().min(1).default("127.0.0.1").describe("Address to listen on"),
+  host: z.string().min(1).overwrite((host) => host.replace(/^\[(.+)\]$/, "$1")).default("127.0.0.1")
+    .describe("Address to listen on"),
   port: z.int().min(0).max(65535).default(8080).describe("Port to listen on; 0 takes a free one"),
   model: z.string().min(1).default("artifacts/demo").describe("Folder of the artefact"),
   device: DeviceFlag,
@@ -38,8 +47,7 @@ export const Settings = z.strictObject({
   apiKeysFile: z.string().min(1).optional().describe("File with such keys, one a line"),
   allowWithoutKeys: z.boolean().default(false).describe("Serves a network without keys"),
   metricsWithoutKey: z.boolean().default(false).describe("Answers /metrics to everyone"),
-  corsOrigins: z.array(z.string().regex(/^https?:\/\/[^/\s]+$/, "Expected origins such as https://example.org"))
-    .default([])
+  corsOrigins: z.array(Origin).default([])
     .describe("Origin whose pages may call, such as https://example.org"),
   allowedHosts: z.array(z.string().regex(/^[\w.-]+$/, "Expected names without a port").toLowerCase()).default([])
     .describe("Name that the header Host may have besides loopback's; on a network, none means any"),

@@ -14,6 +14,9 @@ const chatTemplate = {
 };
 const ask = (body: unknown) => sendTo(toyApp({}, { chatTemplate }).app, "/v1/chat/completions", body);
 
+/** Each by itself is bad too, and is not looked at. */
+const PAIRS_17 = Object.fromEntries(Array.from({ length: 17 }, (_, i) => [`key ${i}`, 1]));
+
 const messages = [{ role: "user", content: "ab" }];
 const GREEDY = { model: "toy", messages, max_completion_tokens: 4, temperature: 0 };
 const stream = toyTokenizer.stream({ continues: true });
@@ -110,6 +113,12 @@ describe("POST /v1/chat/completions", () => {
     match((await response.json()).error.message, /has no chat_template in its tokenizer_config\.json/);
   });
 
+  it("says how many parts a message can have", async () => {
+    const content = Array.from({ length: 1025 }, () => ({ type: "text", text: "" }));
+    const { error } = await (await ask({ ...GREEDY, messages: [{ role: "user", content }] })).json();
+    match(error.message, /1 to 1024 parts/);
+  });
+
   const refusals: readonly [string, Record<string, unknown>, number, string][] = [
     ["no messages", { messages: [] }, 400, "messages"],
     [
@@ -120,6 +129,13 @@ describe("POST /v1/chat/completions", () => {
       400,
       "messages",
     ],
+    [
+      "notes on a message",
+      { messages: [{ role: "assistant", content: "", annotations: [1, 2] }] },
+      400,
+      "messages.0.annotations",
+    ],
+    ["metadata of more pairs than OpenAI has", { metadata: PAIRS_17 }, 400, "metadata"],
     ["a picture", { messages: [{ role: "user", content: [{ type: "image_url" }] }] }, 400, "messages.0.content"],
     ["tools", { tools: [{ type: "function", function: { name: "f" } }] }, 400, "tools"],
     ["a choice of tools", { tool_choice: "auto" }, 400, "tool_choice"],

@@ -166,6 +166,7 @@ describe("POST /v1/completions", () => {
       const response = await ask(GREEDY, { "X-Latency-Budget-Ms": value });
       deepEqual([response.status, (await response.json()).error.param], [400, "X-Latency-Budget-Ms"]);
     }
+    equal((await ask({ ...GREEDY, pruning_rate: null }, { "X-Pruning-Rate": "0" })).status, 200);
     const twice = await ask({ ...GREEDY, pruning_rate: 0 }, { "X-Pruning-Rate": "0" });
     match((await twice.json()).error.message, /not both/);
     equal((await ask(GREEDY, { "X-Pruning-Rate": "0.2" })).status, 422);

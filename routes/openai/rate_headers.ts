@@ -18,7 +18,10 @@ export function withRateHeaders(body: unknown, headers: Headers): unknown {
     const text = headers.get(header);
     if (text === null) continue;
     if (!/^\d{1,15}(\.\d{1,15})?$/.test(text)) throw new RequestError(400, `${header}: it must be a number`, header);
-    if (Object.hasOwn(body, field)) throw new RequestError(400, `Give ${field} or ${header}, not both`, header);
+    // A field that is null is not set.
+    if (((body as Readonly<Record<string, unknown>>)[field] ?? null) !== null) {
+      throw new RequestError(400, `Give ${field} or ${header}, not both`, header);
+    }
     fields[field] = Number(text);
   }
   return { ...body, ...fields };

@@ -19,13 +19,23 @@ const ownFields = {
   repetition_penalty: unset(native.repetition_penalty),
 };
 
+/** As OpenAI has it. */
+const MOST_PAIRS = 16;
+
+/** Texts by name, counted before they are looked at, as the elements of {@linkcode listOf} are. */
+const Metadata = z.preprocess((value, context) => {
+  if (typeof value !== "object" || value === null || Object.keys(value).length <= MOST_PAIRS) return value;
+  context.addIssue({ code: "custom", message: `Too big: expected at most ${MOST_PAIRS} pairs`, input: value });
+  return z.NEVER;
+}, z.record(z.string().max(64), z.string().max(512)).meta({ maxProperties: MOST_PAIRS }));
+
 /**
  * Fields that change no answer here: names for accounting, and switches in the one position that we have. They are taken
  * because client libraries send them.
  */
 const ignoredFields = {
   user: unset(z.string().max(512)),
-  metadata: unset(z.record(z.string().max(64), z.string().max(512))),
+  metadata: unset(Metadata),
   store: unset(z.literal(false, "Answers are not stored")),
   service_tier: unset(z.enum(["auto", "default"])),
   safety_identifier: unset(z.string().max(512)),
@@ -105,10 +115,11 @@ export const CompletionBody = z.strictObject({
   ...ignoredFields,
 }).superRefine(streamOptionsNeedStream);
 
+const MOST_PARTS = 1024;
 const TextPart = z.strictObject({ type: z.literal("text"), text: z.string() });
 const content = needed(z.union(
-  [z.string(), listOf(TextPart, { min: 1, max: 1024 })],
-  "Expected a text, or parts of type text. Images, audio and files are not supported",
+  [z.string(), listOf(TextPart, { min: 1, max: MOST_PARTS })],
+  `Expected a text, or 1 to ${MOST_PARTS} parts of type text. Images, audio and files are not supported`,
 ));
 
 const name = notSupported("Names of participants");
@@ -121,7 +132,7 @@ const Message = z.discriminatedUnion("role", [
     name,
     // What an answer has besides, as callers send it back.
     refusal: unset(z.null()),
-    annotations: unset(z.array(z.never())),
+    annotations: onlyEmpty("Annotations"),
     parsed: unset(z.null()),
     audio: notSupported("Spoken answers"),
     tool_calls: onlyEmpty("Tools"),

@@ -176,8 +176,9 @@ async function send() {
       if (event === "end") showEnd(data);
     }
   } catch (error) {
-    if (signal.aborted) $("said").textContent = "Stopped.";
-    else showProblem(`The answer broke off: ${error.message}`);
+    // An answer that another follows is over without a word: what is said here is of the other.
+    if (!signal.aborted) showProblem(`The answer broke off: ${error.message}`);
+    else if (leaving?.signal === signal) $("said").textContent = "Stopped.";
   } finally {
     if (leaving?.signal === signal) {
       leaving = null;
@@ -282,8 +283,10 @@ function keep(name, value) {
 async function readLoad() {
   if (metricsRefused) return;
   let response;
+  let text;
   try {
     response = await ask("/metrics");
+    if (response.ok) text = await response.text();
   } catch {
     $("load-problem").textContent = "The service is not reached.";
     $("load-problem").hidden = false;
@@ -297,7 +300,7 @@ async function readLoad() {
       : await refusal(response);
     return;
   }
-  const series = parseMetrics(await response.text());
+  const series = parseMetrics(text);
   const gauge = (name) => series.find((one) => one.name === name)?.value ?? 0;
   const counts = new Map(
     series.filter(({ name }) => name === "tokens_total").map(({ labels, value }) => [
@@ -396,7 +399,13 @@ $("ask").addEventListener("submit", (event) => {
 $("stop").addEventListener("click", () => leaving?.abort());
 $("key-form").addEventListener("submit", (event) => {
   event.preventDefault();
-  sessionStorage.setItem(KEY_NAME, $("key").value);
+  const key = $("key").value;
+  // No header takes another, so that nothing could be asked any more.
+  if (!/^[\x20-\x7e]+$/.test(key)) {
+    $("key-hint").textContent = "A key has printable ASCII characters only.";
+    return;
+  }
+  sessionStorage.setItem(KEY_NAME, key);
   $("key").value = "";
   $("key-form").hidden = true;
   metricsRefused = false;
