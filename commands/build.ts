@@ -17,11 +17,9 @@ ESPALIER_CUDA_ARCHITECTURES are the GPUs to compile for (default ${GPU_ARCHITECT
   });
   {
     using bar = progressBar("build");
-    const { kernels, reason } = await openKernels((done, total) =>
-      bar.update(done / total, `${done} of ${total} units`)
-    );
-    if (kernels === null) throw new Error(`Cannot build kernels: ${reason}`);
-    console.log(`${kernels.path}: ${describeKernels(kernels)}`);
+    const state = await openKernels((done, total) => bar.update(done / total, `${done} of ${total} units`));
+    if (state.kernels === null) throw state.failure ?? new Error(`Cannot build kernels: ${state.reason}`);
+    console.log(`${state.kernels.path}: ${describeKernels(state.kernels)}`);
   }
   using bar = progressBar("build for CUDA");
   const { kernels, reason } = await openCudaKernels((done, total) =>

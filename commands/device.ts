@@ -32,7 +32,8 @@ export interface ChosenDevice {
  * where it is asked for by name.
  *
  * @param onUnit Told while operators compile.
- * @throws {Error} If CUDA is asked for by name and cannot be used; the message says why.
+ * @throws {RangeError} If CUDA is asked for by name and cannot be used; the message says why. Or if a library of operators
+ * or an instruction set is named that cannot be used.
  */
 export async function chooseDevice(
   asked: DeviceFlag,
@@ -44,7 +45,7 @@ export async function chooseDevice(
     return await cuda(asked, runtime, onUnit);
   } catch (cause) {
     const problem = (cause as Error).message.trim();
-    if (asked === "cuda") throw new Error(`CUDA was asked for and cannot be used: ${problem}`, { cause });
+    if (asked === "cuda") throw new RangeError(`CUDA was asked for and cannot be used: ${problem}`, { cause });
     return await cpu(`auto, since CUDA cannot be used: ${problem}`, onUnit);
   }
 }

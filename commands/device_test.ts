@@ -22,7 +22,7 @@ describe("chooseDevice()", () => {
     it("fails where CUDA is asked for and something is missing, by its name", async () => {
       await rejects(
         chooseDevice("cuda", runtime),
-        /^Error: CUDA was asked for and cannot be used: .*(driver|device|ONNX Runtime|operators)/s,
+        /^RangeError: CUDA was asked for and cannot be used: .*(driver|device|ONNX Runtime|operators)/s,
       );
     });
 

@@ -77,6 +77,9 @@ export const FLAGS: readonly string[] = [
   "-Wno-maybe-uninitialized", // GCC 12 says so of its own intrinsics
 ];
 
+/** How the name of a folder with the objects of one build begins. */
+export const OBJECTS = "objects-";
+
 /** Compilers that are tried, in this order. */
 export const COMPILERS: readonly string[] = ["c++", "g++", "clang++"];
 
@@ -103,7 +106,7 @@ export interface BuildOptions {
  */
 export async function buildKernels(options: BuildOptions): Promise<void> {
   const { compiler, architecture, out, flags = [], program, onUnit } = options;
-  const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: "objects-" });
+  const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: OBJECTS });
   try {
     const leftOut = await unknownUnits(compiler, architecture);
     const without = leftOut.map((unit) => `-D${NEWER_UNITS[unit]}`);
@@ -120,8 +123,7 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
     }, onUnit);
     const linked = `${folder}/linked`;
     await compile(compiler, [...program === undefined ? ["-shared"] : [], ...flags, "-o", linked, ...objects]);
-    // A process may have the old file loaded: it must not be written over, only replaced.
-    await Deno.rename(linked, out);
+    await putInPlace(linked, out);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }
@@ -140,11 +142,29 @@ async function unknownUnits(compiler: string, architecture: Architecture): Promi
 
 /** The first compiler that answers, or null. */
 export async function findCompiler(): Promise<string | null> {
-  for (const compiler of COMPILERS) {
+  for (const compiler of await allowedCompilers()) {
     const found = await answers(compiler).catch(() => false);
     if (found) return compiler;
   }
   return null;
+}
+
+/** Why `findCompiler()` finds none, with what it tried. */
+export async function missingCompiler(): Promise<string> {
+  const allowed = await allowedCompilers();
+  const tried = allowed.length === 0 ? "none that may be run" : allowed.join(", ");
+  const others = allowed.length < COMPILERS.length ? `; deno task build tries ${COMPILERS.join(", ")}` : "";
+  return `no compiler (${tried}${others})`;
+}
+
+/** Those that may be run. Nobody is asked for leave: at a terminal a start would wait for the answer. */
+async function allowedCompilers(): Promise<readonly string[]> {
+  const allowed: string[] = [];
+  for (const command of COMPILERS) {
+    const { state } = await Deno.permissions.query({ name: "run", command });
+    if (state === "granted") allowed.push(command);
+  }
+  return allowed;
 }
 
 /**
@@ -196,6 +216,16 @@ export async function compile(compiler: string, args: readonly string[]): Promis
   const { success, stderr } = await new Deno.Command(compiler, { args: [...args], stdout: "null", stderr: "piped" })
     .output();
   if (!success) throw new Error(`${compiler} failed:\n${new TextDecoder().decode(stderr)}`);
+}
+
+/**
+ * Moves a file to its place, whole. A process may have an older one loaded: that must not be written over, only replaced.
+ * And where power fails soon after, a name without its bytes would be what every later start loads.
+ */
+export async function putInPlace(file: string, place: string): Promise<void> {
+  using opened = await Deno.open(file);
+  await opened.syncData();
+  await Deno.rename(file, place);
 }
 
 /** The folder that a file lies in. */

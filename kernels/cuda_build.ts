@@ -5,7 +5,7 @@
 
 import { createHash } from "node:crypto";
 import { fileURLToPath } from "node:url";
-import { answers, type Architecture, compile, eachAtOnce, FLAGS, parentOf } from "./build.ts";
+import { answers, type Architecture, compile, eachAtOnce, FLAGS, OBJECTS, parentOf, putInPlace } from "./build.ts";
 
 /**
  * GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper (whose tensor cores of
@@ -53,7 +53,7 @@ export interface CudaBuildOptions {
  */
 export async function buildCudaKernels(options: CudaBuildOptions): Promise<void> {
   const { compiler, nvcc, gpuArchitectures, out, program, sources = SOURCES, onUnit } = options;
-  const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: "objects-" });
+  const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: OBJECTS });
   try {
     // One behind the other: `module.h`.
     const fatBinaries = `${folder}/kernels.fatbin`;
@@ -87,8 +87,7 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
       ...program === undefined ? ["-shared", "-Wl,-z,defs"] : ["-pthread"],
       ...["-o", linked, ...hostUnits.map(({ object }) => object), "-ldl"],
     ]);
-    // A process may have the old file loaded: it must not be written over, only replaced.
-    await Deno.rename(linked, out);
+    await putInPlace(linked, out);
   } finally {
     await Deno.remove(folder, { recursive: true });
   }

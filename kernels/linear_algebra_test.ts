@@ -162,7 +162,14 @@ for (const algebra of backends) {
     it("invertLower() and symmetricEigen() refuse what they cannot do", async () => {
       await rejects(algebra.invertLower(new Float64Array([1, 0, 5, 0]), 2), /^RangeError: .* diagonal 1 is zero/);
       await rejects(algebra.symmetricEigen(new Float64Array([1, 0, Infinity, 1]), 2), /^RangeError: .* not finite/);
+      await rejects(algebra.symmetricEigen(new Float64Array([1, 0, 0, NaN]), 2), /^RangeError: .* not finite/);
       await rejects(algebra.cholesky(new Float64Array(8), 3), /^RangeError: .* has 8 elements/);
+    });
+
+    it("symmetricEigen() reads the lower triangle alone", async () => {
+      const [symmetric, half] = [positiveDefinite(5, 1), positiveDefinite(5, 1)];
+      for (let row = 0; row < 5; row++) half.fill(NaN, row * 5 + row + 1, row * 5 + 5);
+      deepEqual(await algebra.symmetricEigen(half, 5), await algebra.symmetricEigen(symmetric, 5));
     });
   });
 }

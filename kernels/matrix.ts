@@ -69,7 +69,7 @@ export interface LinearAlgebra {
   /**
    * Eigenvalues and eigenvectors of a symmetric `[n, n]`, of which only the lower triangle is read.
    *
-   * @throws {RangeError} If an element is not finite.
+   * @throws {RangeError} If an element of it is not finite.
    */
   symmetricEigen(symmetric: Float64Array<ArrayBuffer>, n: number): Promise<SymmetricEigen>;
 }

@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { type KernelsState, openKernels } from "../kernels/native_library.ts";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
 import { type Decoder, openDecoder } from "../models/decoder.ts";
@@ -14,6 +15,7 @@ const state = await openKernels();
 describe("openKernels()", () => {
   it("makes a library where a compiler is, and says why where it does not", async () => {
     ok((state.kernels === null) !== (state.reason === null));
+    equal(state.failure, undefined);
     await withEnvironment("ESPALIER_KERNELS", "off", async () => {
       const off: KernelsState = await openKernels();
       equal(off.kernels, null);
@@ -21,16 +23,29 @@ describe("openKernels()", () => {
     });
   });
 
-  it("refuses a library that is none", async () => {
-    await withEnvironment("ESPALIER_KERNELS", "/nowhere.so", () => rejects(openKernels(), /nowhere\.so/));
+  it("refuses a library that is none, or none of ours", async () => {
+    const script = fileURLToPath(import.meta.url);
+    for (const path of ["/nowhere.so", script]) {
+      await withEnvironment("ESPALIER_KERNELS", path, () =>
+        rejects(openKernels(), ({ name, message }: Error) => {
+          const wanted =
+            `ESPALIER_KERNELS must be the path of a library of our operators, or off, not "${path}": ${path}: `;
+          ok(name === "RangeError" && message.startsWith(wanted), message);
+          return true;
+        }));
+    }
   });
 });
 
 if (state.kernels !== null) {
   const { path } = state.kernels;
 
-  it("An instruction set that the processor lacks is refused by name", async () => {
-    await withEnvironment("ESPALIER_INSTRUCTION_SET", "quantum", () => rejects(openKernels(), /"quantum"/));
+  it("An instruction set that the processor lacks is refused by name, with those that it has", async () => {
+    await withEnvironment("ESPALIER_INSTRUCTION_SET", "quantum", () =>
+      rejects(openKernels(), {
+        name: "RangeError",
+        message: /^ESPALIER_INSTRUCTION_SET must be one of .*portable on this processor, not "quantum"/,
+      }));
   });
 
   const sets: string[] = [];

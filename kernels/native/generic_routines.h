@@ -163,27 +163,44 @@ inline __attribute__((always_inline)) float exponential(float x) {
   }
 }
 
+// The bits of |value|. As integers magnitudes are in order too, and behind all of them what is no number, which a
+// comparison of floats passes over.
+[[maybe_unused]] inline uint32_t magnitudeBits(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, 4);
+  return bits & 0x7fffffffu;
+}
+
+// The magnitude by its bits; no number for infinity too.
+[[maybe_unused]] inline float finiteMagnitude(uint32_t bits) {
+  float magnitude;
+  std::memcpy(&magnitude, &bits, 4);
+  return bits < 0x7f800000u ? magnitude : NAN;
+}
+
 [[maybe_unused]] void quantizeRowGeneric(const float* x, size_t columns, size_t blockSize, size_t groupRows,
                                          size_t eightsApart, int8_t* codes, float* scales, int32_t* offsets) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
   for (size_t block = 0; block * blockSize < columns; block++) {
     const float* values = x + block * blockSize;
     const size_t count = columns - block * blockSize < blockSize ? columns - block * blockSize : blockSize;
-    float greatest = 0;
+    uint32_t greatest = 0;
     for (size_t i = 0; i < count; i++) {
-      const float magnitude = std::fabs(values[i]);
-      greatest = magnitude > greatest ? magnitude : greatest;
+      const uint32_t bits = magnitudeBits(values[i]);
+      greatest = bits > greatest ? bits : greatest;
     }
-    const float inverse = greatest >= leastMagnitude ? 127.0f / greatest : 0.0f;
+    const float magnitude = finiteMagnitude(greatest);
+    const float inverse = magnitude >= leastMagnitude ? 127.0f / magnitude : 0.0f;
+    const size_t coded = inverse == 0.0f ? 0 : count;  // zero times what is not finite is no zero
     int8_t* out = codes + block * blockSize * groupRows;
     int32_t sum = 0;
     for (size_t i = 0; i < blockSize; i++) {
       const size_t column = i / 8 * 8 + order[i % 8];
-      const int32_t code = column < count ? static_cast<int32_t>(std::nearbyint(values[column] * inverse)) : 0;
+      const int32_t code = column < coded ? static_cast<int32_t>(std::nearbyint(values[column] * inverse)) : 0;
       out[i / 8 * eightsApart + i % 8] = static_cast<int8_t>(code);
       sum += code;
     }
-    scales[block * groupRows] = greatest / 127.0f;
+    scales[block * groupRows] = magnitude / 127.0f;
     offsets[block * groupRows] = -8 * sum;
   }
 }

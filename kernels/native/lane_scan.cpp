@@ -217,7 +217,9 @@ void LaneScan::discretize(const ScanRun& run, const Work& work, const Stretch& s
   for (size_t row = 0; row < stretch.lane->rows; row++) {
     const float step = steps[row * shape_.columns()] + deltaBias_[head];
     const float softplus = (step > 0 ? step : 0) + std::log1p(std::exp(-std::fabs(step)));
-    deltas[row] = std::fmin(std::fmax(softplus, shape_.leastDelta), shape_.greatestDelta);
+    // Not by fmin and fmax, which take the bound for what is no number.
+    const float bounded = softplus < shape_.leastDelta ? shape_.leastDelta : softplus;
+    deltas[row] = bounded > shape_.greatestDelta ? shape_.greatestDelta : bounded;
     decays[row] = std::exp(deltas[row] * a_[head]);
   }
 }

@@ -80,9 +80,12 @@ ort::Status* readLayer(const OperatorInfo& info, Constants from, Layer* out) {
   RETURN_IF_FAILED(readIntegers(info, "widths", widths, maxAxes * maxChunks, &widthCount));
   RETURN_IF_FAILED(readIntegers(info, "levels", levels, maxChunks, &layer.chunkCount));
   RETURN_IF_FAILED(readIntegers(info, "biases", biases, maxChunks, &biasCount));
-  if (cut > 2 || activation > 1 || shape.uncut == 0 || shape.blockSize % 32 != 0 || shape.blockSize == 0) {
-    return failure(api, "PrefixMatMul: cut %zu, activation %zu, uncut %zu, block_size %zu are no layer", cut,
-                   activation, shape.uncut, shape.blockSize);
+  if (cut > 2 || activation > 1 || shape.uncut == 0) {
+    return failure(api, "PrefixMatMul: cut %zu, activation %zu, uncut %zu are no layer", cut, activation, shape.uncut);
+  }
+  // Others are in no artefact, and not every instruction set computes with them.
+  if (shape.blockSize != 32 && shape.blockSize != 64 && shape.blockSize != 128) {
+    return failure(api, "PrefixMatMul: block_size %zu, wanted 32, 64 or 128", shape.blockSize);
   }
   shape.cut = static_cast<Cut>(cut);
   shape.activation = static_cast<Activation>(activation);

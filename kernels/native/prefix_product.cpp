@@ -393,7 +393,7 @@ void PrefixProduct::storeTile(const ProductRun& run, size_t tile, size_t firstRo
     float activated[tileRows];
     if (shape_.activation == Activation::squaredRelu) {
       for (size_t i = 0; i < tileRows; i++) {
-        const float positive = values[i] > 0 ? values[i] : 0;
+        const float positive = values[i] < 0 ? 0 : values[i];  // keeps what is no number
         activated[i] = positive * positive;
       }
       values = activated;

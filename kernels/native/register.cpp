@@ -26,6 +26,14 @@ EXPORTED const char* EspalierInstructionSet() {
   return routines ? routines->name : nullptr;
 }
 
+// Name of the instruction set of that number among those that can be asked for here, best first; null behind the last.
+EXPORTED const char* EspalierInstructionSetAt(size_t number) {
+  for (const espalier::Routines* const* routines = espalier::allRoutines; *routines; routines++) {
+    if ((*routines)->supported() && number-- == 0) return (*routines)->name;
+  }
+  return nullptr;
+}
+
 // Names of the instruction sets that this library was compiled without, since the compiler did not know them; null if
 // none.
 EXPORTED const char* EspalierLeftOut() {

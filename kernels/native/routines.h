@@ -129,6 +129,8 @@ struct Routines {
 
   // Int8 codes of one row, one scale per block: x ~ code * scale, |code| <= 127.
   // `columns` is padded with zeros to whole blocks. Blocks whose greatest |x| is below `leastMagnitude` become zeros.
+  // One with a value that is not finite becomes zeros with a scale that is no number, and so do products with it: codes
+  // have no room for such a value, and what went wrong must not look like an answer.
   // Every eight codes of a block are `eightsApart` bytes behind those before them, and every block, scale and offset is
   // `groupRows` times its size behind the one before it.
   void (*quantizeRow)(const float* x, size_t columns, size_t blockSize, size_t groupRows, size_t eightsApart,

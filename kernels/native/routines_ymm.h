@@ -130,21 +130,27 @@ void multiplyTile(const TileProduct& p, size_t rows) {
 void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupRows, size_t eightsApart, int8_t* codes,
                  float* scales, int32_t* offsets) {
   const __m256i lanesInOrder = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const __m256 magnitudeBits = _mm256_castsi256_ps(_mm256_set1_epi32(0x7fffffff));
+  const __m256i magnitudes = _mm256_set1_epi32(0x7fffffff);
   for (size_t block = 0; block * blockSize < columns; block++) {
     const size_t start = block * blockSize;
     if (columns - start < blockSize) {
       return quantizeRowGeneric(x + start, columns - start, blockSize, groupRows, eightsApart,
                                 codes + start * groupRows, scales + block * groupRows, offsets + block * groupRows);
     }
-    __m256 greatest = _mm256_setzero_ps();
+    __m256i greatest = _mm256_setzero_si256();
     for (size_t i = 0; i < blockSize; i += 8) {
-      greatest = _mm256_max_ps(greatest, _mm256_and_ps(_mm256_loadu_ps(x + start + i), magnitudeBits));
+      const __m256i values = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(x + start + i));
+      greatest = _mm256_max_epu32(greatest, _mm256_and_si256(values, magnitudes));
     }
-    float eight[8];
-    _mm256_storeu_ps(eight, greatest);
-    float magnitude = 0;
-    for (float value : eight) magnitude = value > magnitude ? value : magnitude;
+    uint32_t eight[8], bits = 0;
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(eight), greatest);
+    for (uint32_t each : eight) bits = each > bits ? each : bits;
+    const float magnitude = finiteMagnitude(bits);
+    if (std::isnan(magnitude)) {  // the instructions below would make other codes than zeros of it
+      quantizeRowGeneric(x + start, blockSize, blockSize, groupRows, eightsApart, codes + start * groupRows,
+                         scales + block * groupRows, offsets + block * groupRows);
+      continue;
+    }
     const __m256 inverse = _mm256_set1_ps(magnitude >= leastMagnitude ? 127.0f / magnitude : 0.0f);
     __m256i sum = _mm256_setzero_si256();
     for (size_t i = 0; i < blockSize; i += 32) {

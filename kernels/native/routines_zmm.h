@@ -100,14 +100,16 @@ void quantizeRow(const float* x, size_t columns, size_t blockSize, size_t groupR
       return quantizeRowGeneric(x + start, columns - start, blockSize, groupRows, eightsApart,
                                 codes + start * groupRows, scales + block * groupRows, offsets + block * groupRows);
     }
-    __m512 greatest = _mm512_setzero_ps();
+    __m512i greatest = _mm512_setzero_si512();
     for (size_t i = 0; i < blockSize; i += 16) {
-      greatest = _mm512_max_ps(greatest, _mm512_abs_ps(_mm512_loadu_ps(x + start + i)));
+      const __m512i values = _mm512_loadu_si512(x + start + i);
+      greatest = _mm512_max_epu32(greatest, _mm512_and_si512(values, _mm512_set1_epi32(0x7fffffff)));
     }
-    const float magnitude = _mm512_reduce_max_ps(greatest);
+    const float magnitude = finiteMagnitude(_mm512_reduce_max_epu32(greatest));
     const __m512 inverse = _mm512_set1_ps(magnitude >= leastMagnitude ? 127.0f / magnitude : 0.0f);
     __m256i sum = _mm256_setzero_si256();
     for (size_t i = 0; i < blockSize; i += 32) {
+      // What is not finite becomes the integer -2^31, whose low byte is the code: zero.
       const __m512 first = _mm512_mul_ps(_mm512_loadu_ps(x + start + i), inverse);
       const __m512 second = _mm512_mul_ps(_mm512_loadu_ps(x + start + i + 16), inverse);
       const __m256i bytes = _mm256_set_m128i(_mm512_cvtepi32_epi8(_mm512_cvtps_epi32(second)),

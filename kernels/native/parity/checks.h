@@ -42,9 +42,12 @@ __attribute__((format(printf, 2, 3))) void check(bool holds, const char* format,
   std::printf("\n");
 }
 
+// Which bits stand for no number is left open: it depends on the order of operands.
 template <typename Number>
 bool sameBits(const Number* a, const Number* b, size_t count) {
-  return count == 0 || std::memcmp(a, b, count * sizeof(Number)) == 0;
+  return std::equal(a, a + count, b, [](const Number& one, const Number& other) {
+    return std::memcmp(&one, &other, sizeof(Number)) == 0 || (one != one && other != other);
+  });
 }
 
 // Random numbers (splitmix64).
@@ -126,7 +129,8 @@ double fromHalf(Half half) {
   return half & 0x8000 ? -magnitude : magnitude;
 }
 
-// Rows rounded to int8, in the order of their columns.
+// Rows rounded to int8, in the order of their columns. A block with a value that is not finite has codes of zero, and
+// a scale that is no number.
 struct Quantized {
   std::vector<int32_t> codes;
   std::vector<float> scales;
@@ -135,11 +139,13 @@ struct Quantized {
 Quantized quantizePlainly(const float* x, size_t columns, size_t blockSize) {
   Quantized row;
   for (size_t start = 0; start < columns; start += blockSize) {
-    float greatest = 0;
-    for (size_t i = start; i < columns && i < start + blockSize; i++) greatest = std::fmax(greatest, std::fabs(x[i]));
+    const size_t end = std::min(columns, start + blockSize);
+    const bool finite = std::all_of(x + start, x + end, [](float value) { return std::isfinite(value); });
+    float greatest = finite ? 0 : NAN;
+    for (size_t i = start; i < end && finite; i++) greatest = std::fmax(greatest, std::fabs(x[i]));
     const float inverse = greatest < leastMagnitude ? 0 : 127.0f / greatest;
     for (size_t i = start; i < start + blockSize; i++) {
-      row.codes.push_back(i < columns ? static_cast<int32_t>(std::lrint(x[i] * inverse)) : 0);
+      row.codes.push_back(i < end && finite ? static_cast<int32_t>(std::lrint(x[i] * inverse)) : 0);
     }
     row.scales.push_back(greatest / 127.0f);
   }
@@ -154,7 +160,10 @@ struct Estimate {
   double error = 0;
 };
 
-bool within(float found, const Estimate& wanted) { return std::fabs(found - wanted.value) <= wanted.error; }
+bool within(float found, const Estimate& wanted) {
+  if (std::isnan(wanted.value)) return std::isnan(found);
+  return std::fabs(found - wanted.value) <= wanted.error;
+}
 
 template <typename Visit>
 void forEachSet(Visit&& visit) {
@@ -173,6 +182,12 @@ std::vector<float> activations(Random& random, size_t count) {
   }
   if (random.chance(8)) values[random.below(count)] *= 1000;
   return values;
+}
+
+// Now and then puts a value among others that is not finite.
+void spoil(Random& random, std::vector<float>& values) {
+  static constexpr float kinds[] = {NAN, -NAN, INFINITY, -INFINITY};
+  if (random.chance(8)) values[random.below(values.size())] = kinds[random.below(4)];
 }
 
 }  // namespace

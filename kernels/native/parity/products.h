@@ -263,7 +263,8 @@ Batch masked(const Layer& layer, const Batch& batch) {
 
 void checkProduct(Random& random, Cut cut, size_t blockSize, size_t rows, bool large = false) {
   const Layer layer = randomLayer(random, cut, blockSize, large);
-  const Batch batch = randomBatch(random, layer, rows);
+  Batch batch = randomBatch(random, layer, rows);
+  spoil(random, batch.x);
   static constexpr const char* cuts[] = {"outputs", "gated", "inputs"};
   int length = std::snprintf(currentCase, sizeof(currentCase),
                              "%s cut, %zu axes, %zu groups, uncut %zu, blocks of %zu, %zu rows%s%s%s%s, chunks",

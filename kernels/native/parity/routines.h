@@ -20,7 +20,8 @@ void checkQuantizing(Random& random, size_t blockSize) {
   constexpr size_t order[8] = {0, 2, 4, 6, 1, 3, 5, 7};
   const size_t columns = random.between(1, 4 * blockSize + 3);
   const size_t blocks = (columns + blockSize - 1) / blockSize;
-  const std::vector<float> x = activations(random, columns);
+  std::vector<float> x = activations(random, columns);
+  spoil(random, x);
   const Quantized wanted = quantizePlainly(x.data(), columns, blockSize);
   const size_t groupRows = random.between(1, random.chance(4) ? maxRows : fewRows), row = random.below(groupRows);
   const Layout layout = random.chance(2) ? Layout::eights : Layout::blocks;
