@@ -76,6 +76,7 @@ await runCommand(async () => {
   const report = await compress(job, {
     runtime: openRuntime(),
     progress: (share, label) => bar.update(share, label),
+    say: (message) => console.error(message),
     now: () => performance.now(),
     saveEveryMs: SAVE_EVERY_MS,
     signal: stop.signal,

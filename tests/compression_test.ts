@@ -206,7 +206,7 @@ describe("parseRecipe()", () => {
   });
 });
 
-const context = { runtime, progress: () => {}, now: () => performance.now(), saveEveryMs: 0 };
+const context = { runtime, progress: () => {}, say: () => {}, now: () => performance.now(), saveEveryMs: 0 };
 
 /** Logits of the sorted model in float32: orders and rotations applied, nothing quantized. */
 async function sortedLogits(
@@ -236,7 +236,8 @@ async function sortedLogits(
       await dense.run(hidden.slice());
       const options = { config, order, ridge: 0.1, seed: 100 * layer + index };
       const known = await method.order(algebra, tensors, dense.statistics, options);
-      const ordered = await method.arrange?.(algebra, tensors, known, options) ?? tensors;
+      const ordered = await method.arrange?.(algebra, tensors, dense.statistics.get(method.arrangedBy!)!, options) ??
+        tensors;
       dense.setWeights(method.pack(config, ordered, known));
       await dense.run(hidden);
     }
