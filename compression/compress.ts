@@ -31,6 +31,7 @@ import {
 } from "./journal.ts";
 import { hadamardRotation } from "./hadamard.ts";
 import { BlockSessions } from "./block_sessions.ts";
+import { PartialFolder } from "./partial_folder.ts";
 import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
 import { type Quantization, quantizeBlock, quantizeEmbedding, quantizeHead } from "./quantization_pass.ts";
 import { memorySaving, publishedMemory, type Report } from "./report.ts";
@@ -65,12 +66,13 @@ export interface CompressContext {
  * artefact, and the same job started again goes on at its last saved layer, or anew where what was saved is damaged.
  *
  * @param job Already checked with `checkJob`.
+ * @throws {RangeError} If another run writes to the same place, or what it writes could not become `out`.
  */
 export async function compress(job: Job, context: CompressContext): Promise<Report> {
   const started = context.now();
   const algebra = openLinearAlgebra({ threads: job.threads });
-  const folder = `${job.out}.partial`;
-  await Deno.mkdir(folder, { recursive: true });
+  using partial = await PartialFolder.open(job.out);
+  const { path: folder } = partial;
   const checkpointDigest = await job.checkpoint.digest();
   const digest = jobDigest(job, checkpointDigest);
   const run = (journal: Journal) => {
@@ -87,7 +89,8 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
     context.say(`Starting anew: in ${folder}, ${error.message}`);
     return null;
   }) ?? await startAnew();
-  await Deno.rename(folder, job.out);
+  await partial.becomeOut();
+  await removeState(job.out);
   return report;
 
   async function startAnew(): Promise<Report> {
@@ -166,7 +169,6 @@ class Run {
     const plan = planOf(manifest);
     const report = this.#report({ ...draft, levels }, plan);
     await Deno.writeTextFile(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
-    await removeState(this.#folder);
     return report;
   }
 

@@ -10,7 +10,7 @@ import type { Recipe } from "./recipe.ts";
 /** What is to be compressed, how, and where to. */
 export interface Job {
   readonly checkpoint: Checkpoint;
-  /** The artefact's folder; it must not exist yet, or be empty. */
+  /** The artefact's folder, absolute; it must not exist yet, or be empty. */
   readonly out: string;
   /** The artefact's name in answers and lists. */
   readonly name: string;
@@ -72,14 +72,19 @@ export async function checkJob(
   if (stored > disk) {
     problems.push(`it needs about ${gigabytes(stored)} of disk, ${gigabytes(disk)} are free`);
   }
-  const entries = await Array.fromAsync(Deno.readDir(out)).catch((error) => {
-    if (error instanceof Deno.errors.NotFound) return [];
-    throw error;
-  });
-  if (entries.length > 0) problems.push(`${out} exists and is not empty`);
+  const there = await Deno.lstat(out).catch(() => null);
+  // The finished folder would take the place of the link, not of what it leads to.
+  if (there?.isSymlink) problems.push(`${out} is a link`);
+  else if (there !== null && !there.isDirectory) problems.push(`${out} is no folder`);
+  else if (there !== null && !await isEmpty(out)) problems.push(`${out} exists and is not empty`);
   if (problems.length > 0) {
     throw new RangeError(`Cannot compress ${checkpoint.path}:\n  ${problems.join("\n  ")}`);
   }
+}
+
+async function isEmpty(folder: string): Promise<boolean> {
+  for await (const _ of Deno.readDir(folder)) return false;
+  return true;
 }
 
 /** Bytes at the worst moment, roughly: activations of two networks, a block with its statistics, the embedding twice. */

@@ -136,7 +136,9 @@ for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
       equal(again, 0, "the statistics were made again");
       const resumed = await openArtefact(job.out);
       equal(resumed.digest, whole.digest);
-      const left = (await Array.fromAsync(Deno.readDir(job.out))).filter((entry) => /journal|hidden/.test(entry.name));
+      const left = (await Array.fromAsync(Deno.readDir(job.out))).filter(({ name }) =>
+        /journal|hidden|arr|lock/.test(name)
+      );
       deepEqual(left, []);
     });
 
@@ -182,6 +184,13 @@ describe("checkJob()", () => {
         }
         return true;
       });
+      await Deno.mkdir(`${folder}/empty`);
+      await Deno.symlink(`${folder}/empty`, `${folder}/link`);
+      await Deno.writeTextFile(`${folder}/file`, "");
+      for (const [out, said] of [["link", /link is a link/], ["file", /file is no folder/]] as const) {
+        const elsewhere = { ...job, out: `${folder}/${out}` };
+        await rejects(checkJob(elsewhere, { supportsHadamard, memory: 1000, disk: 1000 }), said);
+      }
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
