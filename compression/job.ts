@@ -21,10 +21,14 @@ export interface Job {
   readonly threads: number;
 }
 
-/** A digest of everything that the result depends on: a run that was cut off is only resumed by the same job. */
-export function jobDigest({ calibration, blockSize, recipe, seed }: Job, checkpointDigest: string): string {
+/**
+ * A digest of everything that the result depends on: a run that was cut off is only resumed by the same job.
+ *
+ * @param checkpointDigest Of the weights; what the configuration makes of them counts as well.
+ */
+export function jobDigest({ checkpoint, calibration, blockSize, recipe, seed }: Job, checkpointDigest: string): string {
   const hash = createHash("sha256");
-  hash.update(JSON.stringify([checkpointDigest, blockSize, recipe, seed]));
+  hash.update(JSON.stringify([checkpointDigest, checkpoint.description, blockSize, recipe, seed]));
   for (const window of [...calibration.windows, ...calibration.heldOut]) hash.update(window);
   return hash.digest("hex");
 }
@@ -66,11 +70,11 @@ export async function checkJob(
   }
   const needed = memoryNeeded(checkpoint, calibration);
   if (needed > memory) {
-    problems.push(`it needs about ${gigabytes(needed)} of memory, ${gigabytes(memory)} are free`);
+    problems.push(`it needs about ${sizeText(needed)} of memory, ${sizeText(memory)} are free`);
   }
   const stored = diskNeeded(checkpoint, calibration, blockSize);
   if (stored > disk) {
-    problems.push(`it needs about ${gigabytes(stored)} of disk, ${gigabytes(disk)} are free`);
+    problems.push(`it needs about ${sizeText(stored)} of disk, ${sizeText(disk)} are free`);
   }
   const there = await Deno.lstat(out).catch(() => null);
   // The finished folder would take the place of the link, not of what it leads to.
@@ -105,6 +109,7 @@ export function diskNeeded(checkpoint: Checkpoint, { windows }: CalibrationData,
   return variantSize(densePlan(description), 0, blockSize).bytes + 4 * activations;
 }
 
-function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(1)} GB`;
+/** In gigabytes, or in megabytes where those would be a fraction. */
+function sizeText(bytes: number): string {
+  return bytes < 1e9 ? `${Math.round(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }

@@ -81,11 +81,15 @@ describe("compress(), stopped half way,", () => {
     }
   });
 
-  it("starts anew for another job", async () => {
-    const job = await stopped("quantization");
-    const { said, statistics } = await goneOn({ ...job, recipe: parseRecipe({ order: "magnitude" }) }, { same: false });
-    equal(statistics, 4);
-    match(said.join(), /^Starting anew: .*journal\.json is of another job$/);
+  it("starts anew for another job, or for another reading of the same weights", async () => {
+    await writeTinyCheckpoint(`${folder}/other`, { ...TINY_LLAMA, rope: { theta: 500, scaling: null } }, 11);
+    using other = await openCheckpoint(`${folder}/other`);
+    equal(await other.digest(), await checkpoint.digest());
+    for (const change of [{ recipe: parseRecipe({ order: "magnitude" }) }, { checkpoint: other }]) {
+      const { said, statistics } = await goneOn({ ...await stopped("quantization"), ...change }, { same: false });
+      equal(statistics, 4);
+      match(said.join(), /^Starting anew: .*journal\.json is of another job$/);
+    }
   });
 
   /** A job of which the first layer of a phase is done and saved. */

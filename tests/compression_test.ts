@@ -178,8 +178,9 @@ describe("checkJob()", () => {
         seed: 0,
         threads: 1,
       };
-      await rejects(checkJob(job, { supportsHadamard, memory: 1000, disk: 1000 }), (error: Error) => {
-        for (const part of ["hidden_size 64", "head_dim 12", "token 200", "of memory", "of disk", "not empty"]) {
+      await rejects(checkJob(job, { supportsHadamard, memory: 1e6, disk: 1000 }), (error: Error) => {
+        const free = ["of memory, 1 MB are free", "of disk, 0 MB are free"];
+        for (const part of ["hidden_size 64", "head_dim 12", "token 200", ...free, "not empty"]) {
           ok(error.message.includes(part), `${part} is not in: ${error.message}`);
         }
         return true;
