@@ -17,7 +17,7 @@ import type { Runtime } from "../onnx/mod.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
 import { HiddenStates, influenceOf, normalized } from "./hidden_states.ts";
 import { influenceGroups } from "./influence_groups.ts";
-import { type Job, jobDigest } from "./job.ts";
+import { checkWeights, type Job, jobDigest } from "./job.ts";
 import { rotatesResidual } from "./recipe.ts";
 import { readFloats, writeFloats } from "./float_files.ts";
 import {
@@ -66,7 +66,8 @@ export interface CompressContext {
  * artefact, and the same job started again goes on at its last saved layer, or anew where what was saved is damaged.
  *
  * @param job Already checked with `checkJob`.
- * @throws {RangeError} If another run writes to the same place, or what it writes could not become `out`.
+ * @throws {RangeError} If another run writes to the same place, what it writes could not become `out`, or a weight is not
+ * finite.
  */
 export async function compress(job: Job, context: CompressContext): Promise<Report> {
   const started = context.now();
@@ -95,6 +96,7 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
 
   async function startAnew(): Promise<Report> {
     await removeState(folder);
+    await checkWeights(job.checkpoint, context.signal);
     return await run({
       job: digest,
       phase: "statistics",

@@ -91,6 +91,28 @@ async function isEmpty(folder: string): Promise<boolean> {
   return true;
 }
 
+/**
+ * Reads every weight once: one that is no number spoils all that comes after it, hours later and without a name.
+ *
+ * @throws {RangeError} Naming every tensor that has one.
+ */
+export async function checkWeights(checkpoint: Checkpoint, signal?: AbortSignal): Promise<void> {
+  const wrong: string[] = [];
+  for (const name of checkpoint.tensors.keys()) {
+    signal?.throwIfAborted();
+    if (!areFinite(await checkpoint.read(name))) wrong.push(name);
+  }
+  if (wrong.length > 0) {
+    throw new RangeError(`Cannot compress ${checkpoint.path}: not all numbers are finite in\n  ${wrong.join("\n  ")}`);
+  }
+}
+
+/** A loop: of billions of weights, one call for each would take minutes. */
+function areFinite(values: Float32Array): boolean {
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return false;
+  return true;
+}
+
 /** Bytes at the worst moment, roughly: activations of two networks, a block with its statistics, the embedding twice. */
 export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationData): number {
   const { hiddenSize, intermediateSize, mamba, vocabSize } = checkpoint.description.config;

@@ -16,6 +16,8 @@ import { openDecoder } from "../models/decoder.ts";
 import { DenseBlock, DenseHead } from "../models/dense_block.ts";
 import { denseLogits, embed } from "../models/dense_model.ts";
 import { planAtLevel } from "../models/plan.ts";
+import { RangeFile } from "../models/range_file.ts";
+import { readSafetensorsHeader } from "../models/safetensors.ts";
 import { storedTensors } from "../models/stored_tensors.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { writeRandomCheckpoint, writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
@@ -162,6 +164,36 @@ for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
   });
 }
 
+describe("compress()", () => {
+  it("names every tensor with a number that is not finite, before any work", async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      await writeTinyCheckpoint(`${folder}/checkpoint`, TINY_LLAMA, 1);
+      const [gate, norm] = ["model.layers.1.mlp.gate_proj.weight", "model.norm.weight"];
+      await spoil(`${folder}/checkpoint/model.safetensors`, { [gate!]: NaN, [norm!]: -Infinity });
+      using checkpoint = await openCheckpoint(`${folder}/checkpoint`);
+      const job: Job = {
+        checkpoint,
+        out: `${folder}/out`,
+        name: "x",
+        calibration: calibrationData(TEXT, { samples: 2, length: 16, seed: 1 }),
+        blockSize: 32,
+        recipe: parseRecipe({}),
+        seed: 0,
+        threads: 1,
+      };
+      const progress = () => ok(false, "it began");
+      await rejects(compress(job, { ...context, progress }), (error: Error) => {
+        const { path } = checkpoint;
+        equal(error.message, `Cannot compress ${path}: not all numbers are finite in\n  ${gate}\n  ${norm}`);
+        return error instanceof RangeError;
+      });
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+});
+
 describe("checkJob()", () => {
   it("names everything that is in the way, before any work", async () => {
     const folder = await Deno.makeTempDir();
@@ -289,4 +321,16 @@ function correlation(a: Float32Array, b: Float32Array): number {
     bb += (b[i]! - mb) ** 2;
   });
   return ab / Math.sqrt(aa * bb);
+}
+
+/** Puts a value into the middle of each of some float32 tensors. */
+async function spoil(path: string, values: Readonly<Record<string, number>>): Promise<void> {
+  const bytes = await Deno.readFile(path);
+  using file = await RangeFile.open(path);
+  const { tensors } = await readSafetensorsHeader(file);
+  for (const [name, value] of Object.entries(values)) {
+    const { offset, bytes: size } = tensors.get(name)!;
+    new DataView(bytes.buffer).setFloat32(offset + (size >> 3) * 4, value, true);
+  }
+  await Deno.writeFile(path, bytes);
 }
