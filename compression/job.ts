@@ -4,6 +4,7 @@ import type { Checkpoint } from "../models/checkpoint.ts";
 import type { BlockSize } from "../models/int4.ts";
 import { Manifest } from "../models/manifest.ts";
 import { variantSize } from "../models/sizes.ts";
+import { largestToken } from "../models/vocabulary.ts";
 import type { CalibrationData } from "./calibration.ts";
 import type { Recipe } from "./recipe.ts";
 
@@ -62,11 +63,15 @@ export async function checkJob(
     problems.push(`there is no Hadamard matrix of order ${config.hiddenSize} for the recipe's rotation`);
   }
   const largest = [...calibration.windows, ...calibration.heldOut].reduce(
-    (max, window) => Math.max(max, ...window),
-    0,
+    (largest, window) => Math.max(largest, largestToken(window)),
+    -1,
   );
   if (largest >= config.vocabSize) {
     problems.push(`the calibration text has token ${largest}, the model knows ${config.vocabSize}`);
+  }
+  const length = calibration.windows[0]!.length;
+  if (length > config.maxPositionEmbeddings) {
+    problems.push(`the windows have ${length} tokens, the model holds ${config.maxPositionEmbeddings}`);
   }
   const needed = memoryNeeded(checkpoint, calibration);
   if (needed > memory) {

@@ -204,7 +204,7 @@ describe("checkJob()", () => {
         checkpoint,
         out: folder,
         name: "x",
-        calibration: { windows: [Int32Array.of(1, 200)], heldOut: [Int32Array.of(1, 2)] },
+        calibration: { windows: [new Int32Array(300).fill(200)], heldOut: [Int32Array.of(1, 2)] },
         blockSize: 128,
         recipe: parseRecipe({}),
         seed: 0,
@@ -212,7 +212,16 @@ describe("checkJob()", () => {
       };
       await rejects(checkJob(job, { supportsHadamard, memory: 1e6, disk: 1000 }), (error: Error) => {
         const free = ["of memory, 1 MB are free", "of disk, 0 MB are free"];
-        for (const part of ["hidden_size 64", "head_dim 12", "token 200", ...free, "not empty"]) {
+        for (
+          const part of [
+            "hidden_size 64",
+            "head_dim 12",
+            "token 200",
+            "300 tokens, the model holds 256",
+            ...free,
+            "not empty",
+          ]
+        ) {
           ok(error.message.includes(part), `${part} is not in: ${error.message}`);
         }
         return true;
