@@ -4,16 +4,32 @@
  */
 export async function writeWhole(path: string, content: string | Uint8Array<ArrayBuffer>): Promise<void> {
   const bytes = typeof content === "string" ? new TextEncoder().encode(content) : content;
-  const temporary = `${path}.partial`;
+  await writeWholes([[path, async (file) => await writeAll(file, bytes)]]);
+}
+
+/**
+ * The same for files that belong together: none gets its name before the data of all is on the disk.
+ *
+ * @param files Paths, and what writes to each; one after the other.
+ */
+export async function writeWholes(
+  files: readonly (readonly [path: string, write: (file: Deno.FsFile) => Promise<void>])[],
+): Promise<void> {
+  const temporary = (path: string) => `${path}.partial`;
   try {
-    {
-      using file = await Deno.open(temporary, { write: true, create: true, truncate: true });
-      for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
+    for (const [path, write] of files) {
+      using file = await Deno.open(temporary(path), { write: true, create: true, truncate: true });
+      await write(file);
       await file.syncData();
     }
-    await Deno.rename(temporary, path);
+    for (const [path] of files) await Deno.rename(temporary(path), path);
   } catch (error) {
-    await Deno.remove(temporary).catch(() => {});
+    for (const [path] of files) await Deno.remove(temporary(path)).catch(() => {});
     throw error;
   }
+}
+
+/** Writes all bytes where the file is at. */
+export async function writeAll(file: Deno.FsFile, bytes: Uint8Array): Promise<void> {
+  for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
 }
