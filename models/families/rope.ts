@@ -24,10 +24,16 @@ const Scaling = z.discriminatedUnion("rope_type", [
     highFreqFactor: scaling.high_freq_factor,
     originalMaxPositionEmbeddings: scaling.original_max_position_embeddings,
   })),
-], { error: 'wanted "default", "linear" or "llama3"' });
+]);
+const KINDS: readonly string[] = Scaling.options.map(({ in: { shape } }) => shape.rope_type.value);
 
 /** Before `rope_type` the field was called `type`; where a file has both, transformers reads the newer one. */
 const EitherSpelling = z.looseObject({ rope_type: z.string().optional(), type: z.string().optional() })
+  .check(({ value, issues }) => {
+    const field = value.rope_type === undefined ? "type" : "rope_type";
+    if (KINDS.includes(value[field] ?? "default")) return;
+    issues.push({ code: "custom", input: value, path: [field], message: 'wanted "default", "linear" or "llama3"' });
+  })
   .transform(({ type, rope_type, ...rest }) => ({ ...rest, rope_type: rope_type ?? type ?? "default" }));
 
 const KnownScaling = EitherSpelling.pipe(Scaling);
