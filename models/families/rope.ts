@@ -2,6 +2,8 @@ import type { Rope } from "../description.ts";
 import { z } from "zod";
 
 const Positive = z.number().positive();
+/** Frequencies fall from pair to pair. */
+const Theta = z.number().min(1);
 
 /** The kinds of `rope_scaling` that are supported, by their name in the configuration. */
 const Scaling = z.discriminatedUnion("rope_type", [
@@ -48,12 +50,12 @@ function fieldsOf(rotaryFactor: number) {
     .nullish();
   return {
     // transformers 4
-    rope_theta: Positive.nullish(),
+    rope_theta: Theta.nullish(),
     rope_scaling: KnownScaling.nullish().transform((scaling) => scaling ?? null),
     partial_rotary_factor: Factor,
     // transformers 5: all in one object
     rope_parameters: z.intersection(
-      z.object({ rope_theta: Positive.nullish(), partial_rotary_factor: Factor }),
+      z.object({ rope_theta: Theta.nullish(), partial_rotary_factor: Factor }),
       KnownScaling.transform((scaling) => ({ scaling })),
     ).nullish(),
   };
