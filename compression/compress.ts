@@ -12,6 +12,7 @@ import type { ModelPlan } from "../models/plan.ts";
 import { planOf } from "../models/artefact.ts";
 import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
 import { variantSize } from "../models/sizes.ts";
+import { writeWhole } from "../models/whole_file.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import type { Runtime } from "../onnx/mod.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
@@ -170,7 +171,7 @@ class Run {
     await finishArtefact(this.#folder, { ...draft, levels }, this.#job.checkpoint.tokenizer);
     const plan = planOf(manifest);
     const report = this.#report({ ...draft, levels }, plan);
-    await Deno.writeTextFile(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
+    await writeWhole(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
     return report;
   }
 
