@@ -21,7 +21,7 @@ import { usableMemory } from "./usable_memory.ts";
 
 const Flags = z.strictObject({
   model: z.string().describe("Checkpoint: a Hugging Face folder or a GGUF file"),
-  out: z.string().describe("Folder of the artefact; must not exist"),
+  out: z.string().describe("Folder of the artefact; must not exist, or be empty"),
   calibration: z.string().optional().describe("Text to calibrate with; its last tenth is for measuring"),
   samples: z.int().min(1).max(100_000).default(64).describe("Windows of calibration text"),
   sequenceLength: z.int().min(8).max(32_768).default(512).describe("Tokens of a window"),
@@ -54,17 +54,18 @@ await runCommand(async () => {
   if (checkpoint.tokenizer === null) throw new RangeError(`Cannot compress ${flags.model}: it has no tokenizer`);
   const text = await Deno.readTextFile(flags.calibration ?? DEFAULT_TEXT);
   const tokens = new Tokenizer(checkpoint.tokenizer).encode(text, { addSpecialTokens: false });
+  const out = resolve(flags.out);
   const job: Job = {
     checkpoint,
-    out: flags.out.replace(/\/+$/, ""),
-    name: flags.name ?? basename(flags.out),
+    out,
+    name: flags.name ?? basename(out),
     calibration: calibrationData(tokens, { samples: flags.samples, length: flags.sequenceLength, seed: flags.seed }),
     blockSize: Number(flags.blockSize) as BlockSize,
     recipe,
     seed: flags.seed,
     threads: flags.threads,
   };
-  const { bavail, bsize } = await statfs(await existing(dirname(resolve(job.out))));
+  const { bavail, bsize } = await statfs(await existing(dirname(out)));
   const memory = usableMemory(Deno.systemMemoryInfo().available);
   await checkJob(job, { supportsHadamard, memory, disk: bavail * bsize });
 
@@ -76,13 +77,14 @@ await runCommand(async () => {
   const report = await compress(job, {
     runtime: openRuntime(),
     progress: (share, label) => bar.update(share, label),
+    say: (message) => console.error(message),
     now: () => performance.now(),
     saveEveryMs: SAVE_EVERY_MS,
     signal: stop.signal,
   });
   bar[Symbol.dispose]();
   console.log(formatReport(report));
-  console.log(`\n${job.out} is ready, after ${Math.round(report.seconds)} s.`);
+  console.log(`\n${out} is ready, after ${Math.round(report.seconds)} s.`);
   Deno.exit(0); // the signal listeners would keep the process
 });
 

@@ -4,6 +4,7 @@ import { z } from "zod";
 import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
 import { openDecoder } from "../models/decoder.ts";
+import type { ModelConfig } from "../models/description.ts";
 import {
   densePerplexity,
   elasticPerplexity,
@@ -15,6 +16,7 @@ import {
 } from "../models/perplexity.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
 import type { TokenizerFiles } from "../models/tokenizer_files.ts";
+import { checkTokens } from "../models/vocabulary.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { chooseDevice, DeviceFlag, sayDevice } from "./device.ts";
 import { parseFlags } from "./flags.ts";
@@ -62,10 +64,20 @@ await runCommand(async () => {
   if (flags.narrowTo !== undefined && (flags.allRates || flags.narrowTo <= (flags.rate ?? 0))) {
     throw new RangeError(`--narrow-to: ${flags.narrowTo} is not above one --rate`);
   }
+  if (flags.narrowTo !== undefined && flags.sequenceLength < 3) {
+    throw new RangeError(`--narrow-to: the second half of ${flags.sequenceLength} tokens has none to predict`);
+  }
   const text = await Deno.readTextFile(flags.text);
-  const windows = (tokenizer: TokenizerFiles | null) => {
+  const windows = (tokenizer: TokenizerFiles | null, { maxPositionEmbeddings, vocabSize }: ModelConfig) => {
     if (tokenizer === null) throw new RangeError(`Cannot evaluate ${flags.model} on a text: it has no tokenizer`);
-    return windowsOf(new Tokenizer(tokenizer).encode(text, { addSpecialTokens: false }), {
+    if (flags.sequenceLength > maxPositionEmbeddings) {
+      throw new RangeError(
+        `Cannot evaluate windows of ${flags.sequenceLength} tokens: the model holds ${maxPositionEmbeddings}`,
+      );
+    }
+    const tokens = new Tokenizer(tokenizer).encode(text, { addSpecialTokens: false });
+    checkTokens(tokens, vocabSize);
+    return windowsOf(tokens, {
       length: flags.sequenceLength,
       ...(flags.maxTokens !== undefined && { maxTokens: flags.maxTokens }),
     });
@@ -78,15 +90,20 @@ await runCommand(async () => {
       ? artefact.levels.map((_, level) => level)
       : [levelOf(artefact.levels, flags.rate ?? 0)];
     const narrowLevel = flags.narrowTo === undefined ? null : levelOf(artefact.levels, flags.narrowTo);
-    measured.push(...await evaluateArtefact(artefact, { levels, narrowLevel }, windows(artefact.tokenizer)));
+    const cut = windows(artefact.tokenizer, artefact.plan.config);
+    measured.push(...await evaluateArtefact(artefact, { levels, narrowLevel }, cut));
   } else {
     if (flags.allRates || (flags.rate ?? 0) !== 0 || flags.narrowTo !== undefined) {
       throw new RangeError(`Cannot evaluate ${flags.model} at a pruning rate: it is a dense checkpoint`);
     }
+    if (flags.device === "cuda") {
+      throw new RangeError(`Cannot evaluate ${flags.model} on a CUDA device: a dense checkpoint runs on the CPU`);
+    }
     using checkpoint = await openCheckpoint(flags.model);
     const progress = (done: number, total: number) => bar.update(done / total, "layers");
     const options = { threads: flags.threads, progress };
-    const perplexity = await densePerplexity(openRuntime(), checkpoint, windows(checkpoint.tokenizer), options);
+    const cut = windows(checkpoint.tokenizer, checkpoint.description.config);
+    const perplexity = await densePerplexity(openRuntime(), checkpoint, cut, options);
     measured.push({ rate: 0, ...perplexity });
   }
   bar[Symbol.dispose]();

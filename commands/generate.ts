@@ -5,6 +5,7 @@ import { PLAIN_SAMPLING, Sampler, SamplerScratch } from "../engine/mod.ts";
 import { openArtefact } from "../models/artefact.ts";
 import { openDecoder } from "../models/decoder.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
+import { checkTokens } from "../models/vocabulary.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { chooseDevice, DeviceFlag, sayDevice } from "./device.ts";
 import { parseFlags } from "./flags.ts";
@@ -36,7 +37,8 @@ await runCommand(async () => {
   const level = levelOf(artefact.levels, flags.rate);
   const tokenizer = new Tokenizer(artefact.tokenizer);
   const prompt = tokenizer.encode(flags.prompt, { addSpecialTokens: true });
-  const { maxPositionEmbeddings, eosTokenIds } = artefact.plan.config;
+  const { maxPositionEmbeddings, eosTokenIds, vocabSize } = artefact.plan.config;
+  checkTokens(prompt, vocabSize);
   const maxTokens = prompt.length + flags.maxNewTokens;
   if (maxTokens > maxPositionEmbeddings) {
     throw new RangeError(

@@ -76,13 +76,13 @@ async function train(flags: Flags): Promise<void> {
   const run = createHash("sha256").update(JSON.stringify([rawConfig, batch, seed, stories, extra])).digest("hex");
   const statePath = join(out, "training_state.safetensors");
   await Deno.mkdir(out, { recursive: true });
-  const textOf = (stories: readonly string[]) => stories.map((story) => END_OF_TEXT + story).join("");
-  await Deno.writeTextFile(join(out, "held_out.txt"), textOf(data.heldOutStories));
-  await Deno.writeTextFile(join(out, "learned.txt"), textOf(data.learnedStories));
   const saved = await loadTrainingState(statePath, run, arrays);
   if (saved !== null && flags.steps !== undefined && saved.steps !== flags.steps) {
     throw new RangeError(`Cannot resume ${out} with ${flags.steps} steps: the run was planned for ${saved.steps}`);
   }
+  const textOf = (stories: readonly string[]) => stories.map((story) => END_OF_TEXT + story).join("");
+  await Deno.writeTextFile(join(out, "held_out.txt"), textOf(data.heldOutStories));
+  await Deno.writeTextFile(join(out, "learned.txt"), textOf(data.learnedStories));
   const steps = saved?.steps ?? flags.steps ?? await stepsIn(flags.minutes, trainer, data, batch.length);
   let { step, bestLoss } = saved ?? { step: 0, bestLoss: Infinity };
   console.log(`${layout.length} parameters, ${steps} steps from ${step} on; --steps ${steps} repeats this run`);

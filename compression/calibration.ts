@@ -33,7 +33,9 @@ export function calibrationData(
     );
   }
   const random = xoroshiro128plus(seed);
-  const window = (start: number) => Int32Array.from({ length }, (_, i) => tokens[start + i]!);
+  // Windows are views: copies of many long ones would take their time and memory before anyone asks whether there is any.
+  const all = Int32Array.from(tokens);
+  const window = (start: number) => all.subarray(start, start + length);
   return {
     windows: Array.from({ length: samples }, () => window(uniformInt(random, 0, places))),
     heldOut: Array.from({ length: heldOutCount }, (_, i) => window(border + i * length)),

@@ -10,22 +10,37 @@ import type { ManifestBlock } from "../models/manifest.ts";
 import { elasticPerplexity } from "../models/perplexity.ts";
 import type { ModelPlan } from "../models/plan.ts";
 import { planOf } from "../models/artefact.ts";
+import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
 import { variantSize } from "../models/sizes.ts";
+import { writeWhole } from "../models/whole_file.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import type { Runtime } from "../onnx/mod.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
 import { HiddenStates, influenceOf, normalized } from "./hidden_states.ts";
 import { influenceGroups } from "./influence_groups.ts";
-import { type Job, jobDigest } from "./job.ts";
+import { checkWeights, type Job, jobDigest } from "./job.ts";
 import { rotatesResidual } from "./recipe.ts";
-import { hiddenFile, type Journal, readJournal, type Stream, writeJournal } from "./journal.ts";
+import { readFloats, writeFloats } from "./float_files.ts";
+import {
+  arrangementFile,
+  type Journal,
+  readJournal,
+  removeState,
+  type Stream,
+  streamFile,
+  writeJournal,
+} from "./journal.ts";
 import { hadamardRotation } from "./hadamard.ts";
 import { BlockSessions } from "./block_sessions.ts";
+import { PartialFolder } from "./partial_folder.ts";
 import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
 import { type Quantization, quantizeBlock, quantizeEmbedding, quantizeHead } from "./quantization_pass.ts";
 import { memorySaving, publishedMemory, type Report } from "./report.ts";
 import { readingStatistics, writingStatistics } from "./statistics.ts";
+import { UnusableRunError } from "./unusable_run_error.ts";
 import { blockWidths } from "./block_widths.ts";
+
+type Floats = Float32Array<ArrayBuffer>;
 
 /** Tokens over which the λ of uniql.md §3.3 is meant. */
 const RIDGE_TOKENS = 2048;
@@ -34,6 +49,8 @@ export interface CompressContext {
   readonly runtime: Runtime;
   /** Told how far the work is: in shares of the whole, 0 to 1, and what is being done. */
   readonly progress: (share: number, label: string) => void;
+  /** Told in a sentence what whoever waits should know. */
+  readonly say: (message: string) => void;
   /** Milliseconds of a monotonic clock. */
   readonly now: () => number;
   /** An interrupted run loses at most about so much work. */
@@ -47,35 +64,53 @@ export interface CompressContext {
  * what the unmodified ones do; and the perplexity of every level on held-out text.
  *
  * Everything is written below `out.partial`, which becomes `out` at the very end. A run that was cut off leaves no
- * artefact, and the same job started again goes on at its last saved layer.
+ * artefact, and the same job started again goes on at its last saved layer, or anew where what was saved is damaged.
  *
  * @param job Already checked with `checkJob`.
+ * @throws {RangeError} If another run writes to the same place, what it writes could not become `out`, or a weight is not
+ * finite.
  */
 export async function compress(job: Job, context: CompressContext): Promise<Report> {
   const started = context.now();
   const algebra = openLinearAlgebra({ threads: job.threads });
-  const folder = `${job.out}.partial`;
-  await Deno.mkdir(folder, { recursive: true });
+  using partial = await PartialFolder.open(job.out);
+  const { path: folder } = partial;
   const checkpointDigest = await job.checkpoint.digest();
   const digest = jobDigest(job, checkpointDigest);
-  const found = await readJournal(folder, digest);
-  const journal: Journal = found ?? {
-    job: digest,
-    phase: "statistics",
-    layers: 0,
-    orders: [],
-    influence: [],
-    headGram: null,
-    written: [],
-    errors: [],
-    seconds: 0,
+  const run = (journal: Journal) => {
+    const earlier = journal.seconds;
+    const seconds = () => earlier + (context.now() - started) / 1000;
+    return new Run({ job, context, algebra, folder, journal, seconds, checkpointDigest }).run();
   };
-  const earlier = journal.seconds;
-  const seconds = () => earlier + (context.now() - started) / 1000;
-  const run = new Run({ job, context, algebra, folder, journal, seconds, checkpointDigest });
-  const report = await run.run();
-  await Deno.rename(folder, job.out);
+  const goOn = async () => {
+    const journal = await readJournal(folder, digest);
+    return journal === null ? null : await run(journal);
+  };
+  const report = await goOn().catch((error) => {
+    if (!(error instanceof UnusableRunError)) throw error;
+    context.say(`Starting anew: in ${folder}, ${error.message}`);
+    return null;
+  }) ?? await startAnew();
+  await partial.becomeOut();
+  await removeState(job.out);
   return report;
+
+  async function startAnew(): Promise<Report> {
+    await removeState(folder);
+    await checkWeights(job.checkpoint, context.signal);
+    return await run({
+      job: digest,
+      phase: "statistics",
+      layers: 0,
+      streams: {},
+      orders: [],
+      influence: [],
+      arrangedBy: [],
+      written: {},
+      errors: [],
+      seconds: 0,
+    });
+  }
 }
 
 /** Shares of the whole work, measured on SmolLM2-135M with 64 windows of 512 tokens. */
@@ -90,7 +125,11 @@ class Run {
   readonly #checkpointDigest: string;
   readonly #model: PreparedModel;
   readonly #dense: ModelPlan;
-  #journal: Journal;
+  /** What blocks are arranged by, of the layers that have an order. */
+  readonly #arrangedBy: (Floats | null)[][] = [];
+  readonly #journal: Journal;
+  /** `XᵀX` of what the head reads, `[D, D]`; no journal is written between its making and its use. */
+  #headGram: Floats | null = null;
   #lastSave: number;
 
   constructor({ job, context, algebra, folder, journal, seconds, checkpointDigest }: {
@@ -117,7 +156,13 @@ class Run {
     this.#dense = densePlan(job.checkpoint.description);
   }
 
+  /** @throws {UnusableRunError} Before any work, if the journal names what is not there as it was. */
   async run(): Promise<Report> {
+    for (const files of this.#journal.arrangedBy) {
+      this.#arrangedBy.push(
+        await Promise.all(files.map((file) => file === null ? null : readFloats(this.#folder, file))),
+      );
+    }
     if (this.#journal.phase === "statistics") await this.#collectStatistics();
     const draft = await this.#quantize();
     const manifest = await finishArtefact(this.#folder, draft, this.#job.checkpoint.tokenizer);
@@ -126,10 +171,7 @@ class Run {
     await finishArtefact(this.#folder, { ...draft, levels }, this.#job.checkpoint.tokenizer);
     const plan = planOf(manifest);
     const report = this.#report({ ...draft, levels }, plan);
-    await Deno.writeTextFile(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
-    for await (const { name } of Deno.readDir(this.#folder)) {
-      if (name === "journal.json" || name.startsWith("hidden.")) await Deno.remove(join(this.#folder, name));
-    }
+    await writeWhole(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
     return report;
   }
 
@@ -157,7 +199,7 @@ class Run {
       this.#journal.layers = end;
       await this.#save({ reference: hidden });
     }
-    this.#journal.headGram = [...await this.#gramOfHeadInputs(hidden)];
+    this.#headGram = await this.#gramOfHeadInputs(hidden);
     this.#journal.phase = "quantization";
     this.#journal.layers = 0;
   }
@@ -167,6 +209,7 @@ class Run {
     const { checkpoint: { description }, recipe } = this.#job;
     const blocks = description.layers[layer]!;
     const orders: Journal["orders"][number] = [];
+    const arrangedBy: (Floats | null)[] = [];
     for (const [index, block] of blocks.entries()) {
       this.#step("statistics", (layer + index / blocks.length) / description.layers.length);
       const prepared = await this.#model.readBlock(block);
@@ -174,8 +217,10 @@ class Run {
       dense.setWeights(packOriginal(description.config, prepared));
       dense.resetStatistics();
       for (const window of hidden.windows) await dense.run(window);
+      const method = methodOf(block.kind);
+      arrangedBy.push(method.arrangedBy === undefined ? null : dense.statistics.get(method.arrangedBy)!.slice());
       orders.push(
-        await methodOf(block.kind).order(this.#algebra, prepared, dense.statistics, {
+        await method.order(this.#algebra, prepared, dense.statistics, {
           config: description.config,
           order: recipe.order,
           // Statistics are summed over all tokens; λ is meant for sums over one window of the paper's length.
@@ -184,6 +229,7 @@ class Run {
         }),
       );
     }
+    this.#arrangedBy[layer] = arrangedBy;
     return orders;
   }
 
@@ -193,8 +239,7 @@ class Run {
     const { description } = checkpoint;
     const draft = this.#draft();
     const plan = planOf({ ...draft, format: "espalier", version: 1, files: {} });
-    const resumed = this.#journal.layers > 0;
-    using writer = await openWeightsFile(this.#folder, draft, resumed ? this.#journal.written : undefined);
+    using writer = await this.#openWeights(draft);
     const quantization: Quantization = {
       algebra: this.#algebra,
       plan,
@@ -204,11 +249,10 @@ class Run {
       tokens: this.#tokens(),
     };
     const hidden = await this.#resumeStream("hidden", async () => {
-      const headGram = Float32Array.from(this.#journal.headGram!);
       const { embedding, error } = await quantizeEmbedding(
         quantization,
         this.#model,
-        headGram,
+        this.#headGram!,
         (share) => this.#step("embedding", share),
       );
       this.#journal.errors = [[[error]]];
@@ -229,7 +273,6 @@ class Run {
       statisticOf: (plan) => writingStatistics(description.config, plan),
     });
     using running = new BlockSessions(this.#sessions());
-    const written = (names: ReadonlySet<string>) => [...writer.layout.places.keys()].filter((name) => !names.has(name));
     for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
       const errors: Journal["errors"][number] = [];
       for (const [index, block] of description.layers[layer]!.entries()) {
@@ -238,7 +281,8 @@ class Run {
         checkSameKind(`block ${index} of layer ${layer}`, block, order);
         const dense = this.#dense.layers[layer]![index]!;
         const tensors = await this.#model.readBlock(block);
-        const prepared = await methodOf(block.kind).arrange?.(this.#algebra, tensors, order, {
+        const statistic = this.#arrangedBy[layer]![index]!;
+        const prepared = await methodOf(block.kind).arrange?.(this.#algebra, tensors, statistic, {
           config: description.config,
           order: recipe.order,
           seed: this.#job.seed + 1000 * layer + index,
@@ -261,7 +305,7 @@ class Run {
       this.#journal.layers = layer + 1;
       if (this.#saveIsDue()) {
         await writer.sync();
-        this.#journal.written = written(writer.missing);
+        this.#journal.written = Object.fromEntries(writer.written);
         await this.#save({ hidden, reference });
       }
     }
@@ -269,6 +313,17 @@ class Run {
     this.#journal.errors[0] = [[embedding!, ...await quantizeHead(quantization, this.#model, { hidden, reference })]];
     await writer.finish();
     return draft;
+  }
+
+  /** A file of the weights, or that of the run that was cut off. */
+  async #openWeights(draft: ManifestDraft): Promise<SafetensorsWriter> {
+    if (this.#journal.layers === 0) return await openWeightsFile(this.#folder, draft);
+    try {
+      return await openWeightsFile(this.#folder, draft, new Map(Object.entries(this.#journal.written)));
+    } catch (cause) {
+      if (!(cause instanceof RangeError || cause instanceof Deno.errors.NotFound)) throw cause;
+      throw new UnusableRunError(cause.message, { cause });
+    }
   }
 
   /** Perplexity of every level on text that calibration never saw. */
@@ -383,30 +438,35 @@ class Run {
     this.#context.progress(before + SHARES[phase] * share, phase);
   }
 
-  #resumeStream(stream: Stream, start: () => Promise<HiddenStates>): Promise<HiddenStates> {
-    if (this.#journal.layers === 0) return start();
-    return HiddenStates.load(hiddenFile(this.#folder, this.#journal, stream), this.#job.calibration.windows.length);
+  async #resumeStream(stream: Stream, start: () => Promise<HiddenStates>): Promise<HiddenStates> {
+    if (this.#journal.layers === 0) return await start();
+    const file = this.#journal.streams[stream];
+    if (file === undefined) throw new UnusableRunError(`the journal names no ${stream} stream`);
+    return new HiddenStates(await readFloats(this.#folder, file), this.#job.calibration.windows.length);
   }
 
   #saveIsDue(): boolean {
     return this.#context.now() - this.#lastSave >= this.#context.saveEveryMs;
   }
 
-  /** Saves the state after a layer, if it is time: first the activations, then the journal that names them. */
+  /** Saves the state after a layer, if it is time: first the floats, then the journal that names them. */
   async #save(streams: Readonly<Partial<Record<Stream, HiddenStates>>>): Promise<void> {
     if (!this.#saveIsDue()) return;
-    const current = new Set<string>();
-    for (const [stream, states] of Object.entries(streams)) {
-      const path = hiddenFile(this.#folder, this.#journal, stream as Stream);
-      await states.save(path);
-      current.add(path);
+    const journal = this.#journal;
+    journal.streams = {};
+    for (const [stream, { all }] of Object.entries(streams) as [Stream, HiddenStates][]) {
+      journal.streams[stream] = await writeFloats(this.#folder, streamFile(journal, stream), all);
     }
-    this.#journal.seconds = this.#seconds();
-    await writeJournal(this.#folder, this.#journal);
-    for await (const { name } of Deno.readDir(this.#folder)) {
-      const path = join(this.#folder, name);
-      if (name.startsWith("hidden.") && !current.has(path)) await Deno.remove(path);
+    for (let layer = journal.arrangedBy.length; layer < this.#arrangedBy.length; layer++) {
+      const blocks = this.#arrangedBy[layer]!.entries();
+      journal.arrangedBy[layer] = await Array.fromAsync(
+        blocks,
+        ([index, floats]) => floats === null ? null : writeFloats(this.#folder, arrangementFile(layer, index), floats),
+      );
     }
+    journal.seconds = this.#seconds();
+    await writeJournal(this.#folder, journal);
+    await removeState(this.#folder, journal);
     this.#lastSave = this.#context.now();
   }
 }

@@ -5,10 +5,11 @@ type Floats = Float32Array<ArrayBuffer>;
 /** Activations of every calibration window between two blocks: `[windows][T, D]`, in one array. */
 export class HiddenStates {
   readonly windows: readonly Floats[];
-  readonly #all: Floats;
+  /** The windows, one after the other. */
+  readonly all: Floats;
 
-  private constructor(all: Floats, count: number) {
-    this.#all = all;
+  constructor(all: Floats, count: number) {
+    this.all = all;
     const each = all.length / count;
     this.windows = Array.from({ length: count }, (_, i) => all.subarray(i * each, (i + 1) * each));
   }
@@ -21,20 +22,8 @@ export class HiddenStates {
     return new HiddenStates(all, windows.length);
   }
 
-  /** Reads what `save` wrote. */
-  static async load(path: string, windows: number): Promise<HiddenStates> {
-    const bytes = await Deno.readFile(path);
-    return new HiddenStates(new Float32Array(bytes.buffer), windows);
-  }
-
-  /** Writes all activations to a file, whole or not at all. */
-  async save(path: string): Promise<void> {
-    await Deno.writeFile(`${path}.partial`, new Uint8Array(this.#all.buffer));
-    await Deno.rename(`${path}.partial`, path);
-  }
-
   copy(): HiddenStates {
-    return new HiddenStates(this.#all.slice(), this.windows.length);
+    return new HiddenStates(this.all.slice(), this.windows.length);
   }
 }
 

@@ -4,13 +4,14 @@ import type { Checkpoint } from "../models/checkpoint.ts";
 import type { BlockSize } from "../models/int4.ts";
 import { Manifest } from "../models/manifest.ts";
 import { variantSize } from "../models/sizes.ts";
+import { largestToken } from "../models/vocabulary.ts";
 import type { CalibrationData } from "./calibration.ts";
 import type { Recipe } from "./recipe.ts";
 
 /** What is to be compressed, how, and where to. */
 export interface Job {
   readonly checkpoint: Checkpoint;
-  /** The artefact's folder; it must not exist yet, or be empty. */
+  /** The artefact's folder, absolute; it must not exist yet, or be empty. */
   readonly out: string;
   /** The artefact's name in answers and lists. */
   readonly name: string;
@@ -21,10 +22,14 @@ export interface Job {
   readonly threads: number;
 }
 
-/** A digest of everything that the result depends on: a run that was cut off is only resumed by the same job. */
-export function jobDigest({ calibration, blockSize, recipe, seed }: Job, checkpointDigest: string): string {
+/**
+ * A digest of everything that the result depends on: a run that was cut off is only resumed by the same job.
+ *
+ * @param checkpointDigest Of the weights; what the configuration makes of them counts as well.
+ */
+export function jobDigest({ checkpoint, calibration, blockSize, recipe, seed }: Job, checkpointDigest: string): string {
   const hash = createHash("sha256");
-  hash.update(JSON.stringify([checkpointDigest, blockSize, recipe, seed]));
+  hash.update(JSON.stringify([checkpointDigest, checkpoint.description, blockSize, recipe, seed]));
   for (const window of [...calibration.windows, ...calibration.heldOut]) hash.update(window);
   return hash.digest("hex");
 }
@@ -58,28 +63,59 @@ export async function checkJob(
     problems.push(`there is no Hadamard matrix of order ${config.hiddenSize} for the recipe's rotation`);
   }
   const largest = [...calibration.windows, ...calibration.heldOut].reduce(
-    (max, window) => Math.max(max, ...window),
-    0,
+    (largest, window) => Math.max(largest, largestToken(window)),
+    -1,
   );
   if (largest >= config.vocabSize) {
     problems.push(`the calibration text has token ${largest}, the model knows ${config.vocabSize}`);
   }
+  const length = calibration.windows[0]!.length;
+  if (length > config.maxPositionEmbeddings) {
+    problems.push(`the windows have ${length} tokens, the model holds ${config.maxPositionEmbeddings}`);
+  }
   const needed = memoryNeeded(checkpoint, calibration);
   if (needed > memory) {
-    problems.push(`it needs about ${gigabytes(needed)} of memory, ${gigabytes(memory)} are free`);
+    problems.push(`it needs about ${sizeText(needed)} of memory, ${sizeText(memory)} are free`);
   }
   const stored = diskNeeded(checkpoint, calibration, blockSize);
   if (stored > disk) {
-    problems.push(`it needs about ${gigabytes(stored)} of disk, ${gigabytes(disk)} are free`);
+    problems.push(`it needs about ${sizeText(stored)} of disk, ${sizeText(disk)} are free`);
   }
-  const entries = await Array.fromAsync(Deno.readDir(out)).catch((error) => {
-    if (error instanceof Deno.errors.NotFound) return [];
-    throw error;
-  });
-  if (entries.length > 0) problems.push(`${out} exists and is not empty`);
+  const there = await Deno.lstat(out).catch(() => null);
+  // The finished folder would take the place of the link, not of what it leads to.
+  if (there?.isSymlink) problems.push(`${out} is a link`);
+  else if (there !== null && !there.isDirectory) problems.push(`${out} is no folder`);
+  else if (there !== null && !await isEmpty(out)) problems.push(`${out} exists and is not empty`);
   if (problems.length > 0) {
     throw new RangeError(`Cannot compress ${checkpoint.path}:\n  ${problems.join("\n  ")}`);
   }
+}
+
+async function isEmpty(folder: string): Promise<boolean> {
+  for await (const _ of Deno.readDir(folder)) return false;
+  return true;
+}
+
+/**
+ * Reads every weight once: one that is no number spoils all that comes after it, hours later and without a name.
+ *
+ * @throws {RangeError} Naming every tensor that has one.
+ */
+export async function checkWeights(checkpoint: Checkpoint, signal?: AbortSignal): Promise<void> {
+  const wrong: string[] = [];
+  for (const name of checkpoint.tensors.keys()) {
+    signal?.throwIfAborted();
+    if (!areFinite(await checkpoint.read(name))) wrong.push(name);
+  }
+  if (wrong.length > 0) {
+    throw new RangeError(`Cannot compress ${checkpoint.path}: not all numbers are finite in\n  ${wrong.join("\n  ")}`);
+  }
+}
+
+/** A loop: of billions of weights, one call for each would take minutes. */
+function areFinite(values: Float32Array): boolean {
+  for (let i = 0; i < values.length; i++) if (!Number.isFinite(values[i])) return false;
+  return true;
 }
 
 /** Bytes at the worst moment, roughly: activations of two networks, a block with its statistics, the embedding twice. */
@@ -100,6 +136,7 @@ export function diskNeeded(checkpoint: Checkpoint, { windows }: CalibrationData,
   return variantSize(densePlan(description), 0, blockSize).bytes + 4 * activations;
 }
 
-function gigabytes(bytes: number): string {
-  return `${(bytes / 1e9).toFixed(1)} GB`;
+/** In gigabytes, or in megabytes where those would be a fraction. */
+function sizeText(bytes: number): string {
+  return bytes < 1e9 ? `${Math.round(bytes / 1e6)} MB` : `${(bytes / 1e9).toFixed(1)} GB`;
 }

@@ -1,5 +1,9 @@
+import { createHash } from "node:crypto";
 import { join } from "node:path";
 import { z } from "zod";
+import { writeWhole } from "../models/whole_file.ts";
+import { FloatFile } from "./float_files.ts";
+import { UnusableRunError } from "./unusable_run_error.ts";
 
 /** One order or list of scores for each head or group. */
 const Orders = z.array(z.array(z.int().nonnegative()));
@@ -14,9 +18,7 @@ const BlockOrder = z.discriminatedUnion("kind", [
     pairScores: Scores,
     passed: Orders,
     passedScores: Scores,
-    /** `VᵀV` per key/value head, `[G][K · K]`; the rotation is made from it again. */
-    valueGrams: z.array(z.array(z.number())),
-    /** Energies of the value components after it, per key/value head. */
+    /** Energies of the value components after their rotation, per key/value head. */
     valueEnergies: z.array(z.array(z.number())),
   }),
   z.strictObject({ kind: z.literal("gatedMlp"), ...channelOrder }),
@@ -33,17 +35,23 @@ export type BlockOrder = z.infer<typeof BlockOrder>;
 
 const MatrixErrors = z.array(z.strictObject({ matrix: z.string(), relativeError: z.number() }));
 
+/**
+ * What a run that is cut off goes on from. Lists in it grow with a model's axes; what grows with their squares is in files
+ * of floats that it names, since a text of such numbers is slow, and of a large model longer than a string can be.
+ */
 const Journal = z.strictObject({
   /** Says which job this is; another one starts anew. */
   job: z.string(),
   phase: z.enum(["statistics", "quantization"]),
-  /** Layers of this phase that are finished; `hidden` holds what enters the next. */
+  /** Layers of this phase that are finished; the streams are what enters the next. */
   layers: z.int().nonnegative(),
+  streams: z.strictObject({ hidden: FloatFile.exactOptional(), reference: FloatFile.exactOptional() }),
   orders: z.array(z.array(BlockOrder)),
   influence: z.array(z.number()),
-  /** `XᵀX` of what the head reads, `[D · D]`. */
-  headGram: z.array(z.number()).nullable(),
-  written: z.array(z.string()),
+  /** What each block is arranged by; null where that needs nothing but its order. */
+  arrangedBy: z.array(z.array(FloatFile.nullable())),
+  /** CRC-32 of each tensor in the weights' file. */
+  written: z.record(z.string(), z.int().nonnegative()),
   errors: z.array(z.array(MatrixErrors)),
   seconds: z.number(),
 });
@@ -51,7 +59,11 @@ export type Journal = z.infer<typeof Journal>;
 
 const JOURNAL_FILE = "journal.json";
 
-/** The journal of an interrupted run of the same job, or null. One that cannot be read counts as none. */
+/**
+ * The journal of an interrupted run, or null if there was none.
+ *
+ * @throws {UnusableRunError} If it is of another job, or cannot be read.
+ */
 export async function readJournal(folder: string, job: string): Promise<Journal | null> {
   let text: string;
   try {
@@ -60,29 +72,55 @@ export async function readJournal(folder: string, job: string): Promise<Journal 
     if (error instanceof Deno.errors.NotFound) return null;
     throw error;
   }
+  const journal = decoded(text);
+  if (journal === null) throw new UnusableRunError(`${JOURNAL_FILE} is not as it was written`);
+  if (journal.job !== job) throw new UnusableRunError(`${JOURNAL_FILE} is of another job`);
+  return journal;
+}
+
+function decoded(text: string): Journal | null {
   try {
-    const journal = Journal.parse(JSON.parse(text));
-    return journal.job === job ? journal : null;
+    const { checksum, ...content } = JSON.parse(text);
+    return checksum === sha256(JSON.stringify(content)) ? Journal.parse(content) : null;
   } catch {
-    return null; // a run that was cut off while it wrote its first one
+    return null;
   }
 }
 
 /** Writes the journal, whole or not at all. */
 export async function writeJournal(folder: string, journal: Journal): Promise<void> {
-  const path = join(folder, JOURNAL_FILE);
-  await Deno.writeTextFile(`${path}.partial`, JSON.stringify(journal));
-  await Deno.rename(`${path}.partial`, path);
+  const checksum = sha256(JSON.stringify(journal));
+  await writeWhole(join(folder, JOURNAL_FILE), JSON.stringify({ ...journal, checksum }));
+}
+
+function sha256(text: string): string {
+  return createHash("sha256").update(text).digest("hex");
+}
+
+/**
+ * Removes what a run keeps for the case that it is cut off.
+ *
+ * @param but What this journal names stays, and it itself; without one nothing does.
+ */
+export async function removeState(folder: string, but?: Journal): Promise<void> {
+  const files = but === undefined ? [] : [...Object.values(but.streams), ...but.arrangedBy.flat()];
+  const needed = new Set(files.map((file) => file?.name));
+  if (but !== undefined) needed.add(JOURNAL_FILE);
+  for await (const { name } of Deno.readDir(folder)) {
+    const isState = name.startsWith(JOURNAL_FILE) || name.startsWith("hidden.") || name.startsWith("arrangement.");
+    if (isState && !needed.has(name)) await Deno.remove(join(folder, name));
+  }
 }
 
 /** Activations between two layers: of the quantized network, and of the unmodified one. */
 export type Stream = "hidden" | "reference";
 
-/** Where a stream after so many layers is kept: a name of its own, so that a journal never names a torn one. */
-export function hiddenFile(
-  folder: string,
-  { phase, layers }: Pick<Journal, "phase" | "layers">,
-  stream: Stream,
-): string {
-  return join(folder, `hidden.${phase}.${layers}.${stream}`);
+/** The file of a stream after so many layers: a name of its own, so that no journal names one that is being written. */
+export function streamFile({ phase, layers }: Pick<Journal, "phase" | "layers">, stream: Stream): string {
+  return `hidden.${phase}.${layers}.${stream}`;
+}
+
+/** The file of what a block is arranged by. */
+export function arrangementFile(layer: number, index: number): string {
+  return `arrangement.${layer}.${index}`;
 }

@@ -1,7 +1,7 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, match, notDeepEqual, ok, rejects } from "node:assert/strict";
 import { join } from "node:path";
-import { TINY_LLAMA } from "../tests/support/tiny_models.ts";
+import { TINY_LLAMA, TINY_MAMBA2 } from "../tests/support/tiny_models.ts";
 import { fileDigest, MANIFEST_FILE, openArtefact, TOKENIZER_CONFIG_FILE, TOKENIZER_FILE } from "./artefact.ts";
 import { WEIGHTS_FILE } from "./artefact.ts";
 import { decodeManifest, encodeManifest, type Manifest } from "./manifest.ts";
@@ -91,6 +91,13 @@ describe("openArtefact()", () => {
         await Deno.writeTextFile(path, changed);
       }, /its checksum is .*; it was changed/));
 
+    it("a manifest of brackets without end", async () => {
+      for (const depth of [10_000, 1_000_000]) {
+        const text = `{"provenance":{"x":${"[".repeat(depth)}${"]".repeat(depth)}}}`;
+        await refused((folder) => Deno.writeTextFile(join(folder, MANIFEST_FILE), text), /espalier\.json: .* too deep/);
+      }
+    });
+
     it("a manifest that is JSON of another kind", async () => {
       for (const [text, said] of [["null", /not an object/], ["[]", /format/], ["{}", /format: .*\n.*version: /s]]) {
         await refused((folder) => Deno.writeTextFile(join(folder, MANIFEST_FILE), text as string), said as RegExp);
@@ -162,6 +169,17 @@ describe("openArtefact()", () => {
       ["a family that is no name", (m) => Object.assign(m.config, { family: "../llama" }), /config\.family: must be a/],
       ["a size of 0", (m) => m.config.vocabSize = 0, /config\.vocabSize: /],
       ["an infinite base", (m) => m.config.rope.theta = Infinity, /config\.rope\.theta: /],
+      ["a base below 1", (m) => m.config.rope.theta = 5e-324, /config\.rope\.theta: /],
+      [
+        "positions that are drawn out by less than 1",
+        (m) => m.config.rope.scaling = { kind: "linear", factor: 5e-324 },
+        /config\.rope\.scaling\.factor: /,
+      ],
+      [
+        "time steps in the wrong order",
+        (m) => m.config.mamba = { ...TINY_MAMBA2.mamba!, timeStepLimit: [5, 1] },
+        /config\.mamba\.timeStepLimit: the least is above the greatest/,
+      ],
       ["a head size that is odd", (m) => m.config.headDim = 31, /config\.headDim: 31 is no multiple of 8/],
       [
         "key heads that do not divide",

@@ -4,6 +4,7 @@ import { encodeManifest, type Manifest } from "./manifest.ts";
 import { SafetensorsWriter } from "./safetensors_writer.ts";
 import { storedTensors } from "./stored_tensors.ts";
 import type { TokenizerFiles } from "./tokenizer_files.ts";
+import { writeWhole } from "./whole_file.ts";
 
 /** A manifest before the files it records are finished. */
 export type ManifestDraft = Omit<Manifest, "files" | "format" | "version">;
@@ -11,12 +12,13 @@ export type ManifestDraft = Omit<Manifest, "files" | "format" | "version">;
 /**
  * Starts the weights' file of an artefact. Its tensors may come in any order; `finishArtefact` makes the folder one.
  *
- * @param written Tensors that an interrupted run is known to have written, to go on behind them.
+ * @param written Tensors that an interrupted run is known to have written, with their checksums, to go on behind them.
+ * @throws {RangeError} If the file that it left is damaged.
  */
 export async function openWeightsFile(
   folder: string,
   draft: Pick<ManifestDraft, "config" | "layers" | "levels" | "quantization" | "rotatedResidual">,
-  written?: Iterable<string>,
+  written?: ReadonlyMap<string, number>,
 ): Promise<SafetensorsWriter> {
   const plan = planOf(draft as Manifest);
   const entries = storedTensors(plan, draft.quantization.blockSize);
@@ -37,8 +39,8 @@ export async function finishArtefact(
 ): Promise<Manifest> {
   const names = [WEIGHTS_FILE];
   if (tokenizer !== null) {
-    await Deno.writeTextFile(join(folder, TOKENIZER_FILE), JSON.stringify(tokenizer.tokenizerJson));
-    await Deno.writeTextFile(join(folder, TOKENIZER_CONFIG_FILE), JSON.stringify(tokenizer.tokenizerConfig));
+    await writeWhole(join(folder, TOKENIZER_FILE), JSON.stringify(tokenizer.tokenizerJson));
+    await writeWhole(join(folder, TOKENIZER_CONFIG_FILE), JSON.stringify(tokenizer.tokenizerConfig));
     names.push(TOKENIZER_FILE, TOKENIZER_CONFIG_FILE);
   }
   const files: Manifest["files"] = {};
@@ -47,8 +49,6 @@ export async function finishArtefact(
     files[name] = { bytes: (await Deno.stat(path)).size, sha256: await fileDigest(path) };
   }
   const manifest: Manifest = { format: "espalier", version: 1, ...draft, files };
-  const temporary = join(folder, `.${MANIFEST_FILE}.partial`);
-  await Deno.writeTextFile(temporary, encodeManifest(manifest));
-  await Deno.rename(temporary, join(folder, MANIFEST_FILE));
+  await writeWhole(join(folder, MANIFEST_FILE), encodeManifest(manifest));
   return manifest;
 }

@@ -12,6 +12,12 @@ describe("findDuplicateKey()", () => {
     equal(findDuplicateKey('{"a": 1, "\\u0061": 2}'), "a");
   });
 
+  it("reads on behind a string of any length", () => {
+    for (const piece of ["x", "\\n", '\\"']) {
+      equal(findDuplicateKey(`{"a": "${piece.repeat(10_000_000)}", "b": 1, "b" : 2}`), "b");
+    }
+  });
+
   it("allows the same key in different objects, and as a value", () => {
     equal(findDuplicateKey('{"a": {"a": "a"}, "b": ["a", "a", {"a": 1}], "c": "\\"a\\": {"}'), null);
   });

@@ -1,24 +1,35 @@
-import { basename, join } from "node:path";
+import { basename, dirname, join, relative } from "node:path";
 import { encodeModel, type Initializer, type Model } from "../onnx/mod.ts";
 import type { Artefact } from "./artefact.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import { planAtLevel } from "./plan.ts";
 import { RangeFile } from "./range_file.ts";
+import { writeAll, writeWholes } from "./whole_file.ts";
 
 /** Tensors start at multiples of this in the data file, as in the artefact. */
 const ALIGNMENT = 64;
 
 /**
  * Writes an artefact as an ONNX model of stock operators, for any ONNX Runtime: `out` itself and its weights in
- * `out.data` beside it.
+ * `out.data` beside it, both or neither.
  *
  * One lane: a run takes the next tokens of one sequence. See `decoderGraph` for the inputs. The model's metadata has
  * the rates by level, for every attention block the width of its caches by level, and for every Mamba block the channels of
  * a head and, under its name and `.states`, the states of a group.
  *
  * @param level Exports this level alone; without it the graph is elastic, and its input `lane_levels` chooses.
+ * @throws {RangeError} If a file would lie in the artefact's folder, or take the place of a link.
  */
 export async function exportOnnx(artefact: Artefact, out: string, { level }: { level?: number } = {}): Promise<void> {
+  const data = `${out}.data`;
+  const inside = relative(await Deno.realPath(artefact.folder), await Deno.realPath(dirname(out)));
+  if (inside !== ".." && !inside.startsWith("../")) {
+    throw new RangeError(`Cannot export to ${out}: that is in the artefact's folder`);
+  }
+  for (const path of [out, data]) {
+    const there = await Deno.lstat(path).catch(() => null);
+    if (there?.isSymlink) throw new RangeError(`Cannot export to ${out}: ${path} is a link`);
+  }
   const plan = level === undefined ? artefact.plan : planAtLevel(artefact.plan, level);
   const levels = level === undefined ? artefact.levels : [artefact.levels[level]!];
   const model = decoderGraph(plan, artefact.weights(), {
@@ -44,15 +55,22 @@ export async function exportOnnx(artefact: Artefact, out: string, { level }: { l
       ),
     },
   });
-  const data = `${out}.data`;
-  const moved = await copyRanges(artefact.folder, model, data);
-  await Deno.writeFile(out, encodeModel({ ...model, initializers: moved }));
+  const moved: Initializer[] = [];
+  await writeWholes([
+    [data, async (file) => {
+      moved.push(...await copyRanges(artefact.folder, model, file, basename(data)));
+    }],
+    [out, (file) => writeAll(file, encodeModel({ ...model, initializers: moved }))],
+  ]);
 }
 
-/** Copies what the model's file ranges name into one file, each range once. */
-async function copyRanges(folder: string, { initializers }: Model, data: string): Promise<Initializer[]> {
-  using target = await Deno.open(data, { write: true, create: true, truncate: true });
-  const writer = target.writable.getWriter();
+/** Copies what the model's file ranges name into one file, each range once. @param name The file's, for the model. */
+async function copyRanges(
+  folder: string,
+  { initializers }: Model,
+  target: Deno.FsFile,
+  name: string,
+): Promise<Initializer[]> {
   const sources = new Map<string, RangeFile>();
   const places = new Map<string, number>();
   let end = 0;
@@ -71,16 +89,15 @@ async function copyRanges(folder: string, { initializers }: Model, data: string)
         if (source === undefined) sources.set(file, source = await RangeFile.open(join(folder, file)));
         place = end;
         places.set(key, place);
-        await writer.write(await source.read(offset, length));
+        await writeAll(target, await source.read(offset, length));
         const gap = (ALIGNMENT - length % ALIGNMENT) % ALIGNMENT;
-        await writer.write(new Uint8Array(gap));
+        await writeAll(target, new Uint8Array(gap));
         end += length + gap;
       }
-      moved.push({ ...initializer, data: { file: basename(data), offset: place, length } });
+      moved.push({ ...initializer, data: { file: name, offset: place, length } });
     }
     return moved;
   } finally {
-    await writer.close();
     for (const source of sources.values()) source.close();
   }
 }

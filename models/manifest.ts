@@ -2,6 +2,8 @@ import { createHash } from "node:crypto";
 import { z } from "zod";
 
 const Size = z.int().positive();
+/** Of RoPE: frequencies fall from pair to pair, and scaling makes them no higher. */
+const AtLeastOne = z.number().min(1);
 /** 0 where the model lacks the kind of block that it is a size of. */
 const SizeOrNone = z.int().nonnegative();
 const Rate = z.number().min(0).lt(1);
@@ -9,10 +11,10 @@ const Order = z.array(z.array(z.int().nonnegative()));
 const Scores = z.array(z.array(z.number()));
 
 const Scaling = z.discriminatedUnion("kind", [
-  z.strictObject({ kind: z.literal("linear"), factor: z.number().positive() }),
+  z.strictObject({ kind: z.literal("linear"), factor: AtLeastOne }),
   z.strictObject({
     kind: z.literal("llama3"),
-    factor: z.number().positive(),
+    factor: AtLeastOne,
     lowFreqFactor: z.number().positive(),
     highFreqFactor: z.number().positive(),
     originalMaxPositionEmbeddings: Size,
@@ -29,7 +31,8 @@ const Mamba = z.strictObject({
   stateSize: Size,
   convKernel: z.int().min(2),
   chunkSize: Size,
-  timeStepLimit: z.tuple([z.number().nonnegative(), z.number().positive().nullable()]).readonly(),
+  timeStepLimit: z.tuple([z.number().nonnegative(), z.number().positive().nullable()]).readonly()
+    .refine(([min, max]) => max === null || min <= max, { error: "the least is above the greatest" }),
 });
 
 const Config = z.strictObject({
@@ -45,7 +48,7 @@ const Config = z.strictObject({
   rmsNormEps: z.number().positive(),
   maxPositionEmbeddings: Size,
   rope: z.strictObject({
-    theta: z.number().positive(),
+    theta: AtLeastOne,
     scaling: Scaling.nullable(),
     rotaryDim: SizeOrNone.exactOptional(),
   }),
@@ -142,23 +145,34 @@ export function encodeManifest(manifest: Manifest): string {
  * message names every offending field.
  */
 export function decodeManifest(text: string): Manifest {
-  const cannot = "Cannot read espalier.json";
+  try {
+    return decoded(text);
+  } catch (cause) {
+    // What checks and writes JSON calls itself for everything that lies in something else.
+    if (cause instanceof RangeError) throw new SyntaxError(`${CANNOT}: it is nested too deeply`, { cause });
+    throw cause;
+  }
+}
+
+const CANNOT = "Cannot read espalier.json";
+
+function decoded(text: string): Manifest {
   let raw: unknown;
   try {
     raw = JSON.parse(text);
   } catch (cause) {
-    throw new SyntaxError(`${cannot}: it is not JSON (${(cause as Error).message})`, { cause });
+    throw new SyntaxError(`${CANNOT}: it is not JSON (${(cause as Error).message})`, { cause });
   }
-  if (raw === null || typeof raw !== "object") throw new SyntaxError(`${cannot}: it is not an object`);
+  if (raw === null || typeof raw !== "object") throw new SyntaxError(`${CANNOT}: it is not an object`);
   const { checksum, ...content } = raw as Record<string, unknown>;
   const parsed = Manifest.safeParse(content);
   if (!parsed.success) {
     const problems = parsed.error.issues.map(({ path, message }) => `${path.join(".") || "manifest"}: ${message}`);
-    throw new SyntaxError(`${cannot}:\n  ${problems.join("\n  ")}`);
+    throw new SyntaxError(`${CANNOT}:\n  ${problems.join("\n  ")}`);
   }
   const found = sha256(JSON.stringify(content));
   if (checksum !== found) {
-    throw new SyntaxError(`${cannot}: its checksum is ${checksum}, its content's is ${found}; it was changed`);
+    throw new SyntaxError(`${CANNOT}: its checksum is ${checksum}, its content's is ${found}; it was changed`);
   }
   return parsed.data;
 }

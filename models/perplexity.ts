@@ -27,12 +27,15 @@ export interface WindowLoss {
  * Perplexity of windows, exp(m) with the mean loss m of a token. Tokens of a window depend on each other, so the windows
  * are what was drawn: m is a ratio of their sums, and its variance is taken to first order, as is that of exp(m).
  *
+ * @throws {RangeError} If no token was predicted, or the model's logits are such that there is no perplexity.
  * @see Cochran, Sampling Techniques, 3rd edition, section 6.3 (ratio estimate)
  */
 export function perplexityOf(windows: readonly WindowLoss[]): WindowedPerplexity {
   const tokens = windows.reduce((sum, window) => sum + window.tokens, 0);
   const mean = windows.reduce((sum, { loss }) => sum + loss, 0) / tokens;
+  if (tokens === 0) throw new RangeError("Cannot measure perplexity: no token of these windows counts");
   const perplexity = Math.exp(mean);
+  if (!Number.isFinite(perplexity)) throw new RangeError(`Cannot measure perplexity: the mean loss is ${mean}`);
   const count = windows.length;
   const squares = windows.reduce((sum, window) => sum + (window.loss - mean * window.tokens) ** 2, 0);
   const standardError = count < 2 ? null : perplexity * Math.sqrt(count / (count - 1) * squares) / tokens;

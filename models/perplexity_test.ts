@@ -44,6 +44,16 @@ describe("perplexityOf()", () => {
     ok(covered > 455 && covered < 490, `${covered} of 500`); // 94 % by Student's t of 19 degrees of freedom
   });
 
+  it("is none where nothing counts, or what counts is not finite", () => {
+    throws(() => perplexityOf([{ loss: 0, tokens: 0 }]), { name: "RangeError", message: /no token/ });
+    for (const loss of [NaN, Infinity, 1e6]) {
+      throws(() => perplexityOf([{ loss: 3, tokens: 1 }, { loss, tokens: 1 }]), {
+        name: "RangeError",
+        message: /the mean loss is/,
+      });
+    }
+  });
+
   it("has no error of one window", () => {
     equal(perplexityOf(windowsOf([3])).standardError, null);
   });

@@ -1,3 +1,4 @@
+import { crc32 } from "node:zlib";
 import { PADDING_PREFIX, SAFETENSORS_DTYPES, type SafetensorsDtype } from "./safetensors.ts";
 
 /** Every tensor starts at a multiple of this many bytes in the file, so that a mapped one can be used in place. */
@@ -88,14 +89,15 @@ export class SafetensorsWriter implements Disposable {
   readonly layout: SafetensorsLayout;
   readonly #file: Deno.FsFile;
   readonly #missing: Set<string>;
+  readonly #written = new Map<string, number>();
   #last: Promise<unknown> = Promise.resolve();
   #closed = false;
 
-  private constructor(path: string, file: Deno.FsFile, layout: SafetensorsLayout, written: Iterable<string>) {
+  private constructor(path: string, file: Deno.FsFile, layout: SafetensorsLayout) {
     this.path = path;
     this.layout = layout;
     this.#file = file;
-    this.#missing = new Set(layout.places.keys()).difference(new Set(written));
+    this.#missing = new Set(layout.places.keys());
   }
 
   /** Starts a file, in place of any that is there. */
@@ -106,7 +108,7 @@ export class SafetensorsWriter implements Disposable {
   ): Promise<SafetensorsWriter> {
     const layout = layOutSafetensors(entries, metadata);
     const file = await Deno.open(path, { read: true, write: true, create: true, truncate: true });
-    const writer = new SafetensorsWriter(path, file, layout, []);
+    const writer = new SafetensorsWriter(path, file, layout);
     try {
       await file.truncate(layout.fileBytes);
       await writeAll(file, layout.header, 0);
@@ -120,27 +122,33 @@ export class SafetensorsWriter implements Disposable {
   /**
    * Takes up a file that {@linkcode SafetensorsWriter.create} started with the same entries and metadata.
    *
-   * @param written Tensors that are known to have been written and synced.
-   * @throws {RangeError} If the file is another: its size or its header differs.
+   * @param written Tensors that are known to have been written and synced, as `written` had them.
+   * @throws {RangeError} If the file is another, its size or its header differs, or if it lost one of those tensors.
    */
   static async resume(
     path: string,
     entries: readonly SafetensorsEntry[],
-    written: Iterable<string>,
+    written: ReadonlyMap<string, number>,
     metadata: Readonly<Record<string, string>> = {},
   ): Promise<SafetensorsWriter> {
     const layout = layOutSafetensors(entries, metadata);
     const file = await Deno.open(path, { read: true, write: true });
-    const writer = new SafetensorsWriter(path, file, layout, written);
+    const writer = new SafetensorsWriter(path, file, layout);
     try {
       const { size } = await file.stat();
       if (size !== layout.fileBytes) {
         throw new RangeError(`Cannot resume ${path}: it has ${size} bytes, and these tensors take ${layout.fileBytes}`);
       }
-      const header = new Uint8Array(layout.header.length);
-      for (let filled = 0; filled < header.length;) filled += await file.read(header.subarray(filled)) ?? Infinity;
+      const header = await readAll(file, { offset: 0, bytes: layout.header.length });
       if (!header.every((byte, i) => byte === layout.header[i])) {
         throw new RangeError(`Cannot resume ${path}: its header announces other tensors`);
+      }
+      for (const [name, checksum] of written) {
+        const place = layout.places.get(name);
+        if (place === undefined || crc32(await readAll(file, place)) !== checksum) {
+          throw new RangeError(`Cannot resume ${path}: "${name}" is not as it was written`);
+        }
+        writer.#noteWritten(name, checksum);
       }
     } catch (error) {
       writer.close();
@@ -152,6 +160,11 @@ export class SafetensorsWriter implements Disposable {
   /** Names of the tensors that still have to be written. */
   get missing(): ReadonlySet<string> {
     return this.#missing;
+  }
+
+  /** CRC-32 of each tensor that has been written. */
+  get written(): ReadonlyMap<string, number> {
+    return this.#written;
   }
 
   /**
@@ -172,7 +185,12 @@ export class SafetensorsWriter implements Disposable {
     const result = this.#last.then(() => writeAll(this.#file, bytes, place.offset));
     this.#last = result.catch(() => {});
     await result;
+    this.#noteWritten(name, crc32(bytes));
+  }
+
+  #noteWritten(name: string, checksum: number): void {
     this.#missing.delete(name);
+    this.#written.set(name, checksum);
   }
 
   /** Waits until all that was written is on the disk; only then may a record say that it is. */
@@ -209,4 +227,11 @@ export class SafetensorsWriter implements Disposable {
 async function writeAll(file: Deno.FsFile, bytes: Uint8Array, offset: number): Promise<void> {
   await file.seek(offset, Deno.SeekMode.Start);
   for (let done = 0; done < bytes.length;) done += await file.write(bytes.subarray(done));
+}
+
+async function readAll(file: Deno.FsFile, { offset, bytes }: Place): Promise<Uint8Array<ArrayBuffer>> {
+  await file.seek(offset, Deno.SeekMode.Start);
+  const all = new Uint8Array(bytes);
+  for (let filled = 0; filled < bytes;) filled += await file.read(all.subarray(filled)) ?? Infinity;
+  return all;
 }

@@ -80,12 +80,7 @@ describe("SafetensorsWriter", () => {
 
   it("resumes an interrupted file and keeps what was written", () =>
     inTempFile(async (path) => {
-      {
-        using first = await SafetensorsWriter.create(path, ENTRIES);
-        await first.write("norm", DATA.norm);
-        await first.sync();
-      }
-      using second = await SafetensorsWriter.resume(path, ENTRIES, ["norm"]);
+      using second = await SafetensorsWriter.resume(path, ENTRIES, await begun(path));
       deepEqual([...second.missing], ["codes", "scales", "order"]);
       for (const name of ["codes", "scales", "order"] as const) await second.write(name, DATA[name]);
       await second.finish();
@@ -96,13 +91,25 @@ describe("SafetensorsWriter", () => {
     inTempFile(async (path) => {
       (await SafetensorsWriter.create(path, ENTRIES)).close();
       const renamed = ENTRIES.map((entry) => entry.name === "norm" ? { ...entry, name: "mean" } : entry);
-      await rejects(SafetensorsWriter.resume(path, renamed, []), {
+      await rejects(SafetensorsWriter.resume(path, renamed, new Map()), {
         name: "RangeError",
         message: /announces other tensors/,
       });
-      await rejects(SafetensorsWriter.resume(path, ENTRIES.slice(1), []), {
+      await rejects(SafetensorsWriter.resume(path, ENTRIES.slice(1), new Map()), {
         name: "RangeError",
         message: /has \d+ bytes/,
+      });
+    }));
+
+  it("does not resume a file that lost a bit of what was written", () =>
+    inTempFile(async (path) => {
+      const written = await begun(path);
+      const bytes = await Deno.readFile(path);
+      bytes[layOutSafetensors(ENTRIES).places.get("norm")!.offset + 9]! ^= 1;
+      await Deno.writeFile(path, bytes);
+      await rejects(SafetensorsWriter.resume(path, ENTRIES, written), {
+        name: "RangeError",
+        message: /"norm" is not as it was written/,
       });
     }));
 
@@ -124,3 +131,11 @@ describe("SafetensorsWriter", () => {
       ok(writer.missing.has("norm"));
     }));
 });
+
+/** Writes one tensor and leaves it at that. */
+async function begun(path: string): Promise<ReadonlyMap<string, number>> {
+  using writer = await SafetensorsWriter.create(path, ENTRIES);
+  await writer.write("norm", DATA.norm);
+  await writer.sync();
+  return writer.written;
+}

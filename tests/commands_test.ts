@@ -3,8 +3,9 @@ import { deepEqual, equal, match, ok } from "node:assert/strict";
 import { basename } from "node:path";
 import { fileURLToPath } from "node:url";
 import project from "../deno.json" with { type: "json" };
-import { isArtefact, openArtefact } from "../models/artefact.ts";
+import { fileDigest, isArtefact, openArtefact } from "../models/artefact.ts";
 import { SUPPORTED_ARCHITECTURES } from "../models/families/mod.ts";
+import { decodeManifest, encodeManifest } from "../models/manifest.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import { writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
 import { TINY_LLAMA } from "./support/tiny_models.ts";
@@ -256,18 +257,56 @@ describe("Commands", () => {
     it("one rate and all of them", () =>
       refused(/--all-rates and --rate/, "evaluate", "--model", artefact, ...text(), "--rate", "0.2", "--all-rates"));
 
-    it("more tokens than the model holds", () =>
-      refused(/the model holds 256/, "generate", "--model", artefact, "--prompt", "a", "--max-new-tokens", "256"));
+    it("more tokens than the model holds", async () => {
+      const said = /the model holds 256/;
+      await refused(said, "generate", "--model", artefact, "--prompt", "a", "--max-new-tokens", "256");
+      const long = ["--sequence-length", "257"];
+      await refused(said, "evaluate", "--model", artefact, ...text(), ...long);
+      await refused(said, "evaluate", "--model", `${folder}/checkpoint`, ...text(), ...long);
+      await refused(said, "compress", "--model", `${folder}/checkpoint`, "--out", `${folder}/x`, ...long);
+    });
+
+    it("tokens that the model does not know", async () => {
+      await writeTinyCheckpoint(`${folder}/small`, { ...TINY_LLAMA, vocabSize: 64 }, 1);
+      const small = ["--model", `${folder}/small`, ...text(), "--sequence-length", "32"];
+      await refused(/token \d\d of this text, the model knows 64/, "evaluate", ...small);
+
+      const other = `${folder}/other-tokenizer`;
+      await Deno.mkdir(other);
+      for await (const { name } of Deno.readDir(artefact)) {
+        await Deno.copyFile(`${artefact}/${name}`, `${other}/${name}`);
+      }
+      const manifest = decodeManifest(await Deno.readTextFile(`${other}/espalier.json`));
+      const path = `${other}/tokenizer.json`;
+      const tokenizer = JSON.parse(await Deno.readTextFile(path));
+      tokenizer.model.vocab.b = 200;
+      await Deno.writeTextFile(path, JSON.stringify(tokenizer));
+      manifest.files["tokenizer.json"] = { bytes: (await Deno.stat(path)).size, sha256: await fileDigest(path) };
+      await Deno.writeTextFile(`${other}/espalier.json`, encodeManifest(manifest));
+      const said = /token 200 of this text, the model knows 96/;
+      await refused(said, "generate", "--model", other, "--prompt", "ab");
+      await refused(said, "evaluate", "--model", other, ...text(), "--sequence-length", "32");
+    });
+
+    it("an evaluation of nothing", async () => {
+      const args = ["--model", artefact, ...text(), "--narrow-to", "0.35", "--sequence-length", "2"];
+      await refused(/^--narrow-to: .* 2 tokens/, "evaluate", ...args);
+    });
+
+    it("a dense checkpoint on a CUDA device", () =>
+      refused(/runs on the CPU/, "evaluate", "--model", `${folder}/checkpoint`, ...text(), "--device", "cuda"));
 
     it("a text too short for a window", () =>
       refused(
-        /tokens into windows of 5000/,
+        /100 tokens into windows of 200/,
         "evaluate",
         "--model",
         artefact,
         ...text(),
+        "--max-tokens",
+        "100",
         "--sequence-length",
-        "5000",
+        "200",
       ));
 
     it("an architecture that is not supported, with those that are", async () => {

@@ -16,6 +16,8 @@ import { openDecoder } from "../models/decoder.ts";
 import { DenseBlock, DenseHead } from "../models/dense_block.ts";
 import { denseLogits, embed } from "../models/dense_model.ts";
 import { planAtLevel } from "../models/plan.ts";
+import { RangeFile } from "../models/range_file.ts";
+import { readSafetensorsHeader } from "../models/safetensors.ts";
 import { storedTensors } from "../models/stored_tensors.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { writeRandomCheckpoint, writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
@@ -136,7 +138,9 @@ for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
       equal(again, 0, "the statistics were made again");
       const resumed = await openArtefact(job.out);
       equal(resumed.digest, whole.digest);
-      const left = (await Array.fromAsync(Deno.readDir(job.out))).filter((entry) => /journal|hidden/.test(entry.name));
+      const left = (await Array.fromAsync(Deno.readDir(job.out))).filter(({ name }) =>
+        /journal|hidden|arr|lock/.test(name)
+      );
       deepEqual(left, []);
     });
 
@@ -160,6 +164,36 @@ for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
   });
 }
 
+describe("compress()", () => {
+  it("names every tensor with a number that is not finite, before any work", async () => {
+    const folder = await Deno.makeTempDir();
+    try {
+      await writeTinyCheckpoint(`${folder}/checkpoint`, TINY_LLAMA, 1);
+      const [gate, norm] = ["model.layers.1.mlp.gate_proj.weight", "model.norm.weight"];
+      await spoil(`${folder}/checkpoint/model.safetensors`, { [gate!]: NaN, [norm!]: -Infinity });
+      using checkpoint = await openCheckpoint(`${folder}/checkpoint`);
+      const job: Job = {
+        checkpoint,
+        out: `${folder}/out`,
+        name: "x",
+        calibration: calibrationData(TEXT, { samples: 2, length: 16, seed: 1 }),
+        blockSize: 32,
+        recipe: parseRecipe({}),
+        seed: 0,
+        threads: 1,
+      };
+      const progress = () => ok(false, "it began");
+      await rejects(compress(job, { ...context, progress }), (error: Error) => {
+        const { path } = checkpoint;
+        equal(error.message, `Cannot compress ${path}: not all numbers are finite in\n  ${gate}\n  ${norm}`);
+        return error instanceof RangeError;
+      });
+    } finally {
+      await Deno.remove(folder, { recursive: true });
+    }
+  });
+});
+
 describe("checkJob()", () => {
   it("names everything that is in the way, before any work", async () => {
     const folder = await Deno.makeTempDir();
@@ -170,18 +204,35 @@ describe("checkJob()", () => {
         checkpoint,
         out: folder,
         name: "x",
-        calibration: { windows: [Int32Array.of(1, 200)], heldOut: [Int32Array.of(1, 2)] },
+        calibration: { windows: [new Int32Array(300).fill(200)], heldOut: [Int32Array.of(1, 2)] },
         blockSize: 128,
         recipe: parseRecipe({}),
         seed: 0,
         threads: 1,
       };
-      await rejects(checkJob(job, { supportsHadamard, memory: 1000, disk: 1000 }), (error: Error) => {
-        for (const part of ["hidden_size 64", "head_dim 12", "token 200", "of memory", "of disk", "not empty"]) {
+      await rejects(checkJob(job, { supportsHadamard, memory: 1e6, disk: 1000 }), (error: Error) => {
+        const free = ["of memory, 1 MB are free", "of disk, 0 MB are free"];
+        for (
+          const part of [
+            "hidden_size 64",
+            "head_dim 12",
+            "token 200",
+            "300 tokens, the model holds 256",
+            ...free,
+            "not empty",
+          ]
+        ) {
           ok(error.message.includes(part), `${part} is not in: ${error.message}`);
         }
         return true;
       });
+      await Deno.mkdir(`${folder}/empty`);
+      await Deno.symlink(`${folder}/empty`, `${folder}/link`);
+      await Deno.writeTextFile(`${folder}/file`, "");
+      for (const [out, said] of [["link", /link is a link/], ["file", /file is no folder/]] as const) {
+        const elsewhere = { ...job, out: `${folder}/${out}` };
+        await rejects(checkJob(elsewhere, { supportsHadamard, memory: 1000, disk: 1000 }), said);
+      }
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
@@ -206,7 +257,7 @@ describe("parseRecipe()", () => {
   });
 });
 
-const context = { runtime, progress: () => {}, now: () => performance.now(), saveEveryMs: 0 };
+const context = { runtime, progress: () => {}, say: () => {}, now: () => performance.now(), saveEveryMs: 0 };
 
 /** Logits of the sorted model in float32: orders and rotations applied, nothing quantized. */
 async function sortedLogits(
@@ -236,7 +287,8 @@ async function sortedLogits(
       await dense.run(hidden.slice());
       const options = { config, order, ridge: 0.1, seed: 100 * layer + index };
       const known = await method.order(algebra, tensors, dense.statistics, options);
-      const ordered = await method.arrange?.(algebra, tensors, known, options) ?? tensors;
+      const ordered = await method.arrange?.(algebra, tensors, dense.statistics.get(method.arrangedBy!)!, options) ??
+        tensors;
       dense.setWeights(method.pack(config, ordered, known));
       await dense.run(hidden);
     }
@@ -278,4 +330,16 @@ function correlation(a: Float32Array, b: Float32Array): number {
     bb += (b[i]! - mb) ** 2;
   });
   return ab / Math.sqrt(aa * bb);
+}
+
+/** Puts a value into the middle of each of some float32 tensors. */
+async function spoil(path: string, values: Readonly<Record<string, number>>): Promise<void> {
+  const bytes = await Deno.readFile(path);
+  using file = await RangeFile.open(path);
+  const { tensors } = await readSafetensorsHeader(file);
+  for (const [name, value] of Object.entries(values)) {
+    const { offset, bytes: size } = tensors.get(name)!;
+    new DataView(bytes.buffer).setFloat32(offset + (size >> 3) * 4, value, true);
+  }
+  await Deno.writeFile(path, bytes);
 }

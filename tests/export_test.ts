@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
-import { equal, ok } from "node:assert/strict";
+import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { InferenceSession, Tensor } from "onnxruntime-node";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
 import { cachesOf, elementsOf } from "../models/caches.ts";
@@ -18,6 +18,59 @@ const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "la
   "nemotron-h": { config: TINY_NEMOTRON_H, layers: [["mamba"], ["mlp"], ["attention"], ["mamba"]] },
   bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]] },
 };
+
+describe("exportOnnx()", () => {
+  let folder: string;
+  let artefact: Artefact;
+
+  beforeAll(async () => {
+    folder = await Deno.makeTempDir();
+    await writeRandomArtefact(`${folder}/artefact`, { config: TINY_LLAMA, blockSize: 32, seed: 3 });
+    artefact = await openArtefact(`${folder}/artefact`);
+  });
+  afterAll(() => Deno.remove(folder, { recursive: true }));
+
+  it("writes nothing into the artefact's folder, by whatever name that goes", async () => {
+    await Deno.symlink(`${folder}/artefact`, `${folder}/another-name`);
+    await Deno.mkdir(`${folder}/artefact/below`);
+    for (const out of ["artefact/x.onnx", "artefact/weights.safetensors", "another-name/x.onnx", "artefact/below/x"]) {
+      await rejects(exportOnnx(artefact, `${folder}/${out}`), {
+        name: "RangeError",
+        message: /in the artefact's folder/,
+      });
+    }
+    await Deno.remove(`${folder}/artefact/below`);
+    await openArtefact(artefact.folder);
+  });
+
+  it("writes beside it, under a name that begins like its own or with dots", async () => {
+    await Deno.mkdir(`${folder}/artefact-onnx`);
+    for (const out of ["artefact-onnx/x.onnx", "..x.onnx"]) {
+      await exportOnnx(artefact, `${folder}/${out}`, { level: 7 });
+    }
+  });
+
+  it("does not write through a link, nor over one", async () => {
+    for (const name of ["linked.onnx", "linked-data.onnx.data"]) {
+      await Deno.symlink(`${folder}/artefact/weights.safetensors`, `${folder}/${name}`);
+      const out = `${folder}/${name.replace(".data", "")}`;
+      await rejects(exportOnnx(artefact, out), { name: "RangeError", message: new RegExp(`${name} is a link`) });
+    }
+    await openArtefact(artefact.folder);
+  });
+
+  it("leaves what it cannot replace whole as it was, and nothing else", async () => {
+    await writeRandomArtefact(`${folder}/broken`, { config: TINY_LLAMA, blockSize: 32, seed: 3 });
+    const broken = await openArtefact(`${folder}/broken`);
+    await Deno.truncate(`${folder}/broken/weights.safetensors`, 20_000);
+    await Deno.mkdir(`${folder}/there`);
+    for (const name of ["x.onnx", "x.onnx.data"]) await Deno.writeTextFile(`${folder}/there/${name}`, "earlier");
+    await rejects(exportOnnx(broken, `${folder}/there/x.onnx`));
+    const names = await Array.fromAsync(Deno.readDir(`${folder}/there`), ({ name }) => name);
+    deepEqual(names.sort(), ["x.onnx", "x.onnx.data"]);
+    for (const name of names) equal(await Deno.readTextFile(`${folder}/there/${name}`), "earlier");
+  });
+});
 
 for (const [name, model] of Object.entries(MODELS)) {
   describe(`exportOnnx() of a tiny ${name}`, () => {

@@ -51,31 +51,31 @@ export const attentionMethod: BlockMethod<"attention"> = {
     activation === "heads" ? headStatistics(config, graph, value) : [],
 
   async order(algebra, { tensors }, statistics, { config, order, seed }) {
-    const { numAttentionHeads: H, numKeyValueHeads: G, headDim: K } = config;
+    const { numAttentionHeads: H, headDim: K } = config;
     const energies = statistics.get("energies")!;
-    const grams = statistics.get("value_gram")!;
     const orders = {
       importance: () => queryKeyOrder({ query: energies.subarray(0, H * K), key: energies.subarray(H * K) }, config),
       magnitude: () => queryKeyMagnitudeOrder(tensors, config),
       random: () => queryKeyRandomOrder(config, randomNumbers(seed)),
     }[order]();
     const bases = order === "importance"
-      ? await valueOutputBases(algebra, tensors, Float32Array.from(grams), config)
+      ? await valueOutputBases(algebra, tensors, Float32Array.from(statistics.get("value_gram")!), config)
       : [];
     return {
       kind: "attention",
       ...orders,
-      valueGrams: Array.from({ length: G }, (_, g) => [...grams.subarray(g * K * K, (g + 1) * K * K)]),
       valueEnergies: bases.map(({ energies }) => [...energies]),
     };
   },
 
+  arrangedBy: "value_gram",
+
   /** Values by rotation to the basis that carries most in its first components, or, for a control, by permutation. */
-  async arrange(algebra, block, { valueGrams }, { config, order, seed }) {
+  async arrange(algebra, block, valueGram, { config, order, seed }) {
     const { tensors } = block;
     switch (order) {
       case "importance": {
-        const bases = await valueOutputBases(algebra, tensors, Float32Array.from(valueGrams.flat()), config);
+        const bases = await valueOutputBases(algebra, tensors, valueGram, config);
         return { ...block, tensors: await changeValueBases(algebra, tensors, bases, config) };
       }
       case "magnitude":
@@ -111,7 +111,7 @@ export const attentionMethod: BlockMethod<"attention"> = {
     };
   },
 
-  published: ({ valueGrams: _, passed, passedScores, ...order }) => ({
+  published: ({ passed, passedScores, ...order }) => ({
     ...order,
     ...(passed.some((head) => head.length > 0) && { passed, passedScores }),
   }),

@@ -62,11 +62,17 @@ export interface BlockMethod<Kind extends BlockKind = BlockKind> {
     statistics: ReadonlyMap<string, Float32Array>,
     options: OrderOptions,
   ): Promise<OfKind<BlockOrder, Kind>>;
-  /** Tensors that are rotated, not only ordered: the same function in another basis. Others have no such step. */
+  /** The one of `orderStatistics` that `arrange` is made from, if there is such a step. */
+  readonly arrangedBy?: string;
+  /**
+   * Tensors that are rotated, not only ordered: the same function in another basis. Others have no such step.
+   *
+   * @param statistic What was added up as `arrangedBy`.
+   */
   arrange?(
     algebra: LinearAlgebra,
     block: OfKind<BlockTensors, Kind>,
-    order: OfKind<BlockOrder, Kind>,
+    statistic: Float32Array<ArrayBuffer>,
     options: Omit<OrderOptions, "ridge">,
   ): Promise<OfKind<BlockTensors, Kind>>;
   /** @param block As `arrange` left it. */

@@ -159,8 +159,15 @@ suite("describe()", () => {
       [
         "a RoPE scaling of another kind",
         { rope_scaling: { rope_type: "yarn", factor: 4 } },
-        /rope_scaling.rope_type.*yarn/,
+        /rope_scaling.rope_type: wanted "default", "linear" or "llama3"; found "yarn"/,
       ],
+      [
+        "one in the older spelling",
+        { rope_scaling: { type: "yarn", factor: 4 } },
+        /rope_scaling.type: wanted "default", "linear" or "llama3"; found "yarn"/,
+      ],
+      ["one in the newest", { rope_parameters: { rope_type: "yarn" } }, /rope_parameters.rope_type: .*; found "yarn"/],
+      ["a RoPE base below 1", { rope_theta: 0.5 }, /rope_theta: .*found 0\.5/],
       ["a RoPE scaling without its factor", { rope_scaling: { type: "linear" } }, /rope_scaling.factor.*found nothing/],
       ["bands in the wrong order", {
         rope_scaling: { rope_type: "llama3", ...LLAMA3, high_freq_factor: 1 },

@@ -2,6 +2,8 @@ import type { Rope } from "../description.ts";
 import { z } from "zod";
 
 const Positive = z.number().positive();
+/** Frequencies fall from pair to pair. */
+const Theta = z.number().min(1);
 
 /** The kinds of `rope_scaling` that are supported, by their name in the configuration. */
 const Scaling = z.discriminatedUnion("rope_type", [
@@ -24,10 +26,16 @@ const Scaling = z.discriminatedUnion("rope_type", [
     highFreqFactor: scaling.high_freq_factor,
     originalMaxPositionEmbeddings: scaling.original_max_position_embeddings,
   })),
-], { error: 'wanted "default", "linear" or "llama3"' });
+]);
+const KINDS: readonly string[] = Scaling.options.map(({ in: { shape } }) => shape.rope_type.value);
 
 /** Before `rope_type` the field was called `type`; where a file has both, transformers reads the newer one. */
 const EitherSpelling = z.looseObject({ rope_type: z.string().optional(), type: z.string().optional() })
+  .check(({ value, issues }) => {
+    const field = value.rope_type === undefined ? "type" : "rope_type";
+    if (KINDS.includes(value[field] ?? "default")) return;
+    issues.push({ code: "custom", input: value, path: [field], message: 'wanted "default", "linear" or "llama3"' });
+  })
   .transform(({ type, rope_type, ...rest }) => ({ ...rest, rope_type: rope_type ?? type ?? "default" }));
 
 const KnownScaling = EitherSpelling.pipe(Scaling);
@@ -42,12 +50,12 @@ function fieldsOf(rotaryFactor: number) {
     .nullish();
   return {
     // transformers 4
-    rope_theta: Positive.nullish(),
+    rope_theta: Theta.nullish(),
     rope_scaling: KnownScaling.nullish().transform((scaling) => scaling ?? null),
     partial_rotary_factor: Factor,
     // transformers 5: all in one object
     rope_parameters: z.intersection(
-      z.object({ rope_theta: Positive.nullish(), partial_rotary_factor: Factor }),
+      z.object({ rope_theta: Theta.nullish(), partial_rotary_factor: Factor }),
       KnownScaling.transform((scaling) => ({ scaling })),
     ).nullish(),
   };

@@ -1,0 +1,168 @@
+import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
+import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { calibrationData } from "../compression/calibration.ts";
+import { compress, type CompressContext } from "../compression/compress.ts";
+import type { Job } from "../compression/job.ts";
+import { parseRecipe } from "../compression/recipe.ts";
+import { openArtefact, WEIGHTS_FILE } from "../models/artefact.ts";
+import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
+import { RangeFile } from "../models/range_file.ts";
+import { readSafetensorsHeader } from "../models/safetensors.ts";
+import { openRuntime } from "../onnx/mod.ts";
+import { writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
+import { TINY_LLAMA } from "./support/tiny_models.ts";
+
+const TEXT = Int32Array.from({ length: 3000 }, (_, i) => (i * 31 + Math.floor(i / 7) * 17) % 95);
+
+describe("compress(), stopped half way,", () => {
+  let folder: string;
+  let checkpoint: Checkpoint;
+  let digest: string;
+  let count = 0;
+
+  beforeAll(async () => {
+    folder = await Deno.makeTempDir();
+    await writeTinyCheckpoint(`${folder}/checkpoint`, TINY_LLAMA, 11);
+    checkpoint = await openCheckpoint(`${folder}/checkpoint`);
+    await compress(jobOf(`${folder}/whole`), context());
+    ({ digest } = await openArtefact(`${folder}/whole`));
+  });
+  afterAll(async () => {
+    checkpoint.close();
+    await Deno.remove(folder, { recursive: true });
+  });
+
+  it("keeps numbers by the square of a width out of the journal's text", async () => {
+    const { out } = await stopped("quantization");
+    const journal = JSON.parse(await Deno.readTextFile(`${out}.partial/journal.json`));
+    // Heads of 32 and a stream of 64: the squares are 1024 and 4096.
+    equal(longestList(journal), TINY_LLAMA.intermediateSize);
+  });
+
+  for (const phase of ["statistics", "quantization"] as const) {
+    it(`goes on in the ${phase} from files that are as they were, and says nothing`, async () => {
+      const job = await stopped(phase);
+      const { said, statistics } = await goneOn(job);
+      deepEqual(said, []);
+      equal(statistics, phase === "statistics" ? 2 : 0);
+    });
+  }
+
+  const damages: readonly [string, "statistics" | "quantization", RegExp, (path: string) => Promise<void>][] = [
+    ["a bit of a stream flipped", "statistics", /^hidden\..*\.reference$/, flipBit],
+    ["a bit of a stream flipped", "quantization", /^hidden\..*\.hidden$/, flipBit],
+    ["a byte of a stream missing", "quantization", /^hidden\..*\.reference$/, cutByte],
+    ["a stream missing", "quantization", /^hidden\..*\.reference$/, (path) => Deno.remove(path)],
+    ["a bit of an arrangement flipped", "quantization", /^arrangement\.0\.0$/, flipBit],
+    ["a bit of the journal flipped", "quantization", /^journal\.json$/, flipBit],
+    ["an empty journal", "quantization", /^journal\.json$/, (path) => Deno.truncate(path)],
+  ];
+  for (const [what, phase, pattern, damage] of damages) {
+    it(`starts the ${phase} anew, and says so, with ${what}`, async () => {
+      const job = await stopped(phase);
+      const name = (await namesIn(`${job.out}.partial`)).find((name) => pattern.test(name))!;
+      await damage(`${job.out}.partial/${name}`);
+      const { said, statistics } = await goneOn(job);
+      equal(statistics, 4);
+      match(
+        said.join(),
+        new RegExp(`^Starting anew: in ${job.out}.partial, ${name} is (missing|not as it was written)$`),
+      );
+    });
+  }
+
+  it("starts anew where a tensor that it wrote is not as it was", async () => {
+    for (const damage of [flipTensorBit, (path: string) => Deno.remove(path)]) {
+      const job = await stopped("quantization");
+      await damage(`${job.out}.partial/${WEIGHTS_FILE}`);
+      const { said, statistics } = await goneOn(job);
+      equal(statistics, 4);
+      match(said.join(), /^Starting anew: .*weights\.safetensors/);
+    }
+  });
+
+  it("starts anew for another job, or for another reading of the same weights", async () => {
+    await writeTinyCheckpoint(`${folder}/other`, { ...TINY_LLAMA, rope: { theta: 500, scaling: null } }, 11);
+    using other = await openCheckpoint(`${folder}/other`);
+    equal(await other.digest(), await checkpoint.digest());
+    for (const change of [{ recipe: parseRecipe({ order: "magnitude" }) }, { checkpoint: other }]) {
+      const { said, statistics } = await goneOn({ ...await stopped("quantization"), ...change }, { same: false });
+      equal(statistics, 4);
+      match(said.join(), /^Starting anew: .*journal\.json is of another job$/);
+    }
+  });
+
+  /** A job of which the first layer of a phase is done and saved. */
+  async function stopped(phase: "statistics" | "quantization"): Promise<Job> {
+    const job = jobOf(`${folder}/out-${count++}`);
+    const stop = new AbortController();
+    let steps = 0;
+    const progress: CompressContext["progress"] = (_, label) => {
+      if (label === phase && ++steps === 3) stop.abort(new Error("pulled the plug"));
+    };
+    await rejects(compress(job, { ...context(), signal: stop.signal, progress }), /pulled the plug/);
+    return job;
+  }
+
+  /** Runs a job to its end. @param same The artefact is that of a run that was never stopped. */
+  async function goneOn(job: Job, { same = true } = {}): Promise<{ said: string[]; statistics: number }> {
+    const said: string[] = [];
+    let statistics = 0;
+    await compress(job, {
+      ...context(),
+      say: (message) => said.push(message),
+      progress: (_, label) => statistics += label === "statistics" ? 1 : 0,
+    });
+    equal((await openArtefact(job.out)).digest === digest, same);
+    deepEqual((await namesIn(job.out)).sort(), (await namesIn(`${folder}/whole`)).sort());
+    return { said, statistics };
+  }
+
+  function jobOf(out: string): Job {
+    return {
+      checkpoint,
+      out,
+      name: "tiny",
+      calibration: calibrationData(TEXT, { samples: 6, length: 48, seed: 1 }),
+      blockSize: 32,
+      recipe: parseRecipe({}),
+      seed: 5,
+      threads: 1,
+    };
+  }
+});
+
+function context(): CompressContext {
+  return { runtime: openRuntime(), progress: () => {}, say: () => {}, now: () => performance.now(), saveEveryMs: 0 };
+}
+
+function namesIn(folder: string): Promise<string[]> {
+  return Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
+}
+
+function longestList(value: unknown): number {
+  if (value === null || typeof value !== "object") return 0;
+  return Math.max(Array.isArray(value) ? value.length : 0, ...Object.values(value).map(longestList));
+}
+
+async function cutByte(path: string): Promise<void> {
+  await Deno.truncate(path, (await Deno.stat(path)).size - 1);
+}
+
+async function flipBit(path: string): Promise<void> {
+  const bytes = await Deno.readFile(path);
+  bytes[bytes.length >> 1]! ^= 1;
+  await Deno.writeFile(path, bytes);
+}
+
+/** Flips a bit of the embedding, which is the first that is written. */
+async function flipTensorBit(path: string): Promise<void> {
+  let offset: number;
+  {
+    using file = await RangeFile.open(path);
+    ({ offset } = (await readSafetensorsHeader(file)).tensors.get("embedding.codes")!);
+  }
+  const bytes = await Deno.readFile(path);
+  bytes[offset + 5]! ^= 1;
+  await Deno.writeFile(path, bytes);
+}
