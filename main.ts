@@ -10,10 +10,10 @@ import { checkOpenFiles } from "./commands/serve/open_files.ts";
 import { messageOf, say } from "./commands/serve/say.ts";
 import { securityOf } from "./commands/serve/security.ts";
 import { watchContention, watchDevice } from "./commands/serve/sensors.ts";
-import { requestLog, servicesOf } from "./commands/serve/services.ts";
+import { requestLog, servicesOf, textsOf } from "./commands/serve/services.ts";
 import { Settings } from "./commands/serve/settings.ts";
 import { stepTable, watchTable } from "./commands/serve/step_times.ts";
-import { keepHangUpIgnored, stopOnSignals } from "./commands/serve/stop_signals.ts";
+import { exitOnSignals, keepHangUpIgnored, stopOnSignals } from "./commands/serve/stop_signals.ts";
 import { usableMemory } from "./commands/usable_memory.ts";
 import project from "./deno.json" with { type: "json" };
 import {
@@ -41,11 +41,13 @@ const now = () => performance.now();
 
 async function serve(settings: Settings): Promise<void> {
   const hangUpIgnored = keepHangUpIgnored();
-  // What can be wrong with the settings: better now than after kernels were compiled and steps measured.
+  const stopsAtOnce = exitOnSignals(hangUpIgnored);
+  // What can be wrong with the settings or the artefact: better now than after kernels were compiled and steps measured.
   const security = await securityOf(settings);
   Deno.listen({ hostname: settings.host, port: settings.port }).close();
   checkOpenFiles(settings.maxConnections, openFilesLimit());
   const artefact = await openArtefact(settings.model);
+  const texts = textsOf(artefact);
   const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
   const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
   const maxTokens = Math.min(settings.maxContext, artefact.plan.config.maxPositionEmbeddings);
@@ -87,7 +89,7 @@ async function serve(settings: Settings): Promise<void> {
     memory,
     startedSeconds: Math.floor(Date.now() / 1000),
   };
-  for (const line of describeModel(artefact, build, { maxTokens, slots })) say(line);
+  for (const line of describeModel(artefact, build, { maxTokens, slots, chosen })) say(line);
 
   // What steps cost, and what is watched of them and of the machine.
   const key: StepTableKey = {
@@ -125,7 +127,7 @@ async function serve(settings: Settings): Promise<void> {
     });
   const writer = requestLog();
   const services = servicesOf({
-    ...{ settings, artefact, chosen, maxTokens, security, build, registry, metrics, writer, now },
+    ...{ settings, artefact, texts, chosen, maxTokens, security, build, registry, metrics, writer, now },
   });
   const warm = await warmUp({ engineWith, services, budgetMs: WARM_UP_MS });
   say(`warm-up: ${warm.answers} answers in ${Math.round(warm.ms)} ms`);
@@ -138,6 +140,7 @@ async function serve(settings: Settings): Promise<void> {
     limits: settings,
     onRefusal: (refusal) => services.refusals.note(refusal),
   });
+  stopsAtOnce[Symbol.dispose]();
   stopOnSignals(hangUpIgnored, {
     async stop(signal) {
       say(`Stopping on ${signal}: requests have ${settings.drainSeconds} s to end, another signal ends them at once`);

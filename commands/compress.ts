@@ -11,6 +11,7 @@ import { parseRecipe } from "../compression/recipe.ts";
 import { formatReport } from "../compression/report.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
 import type { BlockSize } from "../models/int4.ts";
+import { chatTemplateOf } from "../models/chat_template.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { parseFlags } from "./flags.ts";
@@ -52,6 +53,12 @@ await runCommand(async () => {
   const recipe = parseRecipe(flags.recipe === undefined ? {} : await readJson(flags.recipe));
   using checkpoint = await openCheckpoint(flags.model);
   if (checkpoint.tokenizer === null) throw new RangeError(`Cannot compress ${flags.model}: it has no tokenizer`);
+  try {
+    chatTemplateOf(checkpoint.tokenizer.tokenizerConfig);
+  } catch (cause) {
+    // What cannot be parsed could not be served.
+    throw new RangeError(`Cannot compress ${flags.model}: ${(cause as Error).message}`, { cause });
+  }
   const text = await Deno.readTextFile(flags.calibration ?? DEFAULT_TEXT);
   const tokens = new Tokenizer(checkpoint.tokenizer).encode(text, { addSpecialTokens: false });
   const out = resolve(flags.out);

@@ -10,7 +10,7 @@ const File = z.strictObject({
   key: z.record(z.string(), z.union([z.string(), z.number()])),
   table: z.strictObject({
     rows: z.array(z.int().min(1)),
-    stepMs: z.array(z.array(milliseconds)),
+    stepMs: z.array(z.array(milliseconds.positive())),
     decodeContextMs: z.array(milliseconds),
     prefillContextMs: z.array(milliseconds),
   }),
@@ -22,20 +22,22 @@ export type StepTableKey = Readonly<Record<string, string | number>>;
 /**
  * Takes the step table of a key from a folder, or measures it and keeps it there.
  *
- * Without the right to write there nothing is kept. A file that cannot be understood is measured anew.
+ * Without the right to write there nothing is kept. A file that cannot be understood, or has another number of levels, is
+ * measured anew.
  *
  * @param say Takes a line that says where the table came from and what became of it.
  */
 export async function keptStepTable(
-  { folder, key, measure, say }: {
+  { folder, key, levels, measure, say }: {
     folder: string;
     key: StepTableKey;
+    levels: number;
     measure: () => Promise<StepTable>;
     say: (line: string) => void;
   },
 ): Promise<StepTable> {
   const path = pathOf(folder, key);
-  const kept = await read(path, say);
+  const kept = await read(path, levels, say);
   if (kept !== null) {
     say(`step times: from ${path}`);
     return kept;
@@ -72,7 +74,7 @@ function pathOf(folder: string, key: StepTableKey): string {
   return join(folder, `${createHash("sha256").update(JSON.stringify(key)).digest("hex").slice(0, 32)}.json`);
 }
 
-async function read(path: string, say: (line: string) => void): Promise<StepTable | null> {
+async function read(path: string, levels: number, say: (line: string) => void): Promise<StepTable | null> {
   let text: string;
   try {
     text = await Deno.readTextFile(path);
@@ -82,8 +84,9 @@ async function read(path: string, say: (line: string) => void): Promise<StepTabl
   }
   try {
     const { table } = File.parse(JSON.parse(text));
-    new StepCosts(table);
-    return table;
+    if (new StepCosts(table).levels === levels) return table;
+    say(`step times: ${path} has ${table.stepMs.length} levels, the model ${levels}`);
+    return null;
   } catch {
     say(`step times: ${path} is not understood`);
     return null;

@@ -1,6 +1,7 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { join } from "node:path";
+import type { StepTable } from "./step_costs.ts";
 import { keptStepTable, type StepTableKey } from "./step_table_cache.ts";
 
 const TABLE = { rows: [1, 4], stepMs: [[2, 3]], decodeContextMs: [0.1], prefillContextMs: [0] };
@@ -14,7 +15,7 @@ describe("keptStepTable()", () => {
     let measured = 0;
     const lines: string[] = [];
     const measure = () => (measured++, Promise.resolve(TABLE));
-    const table = await keptStepTable({ folder: where, key, measure, say: (line) => void lines.push(line) });
+    const table = await keptStepTable({ folder: where, key, levels: 1, measure, say: (line) => void lines.push(line) });
     deepEqual(table, TABLE);
     return { measured, lines };
   }
@@ -35,6 +36,21 @@ describe("keptStepTable()", () => {
       equal(measured, 1);
       match(lines[0]!, /is not understood/);
     }
+  });
+
+  it("measures anew where the model has other levels, and says so", async () => {
+    const lines: string[] = [];
+    const take = (levels: number, table: StepTable) =>
+      keptStepTable({
+        ...{ folder: join(folder, "levels"), key: { digest: "c" }, levels },
+        measure: () => Promise.resolve(table),
+        say: (line) => void lines.push(line),
+      });
+    await take(1, TABLE);
+    const wider = { ...TABLE, stepMs: [[2, 3], [1, 2]], decodeContextMs: [0, 0], prefillContextMs: [0, 0] };
+    deepEqual(await take(2, wider), wider);
+    match(lines.join("\n"), /has 1 levels, the model 2/);
+    deepEqual(await take(2, TABLE), wider);
   });
 
   it("goes on where it cannot write, and says so", async () => {

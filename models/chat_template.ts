@@ -30,16 +30,22 @@ const TokenizerConfig = z.looseObject({
 /** Writes a conversation as the one text that a model was trained to answer. */
 export class ChatTemplate {
   readonly #template: Template;
-  readonly #tokens: Readonly<Record<string, string>>;
+  readonly #variables: Readonly<Record<string, unknown>>;
 
   /**
    * @param source In Jinja, as `chat_template` of `tokenizer_config.json` holds it.
-   * @param tokens What the template knows as `bos_token` and `eos_token`.
+   * @param tokens What the template knows as `bos_token` and `eos_token`; null is unknown to it.
    * @throws {ChatTemplateError} If the source cannot be parsed.
    */
   constructor(source: string, tokens: { readonly bosToken: string | null; readonly eosToken: string | null }) {
     this.#template = asTemplateError("Cannot parse the chat template", () => new Template(source));
-    this.#tokens = { bos_token: tokens.bosToken ?? "", eos_token: tokens.eosToken ?? "" };
+    const { bosToken, eosToken } = tokens;
+    this.#variables = {
+      // As in transformers, where templates ask whether there are any.
+      ...{ tools: null, documents: null, add_generation_prompt: true },
+      ...(bosToken !== null && { bos_token: bosToken }),
+      ...(eosToken !== null && { eos_token: eosToken }),
+    };
   }
 
   /**
@@ -51,7 +57,7 @@ export class ChatTemplate {
   render(messages: readonly ChatMessage[]): string {
     return asTemplateError(
       "The chat template refuses these messages",
-      () => this.#template.render({ ...this.#tokens, messages, add_generation_prompt: true }),
+      () => this.#template.render({ ...this.#variables, messages }),
     );
   }
 }

@@ -24,6 +24,12 @@ describe("chatTemplateOf()", () => {
     equal(chatTemplateOf({ chat_template: REFUSING, bos_token: null })?.render(ask), " Hi? ");
   });
 
+  it("knows of no tools, no documents and no token that the tokenizer lacks", () => {
+    const source = "{% if tools is not none or documents is not none %}tools{% endif %}" +
+      "{% if bos_token is defined %}begin{% endif %}{{ eos_token }}{{ messages[0].content }}";
+    equal(chatTemplateOf({ chat_template: source, eos_token: "</s>" })?.render(ask), "</s> Hi? ");
+  });
+
   it("takes the default of several templates", () => {
     const templates = [{ name: "tool_use", template: "tools" }, {
       name: "default",

@@ -63,7 +63,11 @@ export interface Sequence {
    * @throws {RangeError} If it was closed, the level is not narrower, or the decoder cannot narrow.
    */
   narrow(level: number): void;
-  /** Gives the caches back. Closing twice does nothing. */
+  /**
+   * Gives the caches back. Closing twice does nothing, nor does it after the decoder was closed.
+   *
+   * @throws {TypeError} If a step is under way; it is to be closed after that.
+   */
   close(): void;
 }
 
@@ -82,8 +86,8 @@ class OpenSequence implements Sequence {
   }
   close(): void {
     if (this.closed) return;
-    this.closed = true;
     this.owner.release(this);
+    this.closed = true;
   }
 }
 
@@ -94,6 +98,7 @@ export class Decoder {
   readonly #memory: DecoderMemory;
   /** Of the last step's entries: their first row among the logits. */
   #firstLogits: readonly (number | undefined)[] = [];
+  #closed = false;
 
   constructor(session: Session, memory: DecoderMemory, options: DecoderOptions) {
     this.#options = options;
@@ -140,7 +145,9 @@ export class Decoder {
     if (caches === null) throw new RangeError(`Cannot open a sequence: all ${lanes} slots are taken`);
     return new OpenSequence(level, caches, {
       narrow: (sequence, level) => this.#narrow(sequence, level),
-      release: ({ caches }) => caches.release(),
+      release: ({ caches }) => {
+        if (!this.#closed) caches.release();
+      },
     });
   }
 
@@ -217,6 +224,7 @@ export class Decoder {
   /** Frees the session. @throws {TypeError} If a step is under way. */
   close(): void {
     this.#session.close();
+    this.#closed = true;
     this.#memory.close();
   }
 

@@ -146,6 +146,15 @@ for (const [name, model] of Object.entries(MODELS)) {
       sequence.close();
     });
 
+    it("lets a sequence be closed after the step that it could not be closed in", async () => {
+      const sequence = exact.openSequence(0);
+      const step = exact.step([{ sequence, tokens: TOKENS, logits: "last" }]);
+      throws(() => sequence.close(), TypeError);
+      await step;
+      sequence.close();
+      equal(exact.freeSlots, 3);
+    });
+
     it("refuses steps that it cannot hold", async () => {
       const sequence = exact.openSequence(1);
       const step = (tokens: number[]) => exact.step([{ sequence, tokens, logits: "last" }]);

@@ -1,21 +1,22 @@
 import type { Artefact } from "../../models/artefact.ts";
 import type { Build } from "../../routes/mod.ts";
 import { describeDevice } from "../device.ts";
-import type { MemoryPlan } from "./memory_plan.ts";
+import type { MemoryDemand, MemoryPlan } from "./memory_plan.ts";
 import { mebibytes } from "./say.ts";
 
 /** What is said at start of the model and what runs it: a line each. */
 export function describeModel(
   artefact: Pick<Artefact, "name" | "plan" | "levels">,
   build: Build & { readonly memory: MemoryPlan },
-  { maxTokens, slots }: { readonly maxTokens: number; readonly slots: number },
+  { maxTokens, slots, chosen }: Pick<MemoryDemand, "maxTokens" | "slots" | "chosen">,
 ): string[] {
   const { config } = artefact.plan;
   const levels = artefact.levels.map(({ pruningRate, keptParameters }) =>
     `${pruningRate} (${(keptParameters / 1e6).toFixed(1)} M)`
   );
   const { weights, kv_cache: cache } = build.memory;
-  const [kept, most] = build.device.device === "cuda" ? ["copied there", ""] : ["mapped", "up to "];
+  const most = chosen.device === "cuda" ? "" : "up to ";
+  const kept = chosen.device === "cuda" ? "copied there" : chosen.operators === null ? "mapped, and packed" : "packed";
   return [
     `espalier ${build.version}`,
     `model ${artefact.name}: ${config.family}, ${config.numHiddenLayers} layers, vocabulary ${config.vocabSize}`,

@@ -23,7 +23,8 @@ export function memoryPlan(
   { maxTokens, slots, chosen }: MemoryDemand,
 ): MemoryPlan {
   return {
-    weights: artefact.weightBytes,
+    // ONNX Runtime's own operators on the CPU pack a copy of the mapped file; ours give the file's pages back.
+    weights: artefact.weightBytes * (chosen.device === "cpu" && chosen.operators === null ? 2 : 1),
     // Our operators for CUDA warm up in a slot of their own.
     ...(chosen.device === "cuda"
       ? poolBytes(artefact.plan, { slots: slots + (chosen.operators === null ? 0 : 1), maxTokens })

@@ -18,6 +18,7 @@ const UNITS_PER_TOKEN = 16;
 export interface ServicesOptions {
   readonly settings: Settings;
   readonly artefact: Artefact;
+  readonly texts: Texts;
   readonly chosen: Pick<ChosenDevice, "device" | "operators">;
   /** Of prompt and answer together. */
   readonly maxTokens: number;
@@ -30,14 +31,26 @@ export interface ServicesOptions {
   readonly now: () => number;
 }
 
+/** What makes tokens of texts. */
+type Texts = Pick<Services, "tokenizer" | "chatTemplate">;
+
 /**
- * What the routes work with besides an engine.
+ * What makes tokens of texts, by what the artefact has for it.
  *
- * @throws {RangeError} If the artefact's tokenizer is none that we support.
+ * @throws {RangeError} If its tokenizer is none that we support.
  * @throws {ChatTemplateError} If its chat template cannot be parsed.
  */
+export function textsOf({ tokenizer }: Pick<Artefact, "tokenizer">): Texts {
+  if (tokenizer === null) return { tokenizer: null, chatTemplate: null };
+  return {
+    tokenizer: new ThreadedTokenizer(tokenizer),
+    chatTemplate: threadedChatTemplateOf(tokenizer.tokenizerConfig),
+  };
+}
+
+/** What the routes work with besides an engine. */
 export function servicesOf(
-  { settings, artefact, chosen, maxTokens, security, build, registry, metrics, writer, now }: ServicesOptions,
+  { settings, artefact, texts, chosen, maxTokens, security, build, registry, metrics, writer, now }: ServicesOptions,
 ): Omit<Services, "engine"> {
   const { config } = artefact.plan;
   const log: Services["log"] = (line) => writer.log(lineOf(line));
@@ -53,8 +66,7 @@ export function servicesOf(
         cacheBytesPerToken: level.cacheElementsPerToken * cacheElementBytes(chosen.device, chosen.operators !== null),
       })),
     },
-    tokenizer: artefact.tokenizer === null ? null : new ThreadedTokenizer(artefact.tokenizer),
-    chatTemplate: artefact.tokenizer === null ? null : threadedChatTemplateOf(artefact.tokenizer.tokenizerConfig),
+    ...texts,
     limits: {
       maxBodyBytes: settings.maxBodyBytes,
       maxJsonDepth: settings.maxJsonDepth,

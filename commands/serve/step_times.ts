@@ -42,6 +42,7 @@ export async function stepTable(
   const table = await keptStepTable({
     folder,
     key,
+    levels: pruningRates.length,
     measure: () =>
       measureSteps(runner, {
         pruningRates,

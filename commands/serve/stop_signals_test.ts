@@ -1,4 +1,4 @@
-import { deepEqual } from "node:assert/strict";
+import { deepEqual, equal } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { stopOnce, type StopSignal } from "./stop_signals.ts";
 
@@ -73,4 +73,25 @@ describe("stopOnSignals()", () => {
       deepEqual([code, new TextDecoder().decode(stdout)], [0, `${stoppedBy}\n`]);
     });
   }
+});
+
+describe("exitOnSignals()", () => {
+  const module = JSON.stringify(import.meta.resolve("./stop_signals.ts"));
+  const ends = async (then: string) => {
+    const program = `import { exitOnSignals } from ${module};
+      const exits = exitOnSignals(false);
+      ${then}
+      Deno.kill(Deno.pid, "SIGTERM");
+      await new Promise((resolve) => setTimeout(resolve, 5000));`;
+    return await new Deno.Command(Deno.execPath(), { args: ["eval", program] }).output();
+  };
+
+  it("ends the process with what a shell would show", async () => equal((await ends("")).code, 143));
+
+  it("leaves signals alone once it is disposed of", async () => {
+    const { code } = await ends(
+      `exits[Symbol.dispose](); Deno.addSignalListener("SIGTERM", () => Deno.exit(7));`,
+    );
+    equal(code, 7);
+  });
 });
