@@ -24,10 +24,10 @@ const RETURN = 1.1;
  * queue is filled up to what the door allows, so everyone is on the edge of it, and who is let in must be sure: with the
  * prediction that holds four times out of five 98.1 % of those let in were in time at three times the load, and 48.4 % of
  * all who came; with the one that holds nineteen times out of twenty 98.9 and 49.3 % (60 traces that nothing was chosen
- * by). Measured by what rate 0 sustains, whatever the narrowest level, the door stood open to a load that rate 0.05 could
- * never serve, and lost budgets took the slots of those that could be kept: in four traces of 150 s 58.8 % were met so
- * under `predictive:0.05`, and 71.8 % are now. From 1.1 to 1.3 it would be 76.1 %, for half as many refusals again under
- * the default policy.
+ * by). Measured by what rate 0 sustains, whatever the narrowest level, the door would stand open to a load that rate 0.05
+ * can never serve, and lost budgets would take the slots of those that can be kept: in four traces of 150 s 58.8 % are
+ * met so under `predictive:0.05`, and 71.8 % by the narrowest level. From 1.1 to 1.3 it would be 76.1 %, for half as many
+ * refusals again under the default policy.
  */
 const DOOR = { from: 1.1, to: 1.4 } as const;
 
