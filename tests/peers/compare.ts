@@ -9,6 +9,7 @@ import { runCommand } from "../../commands/run_command.ts";
 import { table } from "../../compression/report.ts";
 import { openKernels } from "../../kernels/native_library.ts";
 import { ReadLoop } from "../../kernels/read_bandwidth.ts";
+import type { BlockSize } from "../../models/int4.ts";
 import { bytesPerToken, espalier } from "./espalier.ts";
 import { Common } from "./flags.ts";
 import { llamaCpp } from "./llama_cpp.ts";
@@ -23,21 +24,23 @@ const Flags = Common.extend({
 const COLUMNS = ["one", "eight", "prefill"] as const satisfies readonly (keyof Speeds)[];
 
 await runCommand(async () => {
-  const { shape, folder, rounds, threads } = parseFlags(Flags, Deno.args, {
+  const { shape, blockSize, folder, rounds, threads } = parseFlags(Flags, Deno.args, {
     name: "deno run -A tests/peers/compare.ts",
     summary: "Measures decode and prefill of Espalier and its peers in turn, after tests/peers/prepare.ts.",
   });
   const workload: Workload = { threads, context: 64, steps: 32, prefillTokens: 256, prefills: 5 };
+  const ours = { folder, shape, blockSize: Number(blockSize) as BlockSize };
   const participants = [
-    espalier(folder, shape, 0),
-    espalier(folder, shape, 0.35),
+    espalier(ours, 0),
+    espalier(ours, 0.35),
     llamaCpp(folder, shape),
     onnxruntimeGenai(folder, shape),
   ];
-  const weightBytes = await bytesPerToken(folder, shape);
+  const weightBytes = await bytesPerToken(ours);
   const { samples, readLoop } = await measureInTurn(participants, workload, rounds);
   console.log(
-    `${shape}, ${threads} threads, medians of ${rounds} rounds; tokens/s, and rate 0 of Espalier against it, by round`,
+    `${shape}, ${threads} threads, Espalier with blocks of ${blockSize}, medians of ${rounds} rounds; tokens/s, and ` +
+      "rate 0 of Espalier against it, by round",
   );
   console.log(format(participants, samples));
   console.log(

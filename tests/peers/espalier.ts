@@ -3,33 +3,42 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isArtefact, openArtefact } from "../../models/artefact.ts";
+import type { BlockSize } from "../../models/int4.ts";
 import { KNOWN_SHAPES, type ShapeName } from "../../models/known_shapes.ts";
 import { writeRandomArtefact } from "../../models/random_artefact.ts";
 import { type Participant, PrintedSpeeds, run } from "./workload.ts";
 
-function artefactFolder(folder: string, shape: ShapeName): string {
-  return join(folder, shape, "espalier");
+/** Which random artefact: of a shape, with blocks of a size, in a folder. */
+interface Which {
+  readonly folder: string;
+  readonly shape: ShapeName;
+  readonly blockSize: BlockSize;
 }
 
-/** Makes the artefact of a shape, with blocks of 32 as the others have them, unless it is there. */
-export async function prepareEspalier(folder: string, shape: ShapeName): Promise<void> {
-  const path = artefactFolder(folder, shape);
+function artefactFolder({ folder, shape, blockSize }: Which): string {
+  return join(folder, shape, `espalier-${blockSize}`);
+}
+
+/** Makes the artefact, unless it is there. */
+export async function prepareEspalier(which: Which): Promise<void> {
+  const path = artefactFolder(which);
   if (await isArtefact(path)) return;
-  await writeRandomArtefact(path, { config: KNOWN_SHAPES[shape], blockSize: 32, seed: 1, name: shape });
+  const { shape, blockSize } = which;
+  await writeRandomArtefact(path, { config: KNOWN_SHAPES[shape], blockSize, seed: 1, name: shape });
 }
 
-/** Bytes of weights that one token decoded at rate 0 reads; those of llama.cpp's model are as many. */
-export async function bytesPerToken(folder: string, shape: ShapeName): Promise<number> {
-  return (await openArtefact(artefactFolder(folder, shape))).levels[0]!.bytesPerToken;
+/** Bytes of weights that one token decoded at rate 0 reads; with blocks of 32 those of llama.cpp's model are as many. */
+export async function bytesPerToken(which: Which): Promise<number> {
+  return (await openArtefact(artefactFolder(which))).levels[0]!.bytesPerToken;
 }
 
 /** Espalier with our operators, at one of the artefact's rates. */
-export function espalier(folder: string, shape: ShapeName, pruningRate: number): Participant {
+export function espalier(which: Which, pruningRate: number): Participant {
   return {
     name: `Espalier, rate ${pruningRate}`,
     async measure(workload) {
       const program = fileURLToPath(new URL("espalier_bench.ts", import.meta.url));
-      const args = [artefactFolder(folder, shape), String(pruningRate), JSON.stringify(workload)];
+      const args = [artefactFolder(which), String(pruningRate), JSON.stringify(workload)];
       return PrintedSpeeds.parse(JSON.parse(await run(Deno.execPath(), ["run", "--allow-all", program, ...args])));
     },
   };
