@@ -8,9 +8,9 @@ type Floats = Float32Array<ArrayBuffer>;
  * projections of SmolLM2-135M on text that calibration did not see: 3 to 6 % less; of `down` up to 3 %.)
  *
  * @param weight `[rows, columns]`
- * @param sharedBy Columns `column` and `column + i` whose inputs are multiplied by one factor, as a function of either;
- * not given: every column has its own.
- * @returns One factor per column, or per place that `sharedBy` names; 1 where all its columns are zero.
+ * @param sharedBy Which columns share a factor: `of(column)` is its place among `factors`; not given: every column has its
+ * own.
+ * @returns One factor per column, or per place that `sharedBy.of` gives; 1 where all its columns are zero.
  */
 export function columnFactors(
   weight: Floats,

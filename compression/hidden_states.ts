@@ -41,7 +41,7 @@ export function normalized(rows: Floats, weight: Floats, epsilon: number): Float
 }
 
 /**
- * Sums of cosines between what enters and what leaves a layer, for block influence (uniql.md §4).
+ * Mean cosine distance between what enters and what leaves a layer, its block influence (uniql.md §4).
  *
  * @param tokens Which rows of a window count.
  * @returns The mean of `1 − cos`.

@@ -132,7 +132,7 @@ export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationDat
 export function diskNeeded(checkpoint: Checkpoint, { windows }: CalibrationData, blockSize: BlockSize): number {
   const { description } = checkpoint;
   const activations = 4 * windows.length * windows[0]!.length * description.config.hiddenSize;
-  // Of two networks, and the next before the last are removed.
+  // Four sets: the streams of two networks, and new files are written before the old ones are removed.
   return variantSize(densePlan(description), 0, blockSize).bytes + 4 * activations;
 }
 

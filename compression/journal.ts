@@ -100,12 +100,12 @@ function sha256(text: string): string {
 /**
  * Removes what a run keeps for the case that it is cut off.
  *
- * @param but What this journal names stays, and it itself; without one nothing does.
+ * @param keep The files that this journal names stay, and the journal too. Without it everything is removed.
  */
-export async function removeState(folder: string, but?: Journal): Promise<void> {
-  const files = but === undefined ? [] : [...Object.values(but.streams), ...but.arrangedBy.flat()];
+export async function removeState(folder: string, keep?: Journal): Promise<void> {
+  const files = keep === undefined ? [] : [...Object.values(keep.streams), ...keep.arrangedBy.flat()];
   const needed = new Set(files.map((file) => file?.name));
-  if (but !== undefined) needed.add(JOURNAL_FILE);
+  if (keep !== undefined) needed.add(JOURNAL_FILE);
   for await (const { name } of Deno.readDir(folder)) {
     const isState = name.startsWith(JOURNAL_FILE) || name.startsWith("hidden.") || name.startsWith("arrangement.");
     if (isState && !needed.has(name)) await Deno.remove(join(folder, name));

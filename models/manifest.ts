@@ -80,7 +80,10 @@ const Block = z.discriminatedUnion("kind", [
     widths: z.array(Size).min(1),
     /** The original channel at each place, most important first. */
     channels: z.array(z.int().nonnegative()).min(1),
-    /** Raw scores by original channel (lower is kept longer for ridge leverage's κ); empty where the order has none. */
+    /**
+     * Raw scores by original channel, higher is kept longer: ridge leverages, 0 to 1, or lengths of weights; empty where
+     * the order has none.
+     */
     channelScores: z.array(z.number()),
   }),
   z.strictObject({

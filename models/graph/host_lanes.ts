@@ -5,7 +5,8 @@ import type { LaneInputs } from "./cached_attention.ts";
  * The same lanes, in a way that lets the runtime compute on the CPU what follows from them alone, the sizes of slices and
  * paddings, and not on a CUDA device, from which it would have to fetch every one of them.
  *
- * It leaves on the CPU what depends on sizes of tensors, graph inputs and small constants. So a size is added, times 0.
+ * It leaves on the CPU what depends on the size of a tensor, and beside it on graph inputs and small constants alone. So
+ * that every lane input depends on a size, `0 · size(tokens)` is added to it.
  *
  * @param tokens Any tensor; only its size is read.
  */
