@@ -22,7 +22,10 @@ export const Recipe = z.strictObject({
   quantizer: z.enum(["gptq", "nearest"]).default("gptq"),
   /** Makes the columns of what is cut by columns equally large; see `columnFactors`. */
   balance: z.boolean().default(true),
-  /** Shrinks a block's scale where that lowers its weighted error. */
+  /**
+   * Searches for each scale that makes the weighted error small, instead of one that just covers the greatest weight; see
+   * `searchScale`.
+   */
   scaleSearch: z.boolean().default(true),
 });
 

@@ -1,13 +1,13 @@
 import { int4Scale, ROUNDER } from "../models/int4.ts";
 
 /**
- * Scales that are tried, as parts of the one that just covers the greatest weight. After the least-squares step more of
+ * Magnitudes of the scales that are tried, as parts of the one that just covers the greatest weight. After the least-squares step more of
  * them change the error of GPTQ on correlated inputs by less than 2 % (blocks of 32 and 128, normal and heavy tails).
  */
-const SHRINK_FACTORS = [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2];
+const MAGNITUDES = [0.5, 0.6, 0.7, 0.8, 0.9, 1, 1.1, 1.2];
 
 /** With the other sign, −8, which has no counterpart, stands for a weight above zero. */
-const FACTORS = [...SHRINK_FACTORS, ...SHRINK_FACTORS.map((factor) => -factor)];
+const FACTORS = [...MAGNITUDES, ...MAGNITUDES.map((magnitude) => -magnitude)];
 
 /**
  * A float16 scale for a group of weights that makes the weighted squared error small: each factor's codes are taken as
