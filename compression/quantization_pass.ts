@@ -79,14 +79,14 @@ export async function quantizeBlock(
     for (const projection of projections.filter((projection) => projection.cut === cut)) {
       const { weight, bias, input } = projection;
       const stored = projection.stored(config, plan);
-      const { reconstruction, error } = await quantizeCut[cut](quantization, packed[weight]!, {
+      const { reconstruction, relativeSquaredError } = await quantizeCut[cut](quantization, packed[weight]!, {
         gram: statistics.get(`${input}.gram`)!,
         drift: statistics.get(`${input}.drift`)!,
         order: projection.order(config, plan),
         stored,
       });
       quantized[weight] = reconstruction;
-      errors.push(errorOf(stored[0]!.name.replace(/\.0$/, ""), error));
+      errors.push(errorOf(stored[0]!.name.replace(/\.0$/, ""), relativeSquaredError));
       const added = bias === undefined ? null : packed[bias]!;
       const order = projection.order(config, plan);
       if (added !== null) await writeBias(writer, cut === "rows" ? takeRows(added, 1, order) : added, cut, stored);
@@ -143,15 +143,16 @@ export async function quantizeEmbedding(
   const [quantizer, gram] = config.tieWordEmbeddings
     ? [recipe.quantizer, withEqualWeight(await headInputs(algebra, await model.readHeadRotation(), headGram, D), D)]
     : ["nearest" as const, identity(D)];
-  const { reconstruction, error } = await quantizeWhole(
+  const { reconstruction, relativeSquaredError } = await quantizeWhole(
     { ...quantization, recipe: { ...recipe, quantizer } },
     embeddingMatrix(config),
     await model.readEmbedding(),
     await factorHessian(algebra, gram, D),
     progress,
   );
-  return { embedding: reconstruction, error: errorOf("embedding", error) };
+  return { embedding: reconstruction, error: errorOf("embedding", relativeSquaredError) };
 }
+
 /**
  * Quantizes what stands between the last block and the logits, on what leaves the quantized blocks and towards what
  * leaves the unmodified ones.
@@ -190,13 +191,13 @@ export async function quantizeHead(
   const hessian = await factorHessian(algebra, gram, D, dampeningFor(D, quantization.tokens));
   const errors: MatrixError[] = [];
   for (const { matrix, weight, name } of matrices) {
-    const { error } = await quantizeWhole(
+    const { relativeSquaredError } = await quantizeWhole(
       quantization,
       matrix,
       await withoutInputDrift(algebra, weight!, { drift, gram }),
       hessian,
     );
-    errors.push(errorOf(name, error));
+    errors.push(errorOf(name, relativeSquaredError));
   }
   return errors;
 }
@@ -241,8 +242,8 @@ function identity(size: number): Floats {
 interface Quantized {
   /** In the order that was given. */
   readonly reconstruction: Floats;
-  /** See `QuantizedMatrix.relativeError`. */
-  readonly error: number;
+  /** See `QuantizedMatrix.relativeSquaredError`. */
+  readonly relativeSquaredError: number;
 }
 
 /** Rows of a tall matrix that are quantized at once, to bound the memory of their working copies. */
@@ -261,7 +262,7 @@ async function quantizeWhole(
   const codes = new Uint8Array(outFeatures * blocks * blockSize / 2);
   const scales = new Uint16Array(outFeatures * blocks);
   const reconstruction = new Float32Array(weight.length);
-  let error = 0;
+  let relativeSquaredError = 0;
   for (let row = 0; row < outFeatures; row += ROWS_AT_ONCE) {
     const rows = Math.min(ROWS_AT_ONCE, outFeatures - row);
     const part = await quantizeColumns(
@@ -274,12 +275,12 @@ async function quantizeWhole(
     codes.set(packed.codes, row * blocks * blockSize / 2);
     scales.set(packed.scales, row * blocks);
     reconstruction.set(part.reconstruction, row * inFeatures);
-    error += part.relativeError * rows / outFeatures;
+    relativeSquaredError += part.relativeSquaredError * rows / outFeatures;
     progress?.((row + rows) / outFeatures);
   }
   await writer.write(`${name}.codes`, codes);
   await writer.write(`${name}.scales`, scales);
-  return { reconstruction, error };
+  return { reconstruction, relativeSquaredError };
 }
 
 /** What a projection of a block is quantized by. */
@@ -304,7 +305,7 @@ async function quantizeRows(
   const { inFeatures } = stored[0]!;
   const hessian = await factorHessian(algebra, gram, inFeatures, dampeningFor(inFeatures, quantization.tokens));
   const wanted = await withoutInputDrift(algebra, weight, { drift, gram });
-  const { int4, reconstruction, relativeError } = await quantizeColumns(
+  const { int4, reconstruction, relativeSquaredError } = await quantizeColumns(
     quantization,
     takeRows(wanted, inFeatures, order),
     hessian,
@@ -314,7 +315,10 @@ async function quantizeRows(
   for (const { name, outFeatures } of stored) {
     await write(writer, name, int4, { blockSize, rows: { start, end: start += outFeatures } });
   }
-  return { reconstruction: takeRows(reconstruction, inFeatures, inverseOrder(order)), error: relativeError };
+  return {
+    reconstruction: takeRows(reconstruction, inFeatures, inverseOrder(order)),
+    relativeSquaredError,
+  };
 }
 
 /**
@@ -331,7 +335,7 @@ async function quantizeSegments(
   const dampening = dampeningFor(columns, quantization.tokens);
   const hessian = await factorHessian(algebra, permuteSymmetric(gram, order), columns, dampening);
   const wanted = takeColumns(await withoutDrift(algebra, weight, { missing: drift, gram }), columns, order);
-  const { int4, reconstruction, relativeError } = await quantizeColumns(
+  const { int4, reconstruction, relativeSquaredError } = await quantizeColumns(
     quantization,
     wanted,
     hessian,
@@ -341,7 +345,10 @@ async function quantizeSegments(
   for (const { name, inFeatures } of stored) {
     await write(writer, name, int4, { blockSize, columns: { start, end: start += inFeatures } });
   }
-  return { reconstruction: takeColumns(reconstruction, columns, inverseOrder(order)), error: relativeError };
+  return {
+    reconstruction: takeColumns(reconstruction, columns, inverseOrder(order)),
+    relativeSquaredError,
+  };
 }
 
 function quantizeColumns(
@@ -378,6 +385,6 @@ async function write(
   await writer.write(`${name}.scales`, scales);
 }
 
-function errorOf(matrix: string, relativeError: number): MatrixError {
-  return { matrix, relativeError: Math.sqrt(relativeError) };
+function errorOf(matrix: string, relativeSquaredError: number): MatrixError {
+  return { matrix, relativeError: Math.sqrt(relativeSquaredError) };
 }

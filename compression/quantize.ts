@@ -18,7 +18,7 @@ export interface QuantizedMatrix {
   /** What it stands for, `[outFeatures, inFeatures]`. */
   readonly reconstruction: Float32Array<ArrayBuffer>;
   /** Squared error of the outputs over their squared size, on the calibration inputs: `tr(ΔHΔᵀ) / tr(WHWᵀ)`. */
-  readonly relativeError: number;
+  readonly relativeSquaredError: number;
 }
 
 /**
@@ -39,7 +39,7 @@ export async function quantize(
   for (let i = 0; i < weight.length; i++) difference[i]! -= reconstruction[i]!;
   const size = await outputEnergy(algebra, weight, hessian);
   const error = await outputEnergy(algebra, difference, hessian);
-  return { int4, reconstruction, relativeError: size === 0 ? 0 : error / size };
+  return { int4, reconstruction, relativeSquaredError: size === 0 ? 0 : error / size };
 }
 
 function checkJob({ weight, outFeatures, inFeatures, groupStarts, hessian }: QuantizationJob): void {

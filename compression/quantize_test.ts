@@ -161,7 +161,7 @@ describe("quantize() by gptq", () => {
         const job = await jobOn(inputs(300, seed), { scaleSearch });
         const compensated = await quantize(plain, "gptq", job);
         const rounded = await quantize(plain, "nearest", job);
-        ok(compensated.relativeError < 0.7 * rounded.relativeError);
+        ok(compensated.relativeSquaredError < 0.7 * rounded.relativeSquaredError);
       }
     }
   });
@@ -170,11 +170,11 @@ describe("quantize() by gptq", () => {
     const dead = [0, 33, 71];
     const x = inputs(300, 8).map((value, at) => dead.includes(at % inFeatures) ? 0 : value);
     for (const scaleSearch of [false, true]) {
-      const { reconstruction, relativeError } = await quantize(plain, "gptq", await jobOn(x, { scaleSearch }));
+      const { reconstruction, relativeSquaredError } = await quantize(plain, "gptq", await jobOn(x, { scaleSearch }));
       for (let row = 0; row < outFeatures; row++) {
         for (const column of dead) equal(reconstruction[row * inFeatures + column], 0);
       }
-      ok(relativeError > 0 && relativeError < 0.02);
+      ok(relativeSquaredError > 0 && relativeSquaredError < 0.02);
     }
   });
 
@@ -204,7 +204,7 @@ describe("quantize()", () => {
     const x = inputs(50, 11);
     const job = await jobOn(x);
     for (const method of ["gptq", "nearest"] as const) {
-      const { reconstruction, relativeError } = await quantize(plain, method, job);
+      const { reconstruction, relativeSquaredError } = await quantize(plain, method, job);
       let error = 0;
       let size = 0;
       for (let token = 0; token < 50; token++) {
@@ -218,7 +218,7 @@ describe("quantize()", () => {
           size += exact ** 2;
         }
       }
-      ok(Math.abs(relativeError - error / size) < 1e-4 * relativeError);
+      ok(Math.abs(relativeSquaredError - error / size) < 1e-4 * relativeSquaredError);
     }
   });
 
@@ -227,7 +227,7 @@ describe("quantize()", () => {
       const x = inputs(300, 12, shared);
       const covering = await quantize(plain, method, await jobOn(x));
       const searched = await quantize(plain, method, await jobOn(x, { scaleSearch: true }));
-      ok(searched.relativeError < 0.85 * covering.relativeError);
+      ok(searched.relativeSquaredError < 0.85 * covering.relativeSquaredError);
     }
   });
 
@@ -238,14 +238,14 @@ describe("quantize()", () => {
           weight: new Float32Array(outFeatures * inFeatures),
           scaleSearch,
         });
-        const { int4, relativeError } = await quantize(plain, method, nothing);
+        const { int4, relativeSquaredError } = await quantize(plain, method, nothing);
         ok(int4.codes.every((code) => code === ZERO_POINT));
         deepEqual([...new Float16Array(int4.scales.buffer)], new Array(outFeatures * groupStarts.length).fill(1));
-        equal(relativeError, 0);
+        equal(relativeSquaredError, 0);
       }
     }
     const dark = await jobOn(new Float64Array(inFeatures), { scaleSearch: true });
-    equal((await quantize(plain, "gptq", dark)).relativeError, 0);
+    equal((await quantize(plain, "gptq", dark)).relativeSquaredError, 0);
     deepEqual((await quantize(plain, "nearest", dark)).int4, roundToNearest(dark.weight, dark));
   });
 
@@ -300,7 +300,7 @@ describe("factorHessian()", () => {
 
   it("takes fewer tokens than inputs", async () => {
     const job = await jobOn(inputs(5, 17));
-    ok((await quantize(plain, "gptq", job)).relativeError < 0.01);
+    ok((await quantize(plain, "gptq", job)).relativeSquaredError < 0.01);
   });
 
   it("refuses what is no Gram matrix", async () => {
