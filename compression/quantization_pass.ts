@@ -23,7 +23,7 @@ import type { PreparedModel } from "./prepared_model.ts";
 import { quantize, type QuantizedMatrix } from "./quantize.ts";
 import type { Recipe } from "./recipe.ts";
 import type { MatrixError } from "./report.ts";
-import { inverseOrder, permuteSymmetric } from "./segments.ts";
+import { inverseOrder, permuteSymmetric } from "./permutations.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 

@@ -10,7 +10,7 @@ import { headPlaces, originalPairs, originalPassed, takeRows } from "../../model
 import type { BlockPlan, ModelPlan } from "../../models/plan.ts";
 import { SafetensorsWriter } from "../../models/safetensors_writer.ts";
 import type { TokenizerFiles } from "../../models/tokenizer_files.ts";
-import { inverseOrder } from "../segments.ts";
+import { inverseOrder } from "../permutations.ts";
 import type { ParameterLayout } from "./parameters.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
