@@ -9,7 +9,7 @@ type Floats = Float32Array<ArrayBuffer>;
 const SWEEPS = 3;
 
 /**
- * Betters the codes and scales of a rounded matrix by coordinate descent on `tr((W − Ŵ)·H·(W − Ŵ)ᵀ)`, H dampened.
+ * Improves the codes and scales of a rounded matrix by coordinate descent on `tr((W − Ŵ)·H·(W − Ŵ)ᵀ)`, H dampened.
  *
  * GPTQ looks at each column once and only ahead. Here every code, in turn and over again, becomes the best one while all
  * others of its row stay, and so, if scales are searched for, does every scale: with its codes fixed the error is a
@@ -78,7 +78,7 @@ class GroupDescent {
   readonly #codes: Float64Array;
   readonly #gradient: Float64Array;
   /** `H·c`: how the gradient changes with the scale. */
-  readonly #slope: Float64Array;
+  readonly #gradientPerScale: Float64Array;
 
   constructor(
     dampened: Floats,
@@ -98,41 +98,41 @@ class GroupDescent {
     }
     this.#codes = new Float64Array(count);
     this.#gradient = new Float64Array(count);
-    this.#slope = new Float64Array(count);
+    this.#gradientPerScale = new Float64Array(count);
   }
 
   /**
    * Goes over the group once: the scale, then each code.
    *
-   * @param codes Of the matrix; those at `at` and after it are read and written.
-   * @param gradient Of the matrix; read.
+   * @param matrixCodes Those at `at` and after it are read and written.
+   * @param matrixGradient Read, from `at` on.
    * @param steps Becomes the change of each weight.
    * @returns The scale, a float16.
    */
-  descend(codes: Uint8Array, gradient: Floats, at: number, scale: number, steps: Floats): number {
+  descend(matrixCodes: Uint8Array, matrixGradient: Floats, at: number, scale: number, steps: Floats): number {
     const count = this.#count;
     const block = this.#block;
-    const mine = this.#codes;
-    const slopes = this.#gradient;
+    const codes = this.#codes;
+    const gradient = this.#gradient;
     for (let i = 0; i < count; i++) {
-      mine[i] = codes[at + i]! - ZERO_POINT;
-      slopes[i] = gradient[at + i]!;
-      steps[i] = -mine[i]! * scale;
+      codes[i] = matrixCodes[at + i]! - ZERO_POINT;
+      gradient[i] = matrixGradient[at + i]!;
+      steps[i] = -codes[i]! * scale;
     }
     const better = this.#scaleSearch ? this.#betterScale(scale) : scale;
     for (let i = 0; i < count; i++) {
-      const before = mine[i]!;
-      let code = before - slopes[i]! / (block[i * count + i]! * better) + ROUNDER - ROUNDER;
+      const before = codes[i]!;
+      let code = before - gradient[i]! / (block[i * count + i]! * better) + ROUNDER - ROUNDER;
       if (code > 7) code = 7;
       else if (code < -8) code = -8;
       if (code === before) continue;
-      mine[i] = code;
+      codes[i] = code;
       const step = (code - before) * better;
-      for (let j = 0; j < count; j++) slopes[j]! += step * block[i * count + j]!;
+      for (let j = 0; j < count; j++) gradient[j]! += step * block[i * count + j]!;
     }
     for (let i = 0; i < count; i++) {
-      codes[at + i] = mine[i]! + ZERO_POINT;
-      steps[i]! += mine[i]! * better;
+      matrixCodes[at + i] = codes[i]! + ZERO_POINT;
+      steps[i]! += codes[i]! * better;
     }
     return better;
   }
@@ -140,20 +140,20 @@ class GroupDescent {
   /** The float16 next to the parabola's least, if it is lower there; the gradient follows. */
   #betterScale(scale: number): number {
     const count = this.#count;
-    const slope = this.#slope.fill(0);
+    const gradientPerScale = this.#gradientPerScale.fill(0);
     let first = 0;
     let second = 0;
     for (let i = 0; i < count; i++) {
       const code = this.#codes[i]!;
       if (code === 0) continue;
       first += code * this.#gradient[i]!;
-      for (let j = 0; j < count; j++) slope[j]! += code * this.#block[i * count + j]!;
+      for (let j = 0; j < count; j++) gradientPerScale[j]! += code * this.#block[i * count + j]!;
     }
-    for (let i = 0; i < count; i++) second += this.#codes[i]! * slope[i]!;
+    for (let i = 0; i < count; i++) second += this.#codes[i]! * gradientPerScale[i]!;
     const better = Math.f16round(scale - first / second); // not a number for a group of zeros
     const step = better - scale;
     if (!(better * scale > 0 && 2 * step * first + step * step * second < 0)) return scale;
-    for (let i = 0; i < count; i++) this.#gradient[i]! += step * slope[i]!;
+    for (let i = 0; i < count; i++) this.#gradient[i]! += step * gradientPerScale[i]!;
     return better;
   }
 }

@@ -11,7 +11,7 @@ type Floats = Float32Array<ArrayBuffer>;
 /**
  * GPTQ with coordinate descent inside each segment of columns.
  *
- * A segment is rounded and bettered as a whole; then the later ones, which are still free, make up for its error at once,
+ * A segment is rounded and improved as a whole; then the later ones, which are still free, make up for its error at once,
  * as in GPTQ the later columns do for one column's. Nothing goes back: codes of a segment never make up for what a
  * narrower rate drops.
  */
