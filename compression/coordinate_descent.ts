@@ -1,5 +1,5 @@
 import { type LinearAlgebra, matrix } from "../kernels/matrix.ts";
-import { groupEndsOf, type Int4Codes, reconstruct, ROUNDER, ZERO_POINT } from "../models/int4.ts";
+import { groupEndsOf, type Int4Codes, nearestCode, reconstruct, ZERO_POINT } from "../models/int4.ts";
 import type { Hessian } from "./hessian.ts";
 import type { QuantizationJob } from "./quantization_job.ts";
 
@@ -122,9 +122,7 @@ class GroupDescent {
     const better = this.#scaleSearch ? this.#betterScale(scale) : scale;
     for (let i = 0; i < count; i++) {
       const before = codes[i]!;
-      let code = before - gradient[i]! / (block[i * count + i]! * better) + ROUNDER - ROUNDER;
-      if (code > 7) code = 7;
-      else if (code < -8) code = -8;
+      const code = nearestCode(before - gradient[i]! / (block[i * count + i]! * better));
       if (code === before) continue;
       codes[i] = code;
       const step = (code - before) * better;

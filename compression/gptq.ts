@@ -1,5 +1,5 @@
 import { type LinearAlgebra, matrix } from "../kernels/matrix.ts";
-import { groupEndsOf, type Int4Codes, int4Scale, ROUNDER, ZERO_POINT } from "../models/int4.ts";
+import { groupEndsOf, type Int4Codes, int4Scale, nearestCode, ZERO_POINT } from "../models/int4.ts";
 import type { Hessian } from "./hessian.ts";
 import type { QuantizationJob } from "./quantization_job.ts";
 import { searchScale } from "./scale_search.ts";
@@ -153,11 +153,6 @@ function roundColumns({ count, factor, weights, errors, codes, scales }: GroupCo
     codes[at + 2] = c2;
     codes[at + 3] = c3;
   }
-}
-
-function nearestCode(value: number): number {
-  const code = value + ROUNDER - ROUNDER;
-  return code > 7 ? 7 : code < -8 ? -8 : code;
 }
 
 function storeRow(

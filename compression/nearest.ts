@@ -1,4 +1,4 @@
-import { groupEndsOf, type Int4Codes, ROUNDER, roundToNearest, ZERO_POINT } from "../models/int4.ts";
+import { groupEndsOf, type Int4Codes, nearestCode, roundToNearest, ZERO_POINT } from "../models/int4.ts";
 import type { QuantizationJob } from "./quantization_job.ts";
 import { searchScale } from "./scale_search.ts";
 
@@ -22,10 +22,7 @@ function withSearchedScales({ weight, outFeatures, inFeatures, groupStarts, hess
       for (let i = 0; i < count; i++) weights[i] = weight[from + i]!;
       const scale = searchScale(weights, groupImportance, count);
       const inverse = 1 / scale;
-      for (let i = 0; i < count; i++) {
-        const code = weights[i]! * inverse + ROUNDER - ROUNDER + ZERO_POINT;
-        codes[from + i] = code > 15 ? 15 : code < 0 ? 0 : code;
-      }
+      for (let i = 0; i < count; i++) codes[from + i] = nearestCode(weights[i]! * inverse) + ZERO_POINT;
       scales[row * ends.length + group] = scale;
     }
   }

@@ -1,4 +1,4 @@
-import { int4Scale, ROUNDER } from "../models/int4.ts";
+import { int4Scale, nearestCode } from "../models/int4.ts";
 
 /**
  * Magnitudes of the scales that are tried, as parts of the one that just covers the greatest weight. After the least-squares step more of
@@ -35,9 +35,7 @@ export function searchScale(weights: Float64Array, importance: Float64Array, cou
     let denominator = 0;
     for (let i = 0; i < count; i++) {
       const weight = weights[i]!;
-      let code = weight * inverse + ROUNDER - ROUNDER;
-      if (code > 7) code = 7;
-      else if (code < -8) code = -8;
+      const code = nearestCode(weight * inverse);
       const weighted = importance[i]! * code;
       numerator += weighted * weight;
       denominator += weighted * code;

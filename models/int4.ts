@@ -76,7 +76,13 @@ export function groupEndsOf(groupStarts: readonly number[], inFeatures: number):
 }
 
 /** Adding and taking this away rounds a float64 below 2⁵¹ to an integer, ties to even; much faster than `Math.round`. */
-export const ROUNDER = 2 ** 52 + 2 ** 51;
+const ROUNDER = 2 ** 52 + 2 ** 51;
+
+/** The nearest code to a weight over its scale, less the zero point: −8 to 7, ties to even. */
+export function nearestCode(value: number): number {
+  const code = value + ROUNDER - ROUNDER;
+  return code > 7 ? 7 : code < -8 ? -8 : code;
+}
 
 const half = new Float16Array(1);
 const halfBits = new Uint16Array(half.buffer);
@@ -118,10 +124,7 @@ export function roundToNearest(
       const to = row * inFeatures + ends[group]!;
       const scale = int4Scale(greatestMagnitude(weight, from, to, row));
       const inverse = 1 / scale;
-      for (let i = from; i < to; i++) {
-        const code = weight[i]! * inverse + ROUNDER - ROUNDER + ZERO_POINT;
-        codes[i] = code > 15 ? 15 : code < 0 ? 0 : code;
-      }
+      for (let i = from; i < to; i++) codes[i] = nearestCode(weight[i]! * inverse) + ZERO_POINT;
       scales[at++] = scale;
     }
   }
