@@ -197,7 +197,7 @@ class Run {
       const influence = influenceOf(before, hidden, hiddenSize, recipe.influenceTokens);
       for (let layer = start; layer < end; layer++) this.#journal.influence[layer] = influence;
       this.#journal.layers = end;
-      await this.#save({ reference: hidden });
+      if (this.#saveIsDue()) await this.#save({ reference: hidden });
     }
     this.#headGram = await this.#gramOfHeadInputs(hidden);
     this.#journal.phase = "quantization";
@@ -211,7 +211,7 @@ class Run {
     const orders: Journal["orders"][number] = [];
     const arrangedBy: (Floats | null)[] = [];
     for (const [index, block] of blocks.entries()) {
-      this.#step("statistics", (layer + index / blocks.length) / description.layers.length);
+      this.#progress("statistics", (layer + index / blocks.length) / description.layers.length);
       const prepared = await this.#model.readBlock(block);
       const dense = await sessions.open(this.#dense.layers[layer]![index]!);
       dense.setWeights(packOriginal(description.config, prepared));
@@ -224,8 +224,8 @@ class Run {
           config: description.config,
           order: recipe.order,
           // Statistics are summed over all tokens; λ is meant for sums over one window of the paper's length.
-          ridge: recipe.ridgeLambda * this.#tokens() / RIDGE_TOKENS,
-          seed: this.#job.seed + 1000 * layer + index,
+          ridge: recipe.ridgeLambda * this.#calibrationTokens() / RIDGE_TOKENS,
+          seed: this.#seedOf(layer, index),
         }),
       );
     }
@@ -246,14 +246,14 @@ class Run {
       blockSize,
       recipe,
       writer,
-      tokens: this.#tokens(),
+      tokens: this.#calibrationTokens(),
     };
     const hidden = await this.#resumeStream("hidden", async () => {
       const { embedding, error } = await quantizeEmbedding(
         quantization,
         this.#model,
         this.#headGram!,
-        (share) => this.#step("embedding", share),
+        (share) => this.#progress("embedding", share),
       );
       this.#journal.errors = [[[error]]];
       return HiddenStates.embed(embedding, calibration.windows, description.config.hiddenSize);
@@ -276,7 +276,7 @@ class Run {
     for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
       const errors: Journal["errors"][number] = [];
       for (const [index, block] of description.layers[layer]!.entries()) {
-        this.#step("quantization", (layer + index / description.layers[layer]!.length) / description.layers.length);
+        this.#progress("quantization", (layer + index / description.layers[layer]!.length) / description.layers.length);
         const order = this.#journal.orders[layer]![index]!;
         checkSameKind(`block ${index} of layer ${layer}`, block, order);
         const dense = this.#dense.layers[layer]![index]!;
@@ -285,7 +285,7 @@ class Run {
         const prepared = await methodOf(block.kind).arrange?.(this.#algebra, tensors, statistic, {
           config: description.config,
           order: recipe.order,
-          seed: this.#job.seed + 1000 * layer + index,
+          seed: this.#seedOf(layer, index),
         }) ?? tensors;
         errors.push(
           await quantizeBlock(quantization, {
@@ -343,7 +343,7 @@ class Run {
     const perplexities: number[] = [];
     for (let level = 0; level < artefact.levels.length; level++) {
       const { perplexity } = await elasticPerplexity(decoder, level, calibration.heldOut, {
-        progress: (done, total) => this.#step("perplexity", (level + done / total) / artefact.levels.length),
+        progress: (done, total) => this.#progress("perplexity", (level + done / total) / artefact.levels.length),
       });
       perplexities.push(perplexity);
     }
@@ -423,12 +423,17 @@ class Run {
     return { runtime: this.#context.runtime, plan: this.#dense, threads: this.#job.threads };
   }
 
-  #tokens(): number {
+  #calibrationTokens(): number {
     const { windows } = this.#job.calibration;
     return windows.length * windows[0]!.length;
   }
 
-  #step(phase: keyof typeof SHARES, share: number): void {
+  /** The seed of a block's random numbers, the same in both passes. */
+  #seedOf(layer: number, index: number): number {
+    return this.#job.seed + 1000 * layer + index;
+  }
+
+  #progress(phase: keyof typeof SHARES, share: number): void {
     this.#context.signal?.throwIfAborted();
     let before = 0;
     for (const [name, part] of Object.entries(SHARES)) {
@@ -449,9 +454,8 @@ class Run {
     return this.#context.now() - this.#lastSave >= this.#context.saveEveryMs;
   }
 
-  /** Saves the state after a layer, if it is time: first the floats, then the journal that names them. */
+  /** Saves the state after a layer: first the floats, then the journal that names them. */
   async #save(streams: Readonly<Partial<Record<Stream, HiddenStates>>>): Promise<void> {
-    if (!this.#saveIsDue()) return;
     const journal = this.#journal;
     journal.streams = {};
     for (const [stream, { all }] of Object.entries(streams) as [Stream, HiddenStates][]) {
