@@ -9,7 +9,7 @@ import type { BlockSize } from "../models/int4.ts";
 import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
 import { writeRandomArtefact } from "../models/random_artefact.ts";
 import { openRuntime } from "../onnx/mod.ts";
-import { table } from "../compression/report.ts";
+import { table } from "./text_table.ts";
 import { benchDevice } from "./bench_device.ts";
 import { chooseDevice, DeviceFlag } from "./device.ts";
 import { parseFlags } from "./flags.ts";

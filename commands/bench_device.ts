@@ -1,6 +1,6 @@
 /** `deno task bench --device cuda`: prompts and answers on a CUDA device, against what its memory allows. */
 
-import { table } from "../compression/report.ts";
+import { table } from "./text_table.ts";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
 import { type Decoder, openDecoder } from "../models/decoder.ts";
 import { poolBytes } from "../models/pools.ts";

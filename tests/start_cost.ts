@@ -9,7 +9,7 @@ import { z } from "zod";
 import { parseFlags } from "../commands/flags.ts";
 import { median } from "../commands/replay/statistics.ts";
 import { runCommand } from "../commands/run_command.ts";
-import { table } from "../compression/report.ts";
+import { table } from "../commands/text_table.ts";
 
 const Flags = z.strictObject({
   model: z.string().default("cache/bench/llama-3.2-1b-32-elastic").describe("Artefact, such as deno task bench makes"),

@@ -7,7 +7,7 @@
 
 import { chooseDevice, describeDevice } from "../../commands/device.ts";
 import { openKernels } from "../../kernels/native_library.ts";
-import { table } from "../../compression/report.ts";
+import { table } from "../../commands/text_table.ts";
 import { type Artefact, openArtefact } from "../../models/artefact.ts";
 import { type Decoder, openDecoder, type StepEntry } from "../../models/decoder.ts";
 import { relativeError } from "../../models/device_probe.ts";

@@ -6,7 +6,7 @@ import { physicalCores } from "../../commands/physical_cores.ts";
 import { progressBar } from "../../commands/progress_bar.ts";
 import { median } from "../../commands/replay/statistics.ts";
 import { runCommand } from "../../commands/run_command.ts";
-import { table } from "../../compression/report.ts";
+import { table } from "../../commands/text_table.ts";
 import { openKernels } from "../../kernels/native_library.ts";
 import { ReadLoop } from "../../kernels/read_bandwidth.ts";
 import type { BlockSize } from "../../models/int4.ts";
