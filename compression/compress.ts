@@ -1,22 +1,15 @@
 import { join } from "node:path";
 import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
 import type { LinearAlgebra } from "../kernels/matrix.ts";
-import { matrix } from "../kernels/matrix.ts";
-import { openArtefact } from "../models/artefact.ts";
-import { finishArtefact, type ManifestDraft, openWeightsFile } from "../models/artefact_writer.ts";
-import { densePlan, packOriginal, specOf } from "../models/block_tensors.ts";
-import { openDecoder } from "../models/decoder.ts";
-import type { ManifestBlock } from "../models/manifest.ts";
-import { elasticPerplexity } from "../models/perplexity.ts";
-import type { ModelPlan } from "../models/plan.ts";
 import { planOf } from "../models/artefact.ts";
+import { finishArtefact, type ManifestDraft, openWeightsFile } from "../models/artefact_writer.ts";
+import { densePlan, packOriginal } from "../models/block_tensors.ts";
+import type { ModelPlan } from "../models/plan.ts";
 import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
-import { variantSize } from "../models/sizes.ts";
 import { writeWhole } from "../models/whole_file.ts";
-import { PRUNING_RATES } from "../models/widths.ts";
 import type { Runtime } from "../onnx/mod.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
-import { HiddenStates, influenceOf, normalized } from "./hidden_states.ts";
+import { HiddenStates, influenceOf } from "./hidden_states.ts";
 import { influenceGroups } from "./influence_groups.ts";
 import { checkWeights, type Job, jobDigest } from "./job.ts";
 import { rotatesResidual } from "./recipe.ts";
@@ -31,14 +24,16 @@ import {
   writeJournal,
 } from "./journal.ts";
 import { hadamardRotation } from "./hadamard.ts";
+import { gramOfHeadInputs } from "./head_gram.ts";
+import { levelPerplexities } from "./level_perplexities.ts";
+import { manifestDraft } from "./manifest_draft.ts";
 import { BlockSessions } from "./block_sessions.ts";
 import { PartialFolder } from "./partial_folder.ts";
 import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
 import { type Quantization, quantizeBlock, quantizeEmbedding, quantizeHead } from "./quantization_pass.ts";
-import { memorySaving, publishedMemory, type Report } from "./report.ts";
+import { type Report, reportOf } from "./report.ts";
 import { readingStatistics, writingStatistics } from "./statistics.ts";
 import { UnusableRunError } from "./unusable_run_error.ts";
-import { blockWidths } from "./block_widths.ts";
 
 type Floats = Float32Array<ArrayBuffer>;
 
@@ -86,11 +81,14 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
     const journal = await readJournal(folder, digest);
     return journal === null ? null : await run(journal);
   };
-  const report = await goOn().catch((error) => {
+  let report: Report | null = null;
+  try {
+    report = await goOn();
+  } catch (error) {
     if (!(error instanceof UnusableRunError)) throw error;
     context.say(`Starting anew: in ${folder}, ${error.message}`);
-    return null;
-  }) ?? await startAnew();
+  }
+  report ??= await startAnew();
   await partial.becomeOut();
   await removeState(job.out);
   return report;
@@ -166,11 +164,19 @@ class Run {
     if (this.#journal.phase === "statistics") await this.#collectStatistics();
     const draft = await this.#quantize();
     const manifest = await finishArtefact(this.#folder, draft, this.#job.checkpoint.tokenizer);
-    const perplexities = await this.#measure();
+    const perplexities = await levelPerplexities(this.#context.runtime, this.#folder, this.#job, {
+      progress: (share) => this.#progress("perplexity", share),
+    });
     const levels = manifest.levels.map((level, i) => ({ ...level, perplexity: perplexities[i]! }));
     await finishArtefact(this.#folder, { ...draft, levels }, this.#job.checkpoint.tokenizer);
-    const plan = planOf(manifest);
-    const report = this.#report({ ...draft, levels }, plan);
+    const report = reportOf({
+      model: this.#job.name,
+      plan: planOf(manifest),
+      blockSize: this.#job.blockSize,
+      levels,
+      journal: this.#journal,
+      seconds: this.#seconds(),
+    });
     await writeWhole(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
     return report;
   }
@@ -199,7 +205,8 @@ class Run {
       this.#journal.layers = end;
       if (this.#saveIsDue()) await this.#save({ reference: hidden });
     }
-    this.#headGram = await this.#gramOfHeadInputs(hidden);
+    const norm = await this.#model.readFinalNorm();
+    this.#headGram = await gramOfHeadInputs(this.#algebra, hidden, norm, this.#model.config.rmsNormEps);
     this.#journal.phase = "quantization";
     this.#journal.layers = 0;
   }
@@ -237,7 +244,11 @@ class Run {
   async #quantize(): Promise<ManifestDraft> {
     const { checkpoint, calibration, blockSize, recipe } = this.#job;
     const { description } = checkpoint;
-    const draft = this.#draft();
+    const draft = manifestDraft(this.#job, this.#journal, {
+      checkpointSha256: this.#checkpointDigest,
+      linearAlgebra: this.#algebra.name,
+      onnxRuntime: this.#context.runtime.version,
+    });
     const plan = planOf({ ...draft, format: "espalier", version: 1, files: {} });
     using writer = await this.#openWeights(draft);
     const quantization: Quantization = {
@@ -324,99 +335,6 @@ class Run {
       if (!(cause instanceof RangeError || cause instanceof Deno.errors.NotFound)) throw cause;
       throw new UnusableRunError(cause.message, { cause });
     }
-  }
-
-  /** Perplexity of every level on text that calibration never saw. */
-  async #measure(): Promise<number[]> {
-    const { calibration, threads } = this.#job;
-    const artefact = await openArtefact(this.#folder);
-    const length = calibration.heldOut[0]!.length;
-    using decoder = await openDecoder(this.#context.runtime, {
-      plan: artefact.plan,
-      weights: artefact.weights(),
-      folder: this.#folder,
-      lanes: 1,
-      maxTokens: length,
-      maxRows: Math.min(length, 256),
-      threads,
-    });
-    const perplexities: number[] = [];
-    for (let level = 0; level < artefact.levels.length; level++) {
-      const { perplexity } = await elasticPerplexity(decoder, level, calibration.heldOut, {
-        progress: (done, total) => this.#progress("perplexity", (level + done / total) / artefact.levels.length),
-      });
-      perplexities.push(perplexity);
-    }
-    return perplexities;
-  }
-
-  #draft(): ManifestDraft {
-    const { checkpoint, name, blockSize, recipe, seed, calibration } = this.#job;
-    const { description } = checkpoint;
-    const { config } = description;
-    const { orders, influence } = this.#journal;
-    const widths = blockWidths(config, description.layers, influence, { recipe, blockSize, rates: PRUNING_RATES });
-    return {
-      name,
-      config: { ...config, eosTokenIds: [...config.eosTokenIds] },
-      quantization: { bits: 4, blockSize },
-      rotatedResidual: rotatesResidual(recipe, config),
-      levels: PRUNING_RATES.map((pruningRate) => ({ pruningRate, perplexity: null })),
-      layers: description.layers.map((blocks, layer) =>
-        blocks.map((block, index) => {
-          const order = orders[layer]![index]!;
-          checkSameKind(`block ${index} of layer ${layer}`, block, order);
-          const published = methodOf(block.kind).published?.(order) ?? order;
-          return { ...specOf(block, widths[layer]![index]!), ...published } as ManifestBlock; // of the same kind
-        })
-      ),
-      blockInfluence: influence.map((score) => [score]),
-      provenance: {
-        architecture: String(checkpoint.rawConfig["architectures"] ?? config.family),
-        checkpointSha256: this.#checkpointDigest,
-        recipe: { ...recipe, hadamard: rotatesResidual(recipe, config) },
-        seed,
-        calibration: { windows: calibration.windows.length, tokens: calibration.windows[0]!.length },
-        linearAlgebra: this.#algebra.name,
-        onnxRuntime: this.#context.runtime.version,
-      },
-    };
-  }
-
-  #report(draft: ManifestDraft, plan: ModelPlan): Report {
-    const { blockSize, name } = this.#job;
-    const [[outer], ...layers] = this.#journal.errors as [Journal["errors"][number], ...Journal["errors"]];
-    return {
-      model: name,
-      levels: draft.levels.map(({ pruningRate, perplexity }, level) => {
-        const { parameters, bytes, bytesPerToken } = variantSize(plan, level, blockSize);
-        return { pruningRate, keptParameters: parameters, bytes, bytesPerToken, perplexity };
-      }),
-      outer: outer!,
-      layers: plan.layers.flatMap((blocks, layer) =>
-        blocks.map((block, index) => ({
-          block: block.name,
-          influence: this.#journal.influence[layer]!,
-          widths: block.widths,
-          ...(block.kind === "mamba" && { stateWidths: block.stateWidths }),
-          errors: layers[layer]![index]!,
-        }))
-      ),
-      memory: [memorySaving(name, plan, blockSize), ...publishedMemory(["llama-3.1-8b", "qwen2.5-7b"])],
-      seconds: this.#seconds(),
-    };
-  }
-
-  /** Rows after the last norm, multiplied with themselves. */
-  async #gramOfHeadInputs(hidden: HiddenStates): Promise<Float32Array<ArrayBuffer>> {
-    const { hiddenSize: D, rmsNormEps } = this.#model.config;
-    const norm = await this.#model.readFinalNorm();
-    const gram = new Float32Array(D * D);
-    for (const window of hidden.windows) {
-      const normed = normalized(window, norm, rmsNormEps);
-      await this.#algebra.gram(matrix(normed, normed.length / D, D), matrix(gram, D, D), { beta: 1 });
-    }
-    return gram;
   }
 
   #sessions(): { runtime: Runtime; plan: ModelPlan; threads: number } {

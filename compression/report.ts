@@ -1,8 +1,10 @@
 import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
 import type { ModelConfig } from "../models/description.ts";
+import type { Manifest } from "../models/manifest.ts";
 import { type ModelPlan, planModel } from "../models/plan.ts";
 import { variantSize } from "../models/sizes.ts";
 import { keptWidth, PRUNING_RATES, quantaFor } from "../models/widths.ts";
+import type { Journal } from "./journal.ts";
 
 /** How well one stored matrix stands for the float one. */
 export interface MatrixError {
@@ -41,6 +43,42 @@ export interface MemorySaving {
   readonly float16: number;
   readonly rate0: number;
   readonly rate35: number;
+}
+
+/**
+ * What a finished run found and made.
+ *
+ * @param levels With their perplexities, as in the manifest.
+ * @param journal Its first errors are those of what stands before and behind the layers.
+ */
+export function reportOf({ model, plan, blockSize, levels, journal, seconds }: {
+  model: string;
+  plan: ModelPlan;
+  blockSize: number;
+  levels: Manifest["levels"];
+  journal: Pick<Journal, "influence" | "errors">;
+  seconds: number;
+}): Report {
+  const [[outer], ...layers] = journal.errors as [Journal["errors"][number], ...Journal["errors"]];
+  return {
+    model,
+    levels: levels.map(({ pruningRate, perplexity }, level) => {
+      const { parameters, bytes, bytesPerToken } = variantSize(plan, level, blockSize);
+      return { pruningRate, keptParameters: parameters, bytes, bytesPerToken, perplexity };
+    }),
+    outer: outer!,
+    layers: plan.layers.flatMap((blocks, layer) =>
+      blocks.map((block, index) => ({
+        block: block.name,
+        influence: journal.influence[layer]!,
+        widths: block.widths,
+        ...(block.kind === "mamba" && { stateWidths: block.stateWidths }),
+        errors: layers[layer]![index]!,
+      }))
+    ),
+    memory: [memorySaving(model, plan, blockSize), ...publishedMemory(["llama-3.1-8b", "qwen2.5-7b"])],
+    seconds,
+  };
 }
 
 /** Memory of a plan's widest and narrowest level. */
