@@ -1,8 +1,8 @@
 import type { Runtime } from "../onnx/mod.ts";
+import { BlockSessions } from "./block_sessions.ts";
 import { densePlan, packOriginal, readBlock } from "./block_tensors.ts";
 import type { Checkpoint } from "./checkpoint.ts";
-import { DenseBlock, DenseHead } from "./dense_block.ts";
-import type { Block } from "./description.ts";
+import { DenseHead } from "./dense_block.ts";
 
 /** Told after each piece of work, `done` of `total`. */
 export type Progress = (done: number, total: number) => void;
@@ -33,20 +33,14 @@ export async function denseLogits(
   const blocks = description.layers.flat();
   const total = blocks.length + 1;
 
-  const open = new Map<Block["kind"], DenseBlock>();
-  try {
+  { // the head opens when these are closed: their memory is free then
+    using sessions = new BlockSessions({ runtime, plan, threads });
     for (const [index, block] of blocks.entries()) {
-      let dense = open.get(block.kind);
-      if (dense === undefined) {
-        dense = await DenseBlock.open(runtime, { plan, block: plan.layers.flat()[index]!, threads });
-        open.set(block.kind, dense);
-      }
+      const dense = await sessions.open(plan.layers.flat()[index]!);
       dense.setWeights(packOriginal(description.config, await readBlock(checkpoint, block)));
       for (const sequence of hidden) await dense.run(sequence);
       progress?.(index + 1, total);
     }
-  } finally {
-    for (const dense of open.values()) dense.close();
   }
   using head = await DenseHead.open(runtime, {
     plan,

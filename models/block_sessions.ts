@@ -1,6 +1,6 @@
-import { DenseBlock, type Statistic } from "../models/dense_block.ts";
-import type { BlockPlan, ModelPlan } from "../models/plan.ts";
 import type { Runtime } from "../onnx/mod.ts";
+import { DenseBlock, type Statistic } from "./dense_block.ts";
+import type { BlockPlan, ModelPlan } from "./plan.ts";
 
 /** One session for each kind of block, opened when the first of its kind comes and kept for all others. */
 export class BlockSessions implements Disposable {
