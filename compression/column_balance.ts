@@ -1,4 +1,4 @@
-type Floats = Float32Array<ArrayBuffer>;
+import type { Floats } from "../models/floats.ts";
 
 /**
  * Factors that make the columns of a matrix equally large, once it is divided by them.

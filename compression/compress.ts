@@ -5,6 +5,7 @@ import { planOf } from "../models/artefact.ts";
 import { finishArtefact, type ManifestDraft, openWeightsFile } from "../models/artefact_writer.ts";
 import { BlockSessions } from "../models/block_sessions.ts";
 import { densePlan, packOriginal } from "../models/block_tensors.ts";
+import type { Floats } from "../models/floats.ts";
 import type { ModelPlan } from "../models/plan.ts";
 import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
 import { writeWhole } from "../models/whole_file.ts";
@@ -34,8 +35,6 @@ import { type Quantization, quantizeBlock, quantizeEmbedding, quantizeHead } fro
 import { type Report, reportOf } from "./report.ts";
 import { readingStatistics, writingStatistics } from "./statistics.ts";
 import { UnusableRunError } from "./unusable_run_error.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** Tokens over which the λ of uniql.md §3.3 is meant. */
 const RIDGE_TOKENS = 2048;

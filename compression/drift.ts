@@ -1,7 +1,6 @@
 import { type LinearAlgebra, matrix } from "../kernels/matrix.ts";
+import type { Floats } from "../models/floats.ts";
 import { factorHessian } from "./hessian.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /**
  * λ of the regression, as a share of the mean diagonal of `XᵀX`.

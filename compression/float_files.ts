@@ -1,10 +1,9 @@
 import { join } from "node:path";
 import { crc32 } from "node:zlib";
 import { z } from "zod";
+import type { Floats } from "../models/floats.ts";
 import { writeWhole } from "../models/whole_file.ts";
 import { UnusableRunError } from "./unusable_run_error.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /**
  * A file of float32 as the journal names it. The checksum is there to find damage, not fraud, and streams have gigabytes:

@@ -1,4 +1,5 @@
 import { type LinearAlgebra, matrix } from "../kernels/matrix.ts";
+import type { Floats } from "../models/floats.ts";
 import { type HiddenStates, normalized } from "./hidden_states.ts";
 
 /**
@@ -9,9 +10,9 @@ import { type HiddenStates, normalized } from "./hidden_states.ts";
 export async function gramOfHeadInputs(
   algebra: LinearAlgebra,
   hidden: HiddenStates,
-  norm: Float32Array<ArrayBuffer>,
+  norm: Floats,
   epsilon: number,
-): Promise<Float32Array<ArrayBuffer>> {
+): Promise<Floats> {
   const D = norm.length;
   const gram = new Float32Array(D * D);
   for (const window of hidden.windows) {

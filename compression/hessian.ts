@@ -1,4 +1,4 @@
-import { type Floats, type LinearAlgebra, matrix } from "../kernels/matrix.ts";
+import { type FloatsOrDoubles, type LinearAlgebra, matrix } from "../kernels/matrix.ts";
 import type { Span } from "../models/int4.ts";
 
 /** GPTQ's default. */
@@ -40,7 +40,7 @@ export interface Hessian {
  */
 export async function factorHessian(
   algebra: LinearAlgebra,
-  gram: Floats,
+  gram: FloatsOrDoubles,
   inFeatures: number,
   dampening = DAMPENING,
 ): Promise<Hessian> {

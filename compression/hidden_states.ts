@@ -1,6 +1,5 @@
 import { embed } from "../models/dense_model.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
+import type { Floats } from "../models/floats.ts";
 
 /** Activations of every calibration window between two blocks: `[windows][T, D]`, in one array. */
 export class HiddenStates {

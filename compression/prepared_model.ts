@@ -1,9 +1,8 @@
 import { type BlockTensors, readBlock } from "../models/block_tensors.ts";
 import type { Checkpoint } from "../models/checkpoint.ts";
 import type { Block, ModelConfig } from "../models/description.ts";
+import type { Floats } from "../models/floats.ts";
 import { methodOf } from "./blocks/mod.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** An orthogonal map of the residual axis, applied in place to every row of `[rows, D]`. */
 export type RowRotation = (rows: Floats) => void;

@@ -2,6 +2,7 @@ import type { LinearAlgebra } from "../kernels/matrix.ts";
 import { matrix } from "../kernels/matrix.ts";
 import type { BlockTensors } from "../models/block_tensors.ts";
 import { blockVector, type DenseBlock } from "../models/dense_block.ts";
+import type { Floats } from "../models/floats.ts";
 import { type BlockSize, groupStartsOf, type Int4Codes, packInt4 } from "../models/int4.ts";
 import { takeColumns, takeRows } from "../models/layout.ts";
 import {
@@ -24,8 +25,6 @@ import { quantize, type QuantizedMatrix } from "./quantize.ts";
 import type { Recipe } from "./recipe.ts";
 import type { MatrixError } from "./report.ts";
 import { inverseOrder, permuteSymmetric } from "./permutations.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 export interface Quantization {
   readonly algebra: LinearAlgebra;

@@ -1,4 +1,4 @@
-import type { Floats, LinearAlgebra } from "../kernels/matrix.ts";
+import type { FloatsOrDoubles, LinearAlgebra } from "../kernels/matrix.ts";
 import { descendingOrder } from "./importance_order.ts";
 
 export interface ScoredOrder {
@@ -22,7 +22,7 @@ export interface ScoredOrder {
  */
 export async function ridgeLeverageOrder(
   algebra: LinearAlgebra,
-  { gram, size, lambda }: { gram: Floats; size: number; lambda: number },
+  { gram, size, lambda }: { gram: FloatsOrDoubles; size: number; lambda: number },
 ): Promise<ScoredOrder> {
   if (!(lambda > 0 && lambda < Infinity)) {
     throw new RangeError(`Cannot score channels with a ridge of ${lambda}: it must be above zero`);

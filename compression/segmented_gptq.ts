@@ -1,12 +1,11 @@
 import { type LinearAlgebra, matrix } from "../kernels/matrix.ts";
+import type { Floats } from "../models/floats.ts";
 import { groupEndsOf, type Int4Codes, reconstruct } from "../models/int4.ts";
 import { takeColumns } from "../models/layout.ts";
 import { descend } from "./coordinate_descent.ts";
 import { gptq, withoutDeadColumns } from "./gptq.ts";
 import { hessianOfSpan } from "./hessian.ts";
 import type { QuantizationJob } from "./quantization_job.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /**
  * GPTQ with coordinate descent inside each segment of columns.

@@ -1,4 +1,4 @@
-import type { Floats, LinearAlgebra } from "../kernels/matrix.ts";
+import type { FloatsOrDoubles, LinearAlgebra } from "../kernels/matrix.ts";
 import type { MambaConfig } from "../models/description.ts";
 import type { MambaTensors } from "../models/layout.ts";
 import { descendingOrder, randomOrder } from "./importance_order.ts";
@@ -55,7 +55,7 @@ export function stateOrder(
  */
 export async function headChannelOrder(
   algebra: LinearAlgebra,
-  { grams, lambda }: { grams: Floats; lambda: number },
+  { grams, lambda }: { grams: FloatsOrDoubles; lambda: number },
   { numHeads: H, headDim: P }: Pick<StateSpaceShape, "numHeads" | "headDim">,
 ): Promise<AxisOrders> {
   const [orders, scores]: [number[][], number[][]] = [[], []];

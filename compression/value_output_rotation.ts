@@ -1,4 +1,4 @@
-import { type Floats, type LinearAlgebra, matrix, type ProductOptions } from "../kernels/matrix.ts";
+import { type FloatsOrDoubles, type LinearAlgebra, matrix, type ProductOptions } from "../kernels/matrix.ts";
 import type { ModelConfig } from "../models/description.ts";
 import { type AttentionTensors, foldValueBias } from "../models/layout.ts";
 import { descendingOrder, randomOrder } from "./importance_order.ts";
@@ -35,7 +35,7 @@ export interface ValueBasis {
 export async function valueOutputBases(
   algebra: LinearAlgebra,
   { output }: Pick<AttentionTensors, "output">,
-  valueGram: Floats,
+  valueGram: FloatsOrDoubles,
   shape: HeadShape,
 ): Promise<ValueBasis[]> {
   const { numAttentionHeads: H, numKeyValueHeads: G, headDim: K } = shape;
@@ -104,7 +104,7 @@ function singularValues(eigenvalues: Doubles): Doubles {
 /** `O·Oᵀ` of one query head, whose columns of `[D, H·K]` are Oᵀ. */
 async function outputGram(
   algebra: LinearAlgebra,
-  output: Floats,
+  output: FloatsOrDoubles,
   head: number,
   { hiddenSize: D, numAttentionHeads: H, headDim: K }: HeadShape,
 ): Promise<Doubles> {
@@ -194,7 +194,7 @@ export function valueRandomOrder(
 }
 
 /** One head's columns of `[D, H·K]` as `[D, K]`. */
-function headColumns(output: Floats, head: number, D: number, H: number, K: number): Doubles {
+function headColumns(output: FloatsOrDoubles, head: number, D: number, H: number, K: number): Doubles {
   const columns = new Float64Array(D * K);
   for (let row = 0; row < D; row++) {
     const from = (row * H + head) * K;

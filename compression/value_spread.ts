@@ -1,8 +1,7 @@
 import type { ModelConfig } from "../models/description.ts";
+import type { Floats } from "../models/floats.ts";
 import type { Chunk } from "../models/widths.ts";
 import { hadamardRotation, supportsHadamard } from "./hadamard.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** The projections of an attention block that write and read values, packed. */
 interface ValueWeights {

@@ -1,4 +1,4 @@
-import type { Floats, LinearAlgebra, Matrix } from "./matrix.ts";
+import type { FloatsOrDoubles, LinearAlgebra, Matrix } from "./matrix.ts";
 import { openOpenBlas } from "./openblas.ts";
 import { plainLinearAlgebra } from "./plain_linear_algebra.ts";
 
@@ -77,7 +77,7 @@ function checkingShapes(algebra: LinearAlgebra): LinearAlgebra {
   };
 }
 
-function checkMatrix(letter: string, { data, rows, columns, stride }: Matrix<Floats>): void {
+function checkMatrix(letter: string, { data, rows, columns, stride }: Matrix<FloatsOrDoubles>): void {
   const needed = rows === 0 ? 0 : (rows - 1) * stride + columns;
   if (stride < Math.max(1, columns) || data.length < needed) {
     throw new RangeError(
@@ -86,7 +86,7 @@ function checkMatrix(letter: string, { data, rows, columns, stride }: Matrix<Flo
   }
 }
 
-function checkSquare(verb: string, data: Floats, n: number): void {
+function checkSquare(verb: string, data: FloatsOrDoubles, n: number): void {
   if (n < 1 || data.length !== n * n) {
     throw new RangeError(`Cannot ${verb} [${n}, ${n}]: the array has ${data.length} elements`);
   }

@@ -3,7 +3,7 @@ import { deepEqual, equal, match, ok, rejects, throws } from "node:assert/strict
 import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64";
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 import { openLinearAlgebra } from "./linear_algebra.ts";
-import { type Floats, matrix } from "./matrix.ts";
+import { type FloatsOrDoubles, matrix } from "./matrix.ts";
 import { openOpenBlas } from "./openblas.ts";
 
 type Doubles = Float64Array<ArrayBuffer>;
@@ -25,8 +25,8 @@ function positiveDefinite(n: number, seed: number): Doubles {
 
 /** The definition, for checking. */
 function product(
-  a: Floats,
-  b: Floats,
+  a: FloatsOrDoubles,
+  b: FloatsOrDoubles,
   m: number,
   n: number,
   k: number,
@@ -63,7 +63,7 @@ for (const algebra of backends) {
       for (const transposeA of [false, true]) {
         for (const transposeB of [false, true]) {
           const expected = product(a, b, m, n, k, { transposeA, transposeB });
-          const views = <A extends Floats>(a: A, b: A, c: A) =>
+          const views = <A extends FloatsOrDoubles>(a: A, b: A, c: A) =>
             [
               transposeA ? matrix(a, k, m) : matrix(a, m, k),
               transposeB ? matrix(b, n, k) : matrix(b, k, n),

@@ -1,9 +1,9 @@
 /** What the linear algebra of `compression/` needs. All matrices are row-major. */
 
-export type Floats = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
+export type FloatsOrDoubles = Float32Array<ArrayBuffer> | Float64Array<ArrayBuffer>;
 
 /** A matrix, or a block of a larger one. */
-export interface Matrix<A extends Floats = Floats> {
+export interface Matrix<A extends FloatsOrDoubles = FloatsOrDoubles> {
   /** Element (row, column) is at `row · stride + column`. */
   readonly data: A;
   readonly rows: number;
@@ -12,7 +12,7 @@ export interface Matrix<A extends Floats = Floats> {
 }
 
 /** Views an array, from `offset` on, as a matrix; `stride` is the width of the matrix that it is a block of. */
-export function matrix<A extends Floats>(
+export function matrix<A extends FloatsOrDoubles>(
   data: A,
   rows: number,
   columns: number,
@@ -50,9 +50,18 @@ export interface LinearAlgebra {
   /** What computes, for start-up lines and reports: a library with its version and threads, or plain TypeScript. */
   readonly name: string;
   /** `C ← alpha · op(A) · op(B) + beta · C`, in the precision of the three. */
-  multiply<A extends Floats>(a: Matrix<A>, b: Matrix<A>, c: Matrix<A>, options?: ProductOptions): Promise<void>;
+  multiply<A extends FloatsOrDoubles>(
+    a: Matrix<A>,
+    b: Matrix<A>,
+    c: Matrix<A>,
+    options?: ProductOptions,
+  ): Promise<void>;
   /** `C ← alpha · Aᵀ · A + beta · C`, where C is symmetric; both triangles are written. */
-  gram<A extends Floats>(a: Matrix<A>, c: Matrix<A>, options?: Pick<ProductOptions, "alpha" | "beta">): Promise<void>;
+  gram<A extends FloatsOrDoubles>(
+    a: Matrix<A>,
+    c: Matrix<A>,
+    options?: Pick<ProductOptions, "alpha" | "beta">,
+  ): Promise<void>;
   /**
    * Overwrites the symmetric positive definite `[n, n]` by its lower Cholesky factor, zeros above the diagonal. Only
    * the lower triangle is read.
@@ -95,7 +104,7 @@ export function canonicalEigen(
 }
 
 /** Copies the lower triangle to the upper one. */
-export function mirrorLower(data: Floats, n: number, stride: number = n): void {
+export function mirrorLower(data: FloatsOrDoubles, n: number, stride: number = n): void {
   // Tiles, because a column of a large matrix misses the cache at every row.
   const tile = 64;
   for (let top = 0; top < n; top += tile) {

@@ -1,4 +1,4 @@
-import { canonicalEigen, type Floats, type LinearAlgebra, mirrorLower } from "./matrix.ts";
+import { canonicalEigen, type FloatsOrDoubles, type LinearAlgebra, mirrorLower } from "./matrix.ts";
 
 /** Debian and most others; Fedora's threaded build; a development package; macOS. */
 const LIBRARIES = ["libopenblas.so.0", "libopenblasp.so.0", "libopenblas.so", "libopenblas.0.dylib"];
@@ -193,7 +193,7 @@ function chooseKernels(): void {
 }
 
 /** An array whose last use is a call may be collected while the call runs; using it afterwards prevents that. */
-function keepAlive(...arrays: (Floats | Int32Array<ArrayBuffer>)[]): void {
+function keepAlive(...arrays: (FloatsOrDoubles | Int32Array<ArrayBuffer>)[]): void {
   arrays.forEach(({ length }) => length);
 }
 

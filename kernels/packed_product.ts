@@ -1,4 +1,4 @@
-import type { Floats, Matrix, ProductOptions } from "./matrix.ts";
+import type { FloatsOrDoubles, Matrix, ProductOptions } from "./matrix.ts";
 
 // A packed block of A (64 KiB) stays in the second-level cache while packed strips of B pass through the first.
 const BLOCK_ROWS = 64;
@@ -86,7 +86,7 @@ function pack(
 }
 
 function copyLine(
-  data: Floats,
+  data: FloatsOrDoubles,
   from: number,
   fromStep: number,
   count: number,

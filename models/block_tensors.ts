@@ -1,6 +1,7 @@
 import type { Checkpoint } from "./checkpoint.ts";
 import type { BlockWeights } from "./dense_block.ts";
 import { type Block, mambaOf, type ModelConfig, type ModelDescription } from "./description.ts";
+import type { Floats } from "./floats.ts";
 import {
   type AttentionTensors,
   type GatedMlpTensors,
@@ -14,8 +15,6 @@ import {
   packMlp,
 } from "./layout.ts";
 import { type BlockSpec, fullWidth, type ModelPlan, planModel } from "./plan.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** A block's tensors with the weight of its norm, in the checkpoint's order. */
 export type BlockTensors =

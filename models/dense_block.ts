@@ -1,4 +1,5 @@
 import { type Binding, ElementType, type GraphBuilder, type Runtime, type Session, type Value } from "../onnx/mod.ts";
+import type { Floats } from "./floats.ts";
 import { denseBlockGraph, denseHeadGraph } from "./graph/dense.ts";
 import { mambaOf, rotaryDimOf } from "./description.ts";
 import {
@@ -10,8 +11,6 @@ import {
   pairPlaces,
 } from "./layout.ts";
 import { type BlockPlan, blockVectors, type ModelPlan, wholeBlock } from "./plan.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** A block's float32 weights, packed. `pairs` only where they are not in their original order. */
 export type BlockWeights =

@@ -1,5 +1,6 @@
 import { float32FromBfloat16, float32FromFloat16 } from "./float16.ts";
 import { GGMLQuantizationType } from "@huggingface/gguf";
+import type { Floats } from "./floats.ts";
 
 /**
  * How a GGUF file stores a tensor's numbers: in blocks of `blockSize` numbers that take `blockBytes` bytes each.
@@ -52,7 +53,6 @@ export function ggufTypeName(type: number): string {
 }
 
 type Bytes = Uint8Array<ArrayBuffer>;
-type Floats = Float32Array<ArrayBuffer>;
 
 function halves(bytes: Bytes): Float16Array {
   return new Float16Array(bytes.buffer, bytes.byteOffset, bytes.length >> 1);

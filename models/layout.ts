@@ -6,9 +6,8 @@
  */
 
 import { mambaOf, type ModelConfig, rotaryDimOf } from "./description.ts";
+import type { Floats } from "./floats.ts";
 import { type MambaInputChunk, type Run, runWidth } from "./plan.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** An attention block as checkpoints store it; biases where it has them. */
 export interface AttentionTensors {

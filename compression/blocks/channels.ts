@@ -1,6 +1,7 @@
-import type { Floats, LinearAlgebra } from "../../kernels/matrix.ts";
+import type { LinearAlgebra } from "../../kernels/matrix.ts";
 import type { Statistic } from "../../models/dense_block.ts";
 import type { ModelConfig } from "../../models/description.ts";
+import type { Floats } from "../../models/floats.ts";
 import { gramOf } from "../gram.ts";
 import { randomOrder } from "../importance_order.ts";
 import { randomNumbers } from "../random_numbers.ts";

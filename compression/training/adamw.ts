@@ -1,6 +1,5 @@
+import type { Floats } from "../../models/floats.ts";
 import { ElementType, GraphBuilder, type Model, type Runtime, type Session, type Tensor } from "../../onnx/mod.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** The settings of AdamW. */
 export interface AdamWSettings {

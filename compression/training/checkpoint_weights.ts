@@ -2,13 +2,12 @@ import { packOriginal, readBlock } from "../../models/block_tensors.ts";
 import type { Checkpoint } from "../../models/checkpoint.ts";
 import { blockVector, type BlockWeights } from "../../models/dense_block.ts";
 import { type ModelConfig, rotaryDimOf } from "../../models/description.ts";
+import type { Floats } from "../../models/floats.ts";
 import type { Weights } from "../../models/graph/weights.ts";
 import { originalPairs, pairPlaces } from "../../models/layout.ts";
 import { type BlockPlan, blockVectors, type ModelPlan } from "../../models/plan.ts";
 import { ElementType, type GraphBuilder } from "../../onnx/mod.ts";
 import { methodOf } from "../blocks/mod.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /**
  * Every parameter of a checkpoint, packed, by the name that `floatWeights` gives its input.

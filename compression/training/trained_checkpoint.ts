@@ -6,14 +6,13 @@ import {
   type ModelDescription,
   rotaryDimOf,
 } from "../../models/description.ts";
+import type { Floats } from "../../models/floats.ts";
 import { headPlaces, originalPairs, originalPassed, takeRows } from "../../models/layout.ts";
 import type { BlockPlan, ModelPlan } from "../../models/plan.ts";
 import { SafetensorsWriter } from "../../models/safetensors_writer.ts";
 import type { TokenizerFiles } from "../../models/tokenizer_files.ts";
 import { inverseOrder } from "../permutations.ts";
 import type { ParameterLayout } from "./parameters.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 interface NamedTensor {
   readonly name: string;

@@ -1,11 +1,10 @@
+import type { Floats } from "../../models/floats.ts";
 import type { ModelPlan } from "../../models/plan.ts";
 import { type Binding, ElementType, type Runtime, type Session, type Tensor } from "../../onnx/mod.ts";
 import { AdamW } from "./adamw.ts";
 import { type BatchShape, evaluationModel, trainingModel } from "./loss.ts";
 import { ParameterLayout, trainedParameters } from "./parameters.ts";
 import { type Batch, fillWindow } from "./windows.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** A model in training: its weights, AdamW's state, and the two graphs, which read the weights in place. */
 export class Trainer implements Disposable {

@@ -1,8 +1,7 @@
+import type { Floats } from "../../models/floats.ts";
 import { RangeFile } from "../../models/range_file.ts";
 import { readSafetensorsHeader } from "../../models/safetensors.ts";
 import { SafetensorsWriter } from "../../models/safetensors_writer.ts";
-
-type Floats = Float32Array<ArrayBuffer>;
 
 /** What a run needs to go on where it was interrupted. */
 export interface TrainingState {
