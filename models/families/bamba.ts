@@ -1,10 +1,9 @@
 import type { Block, LinearNames, ModelDescription } from "../description.ts";
+import { attentionProblems, Count, LayerCount, throwProblems } from "./fields.ts";
 import { mambaBlock, mambaProblems, NO_BIAS, SILU, TimeStepLimit } from "./mamba_mixer.ts";
 import { halfRopeFields, ropeOf } from "./rope.ts";
 import { tokenFields, tokenIdsOf } from "./token_ids.ts";
 import { z } from "zod";
-
-const Count = z.int().positive();
 
 /** RoPE turns the first half of a head; transformers does so whatever the file says. */
 const ROTARY_FACTOR = 0.5;
@@ -15,7 +14,7 @@ export const BambaConfig = z.looseObject({
   ...halfRopeFields,
   hidden_size: Count,
   intermediate_size: Count,
-  num_hidden_layers: Count.max(10_000),
+  num_hidden_layers: LayerCount,
   num_attention_heads: Count,
   num_key_value_heads: Count.nullish(),
   head_dim: Count.nullish(),
@@ -61,9 +60,7 @@ export const BambaConfig = z.looseObject({
       `mamba_d_head: ${mamba.headDim} · ${mamba.numHeads} heads is not mamba_expand · hidden_size ${inner}`,
     );
   }
-  if (heads % keyValueHeads !== 0) {
-    problems.push(`num_key_value_heads: ${keyValueHeads} does not divide num_attention_heads ${heads}`);
-  }
+  problems.push(...attentionProblems(heads, keyValueHeads));
   if (headDim % 4 !== 0) problems.push(`head_dim: ${headDim} has no half of rotary pairs`);
   if (![null, undefined, rotaryDim].includes(raw.attn_rotary_emb)) {
     problems.push(`attn_rotary_emb: ${raw.attn_rotary_emb} is not half of the head's ${headDim}`);
@@ -72,7 +69,7 @@ export const BambaConfig = z.looseObject({
   for (const index of attentionLayers) {
     if (index >= raw.num_hidden_layers) problems.push(`attn_layer_indices: there is no layer ${index}`);
   }
-  if (problems.length > 0) throw new RangeError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
+  throwProblems(problems);
 
   return {
     config: {

@@ -1,9 +1,8 @@
 import type { Block, LinearNames, ModelConfig, ModelDescription } from "../description.ts";
+import { attentionProblems, Count, LayerCount, throwProblems } from "./fields.ts";
 import { ropeFields, ropeOf } from "./rope.ts";
 import { tokenFields, tokenIdsOf } from "./token_ids.ts";
 import { z } from "zod";
-
-const Count = z.int().positive();
 
 /**
  * What the configurations of Llama and its relatives have in common, under Hugging Face's names. Other keys may stand
@@ -12,7 +11,7 @@ const Count = z.int().positive();
 export const denseDecoderFields = {
   hidden_size: Count,
   intermediate_size: Count,
-  num_hidden_layers: Count.max(10_000),
+  num_hidden_layers: LayerCount,
   num_attention_heads: Count,
   num_key_value_heads: Count.nullish(),
   head_dim: Count.nullish(),
@@ -50,10 +49,7 @@ export function describeDenseDecoder(
   const headDim = raw.head_dim ?? raw.hidden_size / heads;
   const { bosTokenId, eosTokenIds, problems: tokenProblems } = tokenIdsOf(raw);
 
-  const problems: string[] = [];
-  if (heads % keyValueHeads !== 0) {
-    problems.push(`num_key_value_heads: ${keyValueHeads} does not divide num_attention_heads ${heads}`);
-  }
+  const problems = attentionProblems(heads, keyValueHeads);
   if (!Number.isInteger(headDim)) {
     problems.push(
       `num_attention_heads: ${heads} does not divide hidden_size ${raw.hidden_size}, and head_dim is absent`,
@@ -62,7 +58,7 @@ export function describeDenseDecoder(
     problems.push(`head_dim: ${headDim} is odd, and RoPE turns pairs`);
   }
   problems.push(...tokenProblems);
-  if (problems.length > 0) throw new RangeError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
+  throwProblems(problems);
 
   return {
     config: {

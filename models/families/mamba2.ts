@@ -1,9 +1,8 @@
 import type { ModelDescription } from "../description.ts";
+import { Count, LayerCount, throwProblems } from "./fields.ts";
 import { mambaBlock, mambaProblems, NO_ATTENTION_OR_MLP, NO_BIAS, SILU, TimeStepLimit } from "./mamba_mixer.ts";
 import { tokenFields, tokenIdsOf } from "./token_ids.ts";
 import { z } from "zod";
-
-const Count = z.int().positive();
 
 /** Such a model has no longest sequence; this bounds what is counted in tokens. */
 const LONGEST_SEQUENCE = 1_048_576;
@@ -12,7 +11,7 @@ const LONGEST_SEQUENCE = 1_048_576;
 export const Mamba2Config = z.looseObject({
   ...tokenFields,
   hidden_size: Count,
-  num_hidden_layers: Count.max(10_000),
+  num_hidden_layers: LayerCount,
   num_heads: Count.default(128),
   head_dim: Count.default(64),
   n_groups: Count.default(8),
@@ -48,7 +47,7 @@ export const Mamba2Config = z.looseObject({
       `expand: ${raw.expand} · hidden_size ${raw.hidden_size} is not num_heads ${raw.num_heads} · head_dim ${raw.head_dim}`,
     );
   }
-  if (problems.length > 0) throw new RangeError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
+  throwProblems(problems);
 
   return {
     config: {

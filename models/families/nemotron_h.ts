@@ -1,9 +1,8 @@
 import type { Block, LinearNames, ModelDescription } from "../description.ts";
+import { attentionProblems, Count, throwProblems } from "./fields.ts";
 import { mambaBlock, mambaProblems, NO_BIAS, SILU, TimeStepLimit } from "./mamba_mixer.ts";
 import { tokenFields, tokenIdsOf } from "./token_ids.ts";
 import { z } from "zod";
-
-const Count = z.int().positive();
 
 const Mixer = z.enum(["mamba", "attention", "mlp"]);
 type Mixer = z.output<typeof Mixer>;
@@ -73,14 +72,12 @@ export const NemotronHConfig = z.looseObject({
     ...mambaProblems(mamba, { numHeads: "mamba_num_heads", numGroups: "n_groups", convKernel: "conv_kernel" }),
   );
   if (mixers.length === 0) problems.push("hybrid_override_pattern: nothing found, nor layers_block_type");
-  if (heads % keyValueHeads !== 0) {
-    problems.push(`num_key_value_heads: ${keyValueHeads} does not divide num_attention_heads ${heads}`);
-  }
+  problems.push(...attentionProblems(heads, keyValueHeads));
   const headDim = raw.head_dim ?? raw.attention_head_dim ?? raw.hidden_size / heads;
   if (!Number.isInteger(headDim)) {
     problems.push("head_dim: nothing found, and num_attention_heads does not divide hidden_size");
   }
-  if (problems.length > 0) throw new RangeError(`Cannot use this configuration:\n  ${problems.join("\n  ")}`);
+  throwProblems(problems);
 
   return {
     config: {
