@@ -1,4 +1,5 @@
 import { z } from "zod";
+import { BYTE_ALPHABET } from "./byte_alphabet.ts";
 
 /** How the tokens of one tokenizer stand for text. */
 export interface TokenText {
@@ -80,22 +81,10 @@ function replacement(step: Step): [string, string][] {
   return step.type === "Metaspace" ? [[step.replacement, " "]] : [];
 }
 
-/** The byte for each character of a byte-level vocabulary; see {@linkcode byteLevelAlphabet}. */
-const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = byteLevelAlphabet();
-
-/**
- * GPT-2's alphabet: bytes that are printable in Latin-1 stand for themselves, the others, in order, are the characters
- * from U+0100 on.
- */
-function byteLevelAlphabet(): Map<string, number> {
-  const alphabet = new Map<string, number>();
-  let next = 0x100;
-  for (let byte = 0; byte < 256; byte++) {
-    const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte !== 0xad);
-    alphabet.set(String.fromCharCode(printable ? byte : next++), byte);
-  }
-  return alphabet;
-}
+/** The byte for each character of a byte-level vocabulary. */
+const BYTE_OF_CHARACTER: ReadonlyMap<string, number> = new Map(
+  BYTE_ALPHABET.map((character, byte) => [character, byte]),
+);
 
 /** `null` if a character is not of the alphabet: then the token is text as it stands. */
 function byteLevelBytes(token: string): Uint8Array<ArrayBuffer> | null {

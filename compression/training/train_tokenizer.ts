@@ -1,3 +1,4 @@
+import { BYTE_ALPHABET } from "../../models/byte_alphabet.ts";
 import type { TokenizerFiles } from "../../models/tokenizer_files.ts";
 import { END_OF_TEXT } from "./stories.ts";
 
@@ -13,8 +14,7 @@ const WORD = /'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?
  * @see https://arxiv.org/abs/1508.07909
  */
 export function trainTokenizer(texts: Iterable<string>, vocabSize: number): TokenizerFiles {
-  const alphabet = byteAlphabet();
-  const { tokens, merges } = learnMerges(countWords(texts, alphabet), [END_OF_TEXT, ...alphabet], vocabSize);
+  const { tokens, merges } = learnMerges(countWords(texts), [END_OF_TEXT, ...BYTE_ALPHABET], vocabSize);
   if (tokens.length < vocabSize) {
     throw new RangeError(`Cannot learn a vocabulary of ${vocabSize} tokens: these texts give only ${tokens.length}`);
   }
@@ -63,29 +63,20 @@ export function trainTokenizer(texts: Iterable<string>, vocabSize: number): Toke
   };
 }
 
-/** The characters that stand for the bytes 0 to 255 in GPT-2's byte-level vocabularies. */
-function byteAlphabet(): string[] {
-  let next = 0x100;
-  return Array.from({ length: 256 }, (_, byte) => {
-    const printable = (byte >= 0x21 && byte <= 0x7e) || (byte >= 0xa1 && byte !== 0xad);
-    return String.fromCharCode(printable ? byte : next++);
-  });
-}
-
 interface Word {
   /** The tokens that it consists of by now. */
   tokens: string[];
   readonly count: number;
 }
 
-function countWords(texts: Iterable<string>, alphabet: readonly string[]): Word[] {
+function countWords(texts: Iterable<string>): Word[] {
   const counts = new Map<string, number>();
   for (const text of texts) {
     for (const [word] of text.matchAll(WORD)) counts.set(word, (counts.get(word) ?? 0) + 1);
   }
   const encoder = new TextEncoder();
   return [...counts].map(([word, count]) => ({
-    tokens: Array.from(encoder.encode(word), (byte) => alphabet[byte]!),
+    tokens: Array.from(encoder.encode(word), (byte) => BYTE_ALPHABET[byte]!),
     count,
   }));
 }
