@@ -84,13 +84,21 @@ export function decoderGraph(
   const logitRows = graph.input("logit_rows", ElementType.int64, ["logit_rows"]);
 
   const chain = operators === "native" && chained ? new Chain() : null;
-  const { context, embed, head } = operators === "cuda"
-    ? deviceParts(graph, plan, asInt4(weights), { laneInputs, capacity })
-    : operators === "half"
-    ? halfParts(graph, plan, asInt4(weights), computedOnHost(graph, laneInputs, tokens))
-    : operators === "native"
-    ? nativeParts(graph, plan, asInt4(weights), { laneInputs, capacity, add: chain?.add ?? ownNode })
-    : stockParts(graph, plan, weights, laneInputs);
+  const parts = (): Parts => {
+    switch (operators) {
+      case "stock":
+        return stockParts(graph, plan, weights, laneInputs);
+      case "half":
+        return halfParts(graph, plan, asInt4(weights), computedOnHost(graph, laneInputs, tokens));
+      case "native":
+        return nativeParts(graph, plan, asInt4(weights), { laneInputs, capacity, add: chain?.add ?? ownNode });
+      case "cuda":
+        return deviceParts(graph, plan, asInt4(weights), { laneInputs, capacity });
+      default:
+        return operators satisfies never;
+    }
+  };
+  const { context, embed, head } = parts();
   let hidden = embed(tokens);
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);
   if (chain !== null) hidden = chain.end(graph, hidden);
