@@ -130,7 +130,9 @@ export class ArrayMemory implements DecoderMemory {
     if (this.#logits.length < logits * vocabSize) {
       this.#logits = new Float32Array(logits * vocabSize);
       for (const [key, tensor] of this.#tensors) {
-        if (key.startsWith("logits ")) (tensor.close(), this.#tensors.delete(key));
+        if (!key.startsWith("logits ")) continue;
+        tensor.close();
+        this.#tensors.delete(key);
       }
     }
     const { inputs } = this;

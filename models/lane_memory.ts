@@ -122,7 +122,9 @@ export class LaneMemory implements DecoderMemory {
     if (this.#logits.rows < logits) {
       this.#logits = this.#makeLogits(Math.min(maxRows, Math.max(logits, 2 * this.#logits.rows)));
       for (const [key, tensor] of this.#tensors) {
-        if (key.startsWith("logits ")) (tensor.close(), this.#tensors.delete(key));
+        if (!key.startsWith("logits ")) continue;
+        tensor.close();
+        this.#tensors.delete(key);
       }
     }
     const { memory } = this.#logits;

@@ -32,6 +32,7 @@ export async function writeRandomArtefact(folder: string, options: RandomArtefac
   const layers = options.layers ?? Array.from({ length: config.numHiddenLayers }, () => usual);
   const random = xoroshiro128plus(seed);
   const quanta = quantaFor({ ...config, blockSize });
+  const qwen = config.family === "qwen2";
   const widths = (full: number, quantum: number) => pruningRates.map((rate) => keptWidth(full, rate, quantum));
   const shuffled = (length: number) => {
     const order = Array.from({ length }, (_, index) => index);
@@ -85,7 +86,6 @@ export async function writeRandomArtefact(folder: string, options: RandomArtefac
         return kind satisfies never;
     }
   };
-  const qwen = config.family === "qwen2";
   const draft: ManifestDraft = {
     name: options.name ?? "random",
     config: { ...config, eosTokenIds: [...config.eosTokenIds] },
