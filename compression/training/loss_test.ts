@@ -4,7 +4,7 @@ import { type Binding, ElementType, type Model, openRuntime } from "../../onnx/m
 import { evaluationModel, logitsModel, trainingModel } from "./loss.ts";
 import type { ParameterLayout } from "./parameters.ts";
 import { randomFor } from "./random.ts";
-import { TINY, type TINY_CONFIGS, tinyLlama, tinyModel } from "./test_support/tiny_models.ts";
+import { TINY, type TINY_CONFIGS, tinyLlama, tinyModel } from "./testing/tiny_models.ts";
 
 const SHAPE = { sequences: 2, length: 6 };
 const ROWS = SHAPE.sequences * SHAPE.length;

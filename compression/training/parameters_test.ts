@@ -2,7 +2,7 @@ import { describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, throws } from "node:assert/strict";
 import { initialWeights } from "./initialization.ts";
 import { randomFor } from "./random.ts";
-import { TINY, tinyLlama } from "./test_support/tiny_models.ts";
+import { TINY, tinyLlama } from "./testing/tiny_models.ts";
 
 describe("ParameterLayout", () => {
   const { layout, plan } = tinyLlama();

@@ -8,7 +8,7 @@ import { ElementType, openRuntime } from "../../onnx/mod.ts";
 import { constantWeights, packedParameters } from "./checkpoint_weights.ts";
 import { logitsModel } from "./loss.ts";
 import type { ParameterLayout } from "./parameters.ts";
-import { TINY, TINY_CONFIGS, tinyLlama, type TinyModel, tinyModel } from "./test_support/tiny_models.ts";
+import { TINY, TINY_CONFIGS, tinyLlama, type TinyModel, tinyModel } from "./testing/tiny_models.ts";
 import { trainedTensors, writeTrainedCheckpoint } from "./trained_checkpoint.ts";
 import { trainTokenizer } from "./train_tokenizer.ts";
 

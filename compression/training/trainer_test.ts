@@ -3,7 +3,7 @@ import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { join } from "node:path";
 import { openRuntime } from "../../onnx/mod.ts";
 import { randomFor } from "./random.ts";
-import { TINY, tinyLlama } from "./test_support/tiny_models.ts";
+import { TINY, tinyLlama } from "./testing/tiny_models.ts";
 import { Trainer } from "./trainer.ts";
 import { loadTrainingState, saveTrainingState } from "./training_state.ts";
 import { fillWithRandomWindows, joinStories } from "./windows.ts";
