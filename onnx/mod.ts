@@ -1,6 +1,5 @@
 /** ONNX Runtime: graphs as values, sessions over its C API. */
 export { alignedFloats, wishForHugePages } from "./aligned_array.ts";
-export { OrtError } from "./c_api.ts";
 export { type CudaDevice, cudaDevice, type DeviceMemory, type PinnedMemory } from "./cuda_device.ts";
 export type { CudaOptions } from "./cuda_provider.ts";
 export type { BoundTensor } from "./bound_tensor.ts";

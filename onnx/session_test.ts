@@ -1,6 +1,7 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, rejects, throws } from "node:assert/strict";
-import { cudaDevice, ElementType, GraphBuilder, openRuntime, OrtError, type Session, type Value } from "./mod.ts";
+import { cudaDevice, ElementType, GraphBuilder, openRuntime, type Session, type Value } from "./mod.ts";
+import { OrtError } from "./c_api.ts";
 
 const runtime = openRuntime();
 const { float32, int64, uint8 } = ElementType;
