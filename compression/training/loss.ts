@@ -42,13 +42,6 @@ export function trainingModel(plan: ModelPlan, shape: BatchShape): Model {
   return graph.build();
 }
 
-/** The logits `[sequences · length, V]` that the loss is of, to hold against those of other graphs. */
-export function logitsModel(plan: ModelPlan, shape: BatchShape): Model {
-  const graph = new GraphBuilder();
-  graph.output("logits", logitsOf(graph, plan, shape), ElementType.float32);
-  return graph.build();
-}
-
 function lossGraph(plan: ModelPlan, shape: BatchShape): { graph: GraphBuilder; loss: Value } {
   const graph = new GraphBuilder();
   const logits = logitsOf(graph, plan, shape);
@@ -58,7 +51,8 @@ function lossGraph(plan: ModelPlan, shape: BatchShape): { graph: GraphBuilder; l
   return { graph, loss };
 }
 
-function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: BatchShape): Value {
+/** The logits `[sequences · length, V]` that the loss is of. Input: `tokens`, see `evaluationModel`. */
+export function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: BatchShape): Value {
   const { config } = plan;
   const tokens = graph.input("tokens", ElementType.int64, [sequences * length]);
   const positions = graph.integers(Array.from({ length: sequences * length }, (_, row) => row % length));

@@ -1,9 +1,10 @@
 import { describe, it } from "@std/testing/bdd";
 import { ok } from "node:assert/strict";
 import { type Binding, ElementType, type Model, openRuntime } from "../../onnx/mod.ts";
-import { evaluationModel, logitsModel, trainingModel } from "./loss.ts";
+import { evaluationModel, trainingModel } from "./loss.ts";
 import type { ParameterLayout } from "./parameters.ts";
 import { randomFor } from "./random.ts";
+import { logitsModel } from "./testing/logits_model.ts";
 import { TINY, type TINY_CONFIGS, tinyLlama, tinyModel } from "./testing/tiny_models.ts";
 
 const SHAPE = { sequences: 2, length: 6 };
