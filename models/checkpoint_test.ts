@@ -8,7 +8,6 @@ import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64";
 import { type Checkpoint, openCheckpoint } from "./checkpoint.ts";
 import { expectedTensors } from "./description.ts";
 import { describe as describeModel } from "./families/mod.ts";
-import { float16FromFloat32 } from "./float16.ts";
 import { type SafetensorsEntry, SafetensorsWriter } from "./safetensors_writer.ts";
 
 const CONFIG = {
@@ -118,7 +117,11 @@ describe("openCheckpoint() of a folder", () => {
   it("reads float16 and bfloat16 as float32", async () => {
     const weights = randomWeights();
     const values = Float32Array.from({ length: 16 }, (_, i) => i - 7.5);
-    weights.set("model.norm.weight", { dtype: "F16", shape: [16], data: float16FromFloat32(values) });
+    weights.set("model.norm.weight", {
+      dtype: "F16",
+      shape: [16],
+      data: new Uint16Array(Float16Array.from(values).buffer),
+    });
     const bits = new Uint16Array(values.buffer.slice(0)).filter((_, i) => i % 2 === 1);
     weights.set("model.layers.0.input_layernorm.weight", { dtype: "BF16", shape: [16], data: bits });
     const checkpoint = await openWith(weights);

@@ -1,5 +1,5 @@
 /**
- * Conversions between float32 and the two 16-bit floats, for whole arrays.
+ * Conversions of the two 16-bit floats to float32, for whole arrays.
  *
  * 16-bit values travel as their bits in a `Uint16Array`, since bfloat16 has no array type of its own.
  */
@@ -10,15 +10,6 @@ export function float32FromFloat16(
   out: Float32Array<ArrayBuffer> = new Float32Array(bits.length),
 ): Float32Array<ArrayBuffer> {
   out.set(new Float16Array(bits.buffer, bits.byteOffset, bits.length));
-  return out;
-}
-
-/** float32 to IEEE half precision, rounded to nearest, ties to even; beyond 65504 (after rounding) it is infinite. */
-export function float16FromFloat32(
-  values: Float32Array,
-  out: Uint16Array<ArrayBuffer> = new Uint16Array(values.length),
-): Uint16Array<ArrayBuffer> {
-  new Float16Array(out.buffer, out.byteOffset, out.length).set(values);
   return out;
 }
 
