@@ -53,9 +53,9 @@ export interface CompressContext {
 }
 
 /**
- * Compresses a checkpoint into one artefact (architecture §4): statistics of the unmodified network, layer by layer;
- * orders and rotations; layer rates; quantization, layer by layer on what the quantized layers before emit and towards
- * what the unmodified ones do; and the perplexity of every level on held-out text.
+ * Compresses a checkpoint into one artefact: statistics of the unmodified network, layer by layer; orders and rotations;
+ * layer rates; quantization, layer by layer on what the quantized layers before emit and towards what the unmodified ones
+ * do; and the perplexity of every level on held-out text.
  *
  * Everything is written below `out.partial`, which becomes `out` at the very end. A run that was cut off leaves no
  * artefact, and the same job started again goes on at its last saved layer, or anew where what was saved is damaged.

@@ -3,8 +3,8 @@
  * of input columns, `weight ≈ (code − 8) · scale` with codes 0 to 15.
  *
  * A matrix is quantized in *groups* of columns, and stored in *blocks*. They differ only where the columns of one matrix
- * are stored in several segments (architecture D3): blocks start anew in each segment, and the last of a segment is
- * filled up, so the group that belongs to it is shorter. See uniql.md §6.1.
+ * are stored in several segments, so that what a rate drops is apart from what it keeps: blocks start anew in each
+ * segment, and the last of a segment is filled up, so the group that belongs to it is shorter. See uniql.md §6.1.
  */
 
 import { float32FromFloat16 } from "./float16.ts";

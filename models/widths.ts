@@ -2,7 +2,7 @@
  * Kept sizes: the one place where a pruning rate becomes a number of channels.
  *
  * Sizes are always computed from the full width, so that any two rates agree on what they share, and a narrower variant
- * is a prefix of a wider one (architecture D3, uniql.md §2.3).
+ * is a prefix of a wider one (uniql.md §2.3).
  */
 
 import type { ModelConfig } from "./description.ts";

@@ -15,6 +15,21 @@ interface DocSymbol {
   }[];
 }
 
+const SOURCE = /\.(ts|js|h|cpp|cu|cuh|inc)$/;
+const COMMENT = /\/\*.*?\*\/|(?<!:)\/\/[^\n]*/gs;
+/** Not in an address: those have a slash more before. */
+const DOCUMENT = /(?<![\w./-])[\w-][\w./-]*\.md\b/g;
+
+async function allFiles(folder = ""): Promise<string[]> {
+  const files: string[] = [];
+  for await (const { name, isDirectory } of Deno.readDir(`${ROOT}${folder}`)) {
+    if (name.startsWith(".") || ["node_modules", "build", "cache"].includes(name)) continue;
+    if (isDirectory) files.push(...await allFiles(`${folder}${name}/`));
+    else files.push(`${folder}${name}`);
+  }
+  return files;
+}
+
 async function sources(folder: string): Promise<string[]> {
   const files: string[] = [];
   for await (const { name, isDirectory } of Deno.readDir(`${ROOT}${folder}`)) {
@@ -49,5 +64,21 @@ describe("The documentation", () => {
     }
     ok(exported > 100, `only ${exported} exports were found`);
     deepEqual(undocumented, []);
+  });
+
+  it("is there wherever a comment names a file of it", async () => {
+    const files = await allFiles();
+    const there = new Set(files);
+    const missing: string[] = [];
+    let named = 0;
+    for (const file of files.filter((file) => SOURCE.test(file))) {
+      const comments = (await Deno.readTextFile(`${ROOT}${file}`)).match(COMMENT) ?? [];
+      for (const [document] of comments.join("\n").matchAll(DOCUMENT)) {
+        named++;
+        if (!there.has(document) && !there.has(`docs/${document}`)) missing.push(`${file}: ${document}`);
+      }
+    }
+    ok(named > 10, `only ${named} were found`);
+    deepEqual(missing, []);
   });
 });

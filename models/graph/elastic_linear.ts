@@ -35,8 +35,8 @@ export type Axes = { readonly whole: Value } | { readonly each: readonly Value[]
 export type Tap = (name: string, value: Value) => void;
 
 /**
- * Linear layers of which every row of a step uses a prefix (architecture D6). There are two lowerings: `chunkedLinear`
- * with stock operators, and `prefixLinear` with our own.
+ * Linear layers of which every row of a step uses a prefix. There are two lowerings: `chunkedLinear` with stock operators,
+ * and `prefixLinear` with our own.
  */
 export interface ElasticLinear {
   /**
@@ -103,7 +103,7 @@ export interface ElasticLinear {
   fromChannels(graph: GraphBuilder, layer: CutMatrix & { channels: Channels; residual: Value }): Value;
 }
 
-/** Stock operators: one product per chunk, over the rows that keep it (onnxruntime.md §1.7). */
+/** Stock operators: one product per chunk, over the rows that keep it. */
 export function chunkedLinear(weights: Weights, gates: Gates): ElasticLinear {
   const normed = (graph: GraphBuilder, x: Value, { weight, epsilon }: Norm, name: string, tap?: Tap) => {
     const value = rmsNorm(graph, x, weight, epsilon);

@@ -4,7 +4,7 @@ import { ElementType, type GraphBuilder, type Value } from "../../onnx/mod.ts";
  * Which rows of a step take part in which chunk.
  *
  * The rows of a step are ordered widest first, so the rows that need a chunk are the first so many. A chunk that nobody
- * needs gets zero rows and costs about a microsecond (onnxruntime.md §1.7).
+ * needs gets zero rows and costs about a microsecond.
  */
 export interface Gates {
   /** The narrowest level; its chunks take all rows and need no gate. */

@@ -35,7 +35,7 @@ export type TensorLocator = (name: string) => FileRange;
 
 /**
  * Activations are quantized to int8 per block inside the product: 3 × faster than float32 with one row (measured on
- * AVX-512 VNNI; onnxruntime.md §1.10).
+ * AVX-512 VNNI).
  */
 const INT8_ACTIVATIONS = 4;
 
