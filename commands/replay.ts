@@ -12,6 +12,7 @@ import { progressBar } from "./progress_bar.ts";
 import { BusyCores } from "./replay/busy_cores.ts";
 import { type Info, ServiceClient } from "./replay/client.ts";
 import { measureCapacity, measureCosts, randomPrompt } from "./replay/measure.ts";
+import { type MeasuredCosts, StepClock } from "./replay/measured_costs.ts";
 import { findOracle } from "./replay/oracle.ts";
 import type { BudgetedRequest, Outcome } from "./replay/outcome.ts";
 import { reportPage } from "./replay/page.ts";
@@ -21,7 +22,6 @@ import type { HalfCpuErrors, LoadReport, PolicyRun, ReplayReport } from "./repla
 import { sendTrace } from "./replay/send_trace.ts";
 import { ServiceProcess } from "./replay/service_process.ts";
 import { type Decisions, judge, REFUSED, type SimulatedRequest } from "./replay/simulator.ts";
-import { StepClock, type StepCosts } from "./replay/step_costs.ts";
 import { predictionError, SETTLING_MS, summarize } from "./replay/summary.ts";
 import { markdown } from "./replay/tables.ts";
 import { parseTraceCsv } from "./replay/trace_csv.ts";
@@ -188,7 +188,7 @@ async function measured(
     policies: readonly string[];
     recorded: readonly TraceRequest[] | null;
   },
-): Promise<{ info: Info; costs: StepCosts; capacity: number }> {
+): Promise<{ info: Info; costs: MeasuredCosts; capacity: number }> {
   await using target = await targetOf(flags, { model, policy: policies[0]! });
   using bar = progressBar("measure");
   const { client } = target;
@@ -283,7 +283,7 @@ function takeHalfOfTheCpu(): Promise<BusyCores> {
 interface Known {
   readonly flags: Flags;
   readonly clock: StepClock;
-  readonly costs: StepCosts;
+  readonly costs: MeasuredCosts;
 }
 
 function policyRun(
@@ -317,7 +317,7 @@ function halfCpuErrors(outcomes: readonly Outcome[], atMs: number): HalfCpuError
 }
 
 /** Requests for the simulator, whose clock does not see the client's way. */
-function simulated(requests: readonly BudgetedRequest[], { overheadMs }: StepCosts): SimulatedRequest[] {
+function simulated(requests: readonly BudgetedRequest[], { overheadMs }: MeasuredCosts): SimulatedRequest[] {
   return requests.map(({ arrivalMs, promptTokens, newTokens, budgetMs }) => ({
     ...{ arrivalMs, promptTokens, newTokens },
     deadlineMs: arrivalMs + budgetMs - overheadMs,
@@ -325,7 +325,7 @@ function simulated(requests: readonly BudgetedRequest[], { overheadMs }: StepCos
 }
 
 /** What a policy decided about each request; of those that were narrowed, as if they had been so from the start. */
-function decisionsOf(outcomes: readonly Outcome[], { pruningRates }: StepCosts): Decisions {
+function decisionsOf(outcomes: readonly Outcome[], { pruningRates }: MeasuredCosts): Decisions {
   return { levels: outcomes.map(({ served }) => served === null ? REFUSED : pruningRates.indexOf(served.pruningRate)) };
 }
 

@@ -2,7 +2,7 @@ import { neverRising } from "../../engine/never_rising.ts";
 import type { Answer, Info, Reply, ServiceClient } from "./client.ts";
 import type { RandomDraws } from "./random.ts";
 import { median } from "./statistics.ts";
-import type { StepCosts } from "./step_costs.ts";
+import type { MeasuredCosts } from "./measured_costs.ts";
 import type { TraceWork } from "./trace.ts";
 
 /** Random prompts: any tokens will do, and an artefact of random weights has no tokenizer. */
@@ -39,7 +39,7 @@ const ATTEMPTS = 100;
  *
  * @throws {RangeError} If an answer is refused, or no answer is long enough to measure.
  */
-export async function measureCosts(options: CostOptions): Promise<StepCosts> {
+export async function measureCosts(options: CostOptions): Promise<MeasuredCosts> {
   const { client, info, prefillChunk, context, seconds, draws, onProgress } = options;
   const pruningRates = info.levels.map(({ pruning_rate }) => pruning_rate);
   const batches = sizes(info.slots, [1, 2, 3, 4, 8, 16, 32, 64]);

@@ -1,6 +1,6 @@
 import { RandomDraws } from "./random.ts";
 import { type Decisions, judge, REFUSED, type SimulatedRequest, type SimulatedResult } from "./simulator.ts";
-import type { StepClock } from "./step_costs.ts";
+import type { StepClock } from "./measured_costs.ts";
 
 export interface OracleOptions {
   readonly clock: StepClock;

@@ -3,7 +3,7 @@ import { describe, it } from "@std/testing/bdd";
 import { findOracle, type OracleOptions } from "./oracle.ts";
 import { RandomDraws } from "./random.ts";
 import { judge, REFUSED, type SimulatedRequest } from "./simulator.ts";
-import { StepClock } from "./step_costs.ts";
+import { StepClock } from "./measured_costs.ts";
 
 const RATES = [0, 0.2, 0.4];
 const clock = new StepClock({

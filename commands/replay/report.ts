@@ -1,6 +1,6 @@
 import type { BudgetedRequest, Outcome } from "./outcome.ts";
 import type { SimulatedResult } from "./simulator.ts";
-import type { StepCosts } from "./step_costs.ts";
+import type { MeasuredCosts } from "./measured_costs.ts";
 import type { Summary } from "./summary.ts";
 
 /** Everything that a replay found. */
@@ -19,7 +19,7 @@ export interface ReplayReport {
   readonly budgets: Readonly<Record<string, number>>;
   /** When half of the cores were taken away, if they were. */
   readonly halfCpuAtSeconds: number | null;
-  readonly costs: StepCosts;
+  readonly costs: MeasuredCosts;
   /** Requests per second that rate 0 sustains. */
   readonly capacity: number;
   readonly loads: readonly LoadReport[];

@@ -1,4 +1,4 @@
-import type { StepClock } from "./step_costs.ts";
+import type { StepClock } from "./measured_costs.ts";
 
 /** A request as the simulator sees it. */
 export interface SimulatedRequest {

@@ -2,7 +2,7 @@ import { deepEqual, equal, throws } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { RandomDraws } from "./random.ts";
 import { judge, REFUSED, simulate, type SimulatedRequest } from "./simulator.ts";
-import { StepClock } from "./step_costs.ts";
+import { StepClock } from "./measured_costs.ts";
 
 /** Two slots, two levels, chunks of 4; every step of two sequences is dearer than one, not twice. */
 const clock = new StepClock({

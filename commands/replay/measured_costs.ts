@@ -2,7 +2,7 @@
  * What steps of the service cost, as measured from outside. A wider level never costs less than a narrower one, and more
  * rows never less than fewer.
  */
-export interface StepCosts {
+export interface MeasuredCosts {
   /** Rates of the levels, 0 first. */
   readonly pruningRates: readonly number[];
   /** Milliseconds of a decode step, `[level][sequences − 1]`, for 1 sequence up to all slots. */
@@ -22,7 +22,7 @@ export class StepClock {
   readonly #decode: Float64Array[];
   readonly #prefill: Float64Array[];
 
-  constructor({ decodeMs, prefillMs }: Pick<StepCosts, "decodeMs" | "prefillMs">) {
+  constructor({ decodeMs, prefillMs }: Pick<MeasuredCosts, "decodeMs" | "prefillMs">) {
     this.levels = decodeMs.length;
     this.slots = decodeMs[0]!.length;
     this.chunk = prefillMs[0]!.at(-1)!.rows;

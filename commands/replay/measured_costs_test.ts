@@ -1,6 +1,6 @@
 import { equal } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { StepClock } from "./step_costs.ts";
+import { StepClock } from "./measured_costs.ts";
 
 const clock = new StepClock({
   decodeMs: [[10, 16], [6, 9]],
