@@ -60,7 +60,7 @@ struct LaneScan::Work {
 };
 
 // A lane, and where its rows and its tasks begin.
-struct LaneScan::Stretch {
+struct LaneScan::PlacedLane {
   const ScanLane* lane;
   size_t firstRow;
   size_t firstTask;
@@ -136,35 +136,35 @@ void LaneScan::run(const ScanRun& run, void* memory, const Parallel& parallel) c
   work.deltas = work.bc + roundUp(run.rows * states * sizeof(float), alignment) / sizeof(float);
   work.decays = work.deltas + run.rows * shape_.heads;
 
-  Stretch stretches[maxScanLanes];
+  PlacedLane placedLanes[maxScanLanes];
   size_t rows = 0, tasks = 0;
   for (size_t i = 0; i < run.laneCount; i++) {
-    stretches[i] = {run.lanes + i, rows, tasks};
+    placedLanes[i] = {run.lanes + i, rows, tasks};
     rows += run.lanes[i].rows;
     const size_t heads = headsPerTask(run.lanes[i]);
     tasks += (shape_.heads + heads - 1) / heads;
   }
-  // The stretch that row or task `index` belongs to.
-  const auto find = [&](size_t Stretch::*first, size_t index) -> const Stretch& {
+  // The lane that row or task `index` belongs to.
+  const auto find = [&](size_t PlacedLane::*first, size_t index) -> const PlacedLane& {
     size_t i = run.laneCount - 1;
-    while (stretches[i].*first > index) i--;
-    return stretches[i];
+    while (placedLanes[i].*first > index) i--;
+    return placedLanes[i];
   };
 
   parallel.forEach((run.rows + stateRows - 1) / stateRows, [&](size_t block) {
     for (size_t row = block * stateRows; row < least((block + 1) * stateRows, run.rows); row++) {
-      const Stretch& stretch = find(&Stretch::firstRow, row);
-      convolveStates(run, work, stretch, row - stretch.firstRow);
+      const PlacedLane& placed = find(&PlacedLane::firstRow, row);
+      convolveStates(run, work, placed, row - placed.firstRow);
     }
   });
   parallel.forEach(tasks, [&](size_t task) {
-    const Stretch& stretch = find(&Stretch::firstTask, task);
-    const size_t heads = headsPerTask(*stretch.lane), first = (task - stretch.firstTask) * heads;
+    const PlacedLane& placed = find(&PlacedLane::firstTask, task);
+    const size_t heads = headsPerTask(*placed.lane), first = (task - placed.firstTask) * heads;
     for (size_t group = 0; first == 0 && group < 2 * shape_.groups; group++) {
-      const ScanLane& lane = *stretch.lane;
-      windowOfGroup(run, stretch, group).advance(lane.rows, lane.states, lane.convBc + group * lane.states);
+      const ScanLane& lane = *placed.lane;
+      windowOfGroup(run, placed, group).advance(lane.rows, lane.states, lane.convBc + group * lane.states);
     }
-    for (size_t head = first; head < least(first + heads, shape_.heads); head++) mixHead(run, work, stretch, head);
+    for (size_t head = first; head < least(first + heads, shape_.heads); head++) mixHead(run, work, placed, head);
   });
   const size_t columns = shape_.heads * shape_.channels, group = columns / shape_.groups;
   const auto normalize = [&](size_t row) {
@@ -183,38 +183,38 @@ void LaneScan::run(const ScanRun& run, void* memory, const Parallel& parallel) c
 }
 
 // The inputs of the convolution of one head's x.
-LaneScan::Window LaneScan::windowOfHead(const ScanRun& run, const Stretch& stretch, size_t head) const {
-  const ScanLane& lane = *stretch.lane;
-  const float* rows = run.packed + stretch.firstRow * shape_.columns() + (shape_.heads + head) * shape_.channels;
+LaneScan::Window LaneScan::windowOfHead(const ScanRun& run, const PlacedLane& placed, size_t head) const {
+  const ScanLane& lane = *placed.lane;
+  const float* rows = run.packed + placed.firstRow * shape_.columns() + (shape_.heads + head) * shape_.channels;
   return {lane.convX + head * lane.channels, shape_.heads * lane.channels, rows, shape_.columns(), shape_.taps};
 }
 
 // The inputs of the convolution of one group's B (the first G) or C.
-LaneScan::Window LaneScan::windowOfGroup(const ScanRun& run, const Stretch& stretch, size_t group) const {
-  const ScanLane& lane = *stretch.lane;
-  const float* rows = run.packed + stretch.firstRow * shape_.columns() + 2 * shape_.heads * shape_.channels;
+LaneScan::Window LaneScan::windowOfGroup(const ScanRun& run, const PlacedLane& placed, size_t group) const {
+  const ScanLane& lane = *placed.lane;
+  const float* rows = run.packed + placed.firstRow * shape_.columns() + 2 * shape_.heads * shape_.channels;
   return {lane.convBc + group * lane.states, 2 * shape_.groups * lane.states, rows + group * shape_.states,
           shape_.columns(), shape_.taps};
 }
 
 // B and C of a lane's row.
-void LaneScan::convolveStates(const ScanRun& run, const Work& work, const Stretch& stretch, size_t row) const {
+void LaneScan::convolveStates(const ScanRun& run, const Work& work, const PlacedLane& placed, size_t row) const {
   const size_t groups = 2 * shape_.groups;
-  float* out = work.bc + (stretch.firstRow + row) * groups * shape_.states;
+  float* out = work.bc + (placed.firstRow + row) * groups * shape_.states;
   for (size_t group = 0; group < groups; group++) {
     const float* inputs[maxTaps];
-    windowOfGroup(run, stretch, group).ending(row, inputs);
+    windowOfGroup(run, placed, group).ending(row, inputs);
     const size_t first = group * shape_.states;
     routines_.convolve(inputs, convBc_ + first * shape_.taps, shape_.states,
-                       convBcBias_ ? convBcBias_ + first : nullptr, shape_.taps, stretch.lane->states, out + first);
+                       convBcBias_ ? convBcBias_ + first : nullptr, shape_.taps, placed.lane->states, out + first);
   }
 }
 
-void LaneScan::discretize(const ScanRun& run, const Work& work, const Stretch& stretch, size_t head) const {
-  const float* steps = run.packed + stretch.firstRow * shape_.columns() + shape_.columns() - shape_.heads + head;
-  float* deltas = work.deltas + head * run.rows + stretch.firstRow;
-  float* decays = work.decays + head * run.rows + stretch.firstRow;
-  for (size_t row = 0; row < stretch.lane->rows; row++) {
+void LaneScan::discretize(const ScanRun& run, const Work& work, const PlacedLane& placed, size_t head) const {
+  const float* steps = run.packed + placed.firstRow * shape_.columns() + shape_.columns() - shape_.heads + head;
+  float* deltas = work.deltas + head * run.rows + placed.firstRow;
+  float* decays = work.decays + head * run.rows + placed.firstRow;
+  for (size_t row = 0; row < placed.lane->rows; row++) {
     const float step = steps[row * shape_.columns()] + deltaBias_[head];
     const float softplus = (step > 0 ? step : 0) + std::log1p(std::exp(-std::fabs(step)));
     // Not by fmin and fmax, which take the bound for what is no number.
@@ -225,14 +225,14 @@ void LaneScan::discretize(const ScanRun& run, const Work& work, const Stretch& s
 }
 
 // One head of all rows of a lane, up to the gate.
-void LaneScan::mixHead(const ScanRun& run, const Work& work, const Stretch& stretch, size_t head) const {
-  const ScanLane& lane = *stretch.lane;
+void LaneScan::mixHead(const ScanRun& run, const Work& work, const PlacedLane& placed, size_t head) const {
+  const ScanLane& lane = *placed.lane;
   const size_t width = shape_.channels, columns = shape_.columns(), outputs = shape_.heads * width;
   const size_t states = 2 * shape_.groups * shape_.states, group = head / (shape_.heads / shape_.groups);
-  const Window window = windowOfHead(run, stretch, head);
-  float* y = run.y + stretch.firstRow * outputs + head * width;
-  const float* z = run.packed + stretch.firstRow * columns + head * width;
-  discretize(run, work, stretch, head);
+  const Window window = windowOfHead(run, placed, head);
+  float* y = run.y + placed.firstRow * outputs + head * width;
+  const float* z = run.packed + placed.firstRow * columns + head * width;
+  discretize(run, work, placed, head);
 
   ScanStretch scan{};
   scan.state = lane.state + head * lane.states * lane.channels;
@@ -251,9 +251,9 @@ void LaneScan::mixHead(const ScanRun& run, const Work& work, const Stretch& stre
                          y + row * outputs);
     }
     scan.rows = last - first;
-    scan.deltas = work.deltas + head * run.rows + stretch.firstRow + first;
-    scan.decays = work.decays + head * run.rows + stretch.firstRow + first;
-    scan.b = work.bc + (stretch.firstRow + first) * states + group * shape_.states;
+    scan.deltas = work.deltas + head * run.rows + placed.firstRow + first;
+    scan.decays = work.decays + head * run.rows + placed.firstRow + first;
+    scan.b = work.bc + (placed.firstRow + first) * states + group * shape_.states;
     scan.c = scan.b + shape_.groups * shape_.states;
     scan.x = y + first * outputs;
     routines_.scan(scan);

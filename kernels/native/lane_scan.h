@@ -84,16 +84,16 @@ class LaneScan {
 
  private:
   struct Work;
-  struct Stretch;
+  struct PlacedLane;
   struct Window;
 
   LaneScan(const Routines& routines, const ScanShape& shape) : routines_(routines), shape_(shape) {}
   bool pack(const ScanParameters&);
-  Window windowOfHead(const ScanRun&, const Stretch&, size_t head) const;
-  Window windowOfGroup(const ScanRun&, const Stretch&, size_t group) const;
-  void convolveStates(const ScanRun&, const Work&, const Stretch&, size_t row) const;
-  void mixHead(const ScanRun&, const Work&, const Stretch&, size_t head) const;
-  void discretize(const ScanRun&, const Work&, const Stretch&, size_t head) const;
+  Window windowOfHead(const ScanRun&, const PlacedLane&, size_t head) const;
+  Window windowOfGroup(const ScanRun&, const PlacedLane&, size_t group) const;
+  void convolveStates(const ScanRun&, const Work&, const PlacedLane&, size_t row) const;
+  void mixHead(const ScanRun&, const Work&, const PlacedLane&, size_t head) const;
+  void discretize(const ScanRun&, const Work&, const PlacedLane&, size_t head) const;
   size_t headsPerTask(const ScanLane&) const;
 
   const Routines& routines_;

@@ -10,7 +10,7 @@
 namespace espalier {
 namespace {
 
-constexpr size_t mostStretches = 8;
+constexpr size_t mostShares = 8;
 
 // Looks at a counter before a member sleeps: some tens of microseconds, longer than others mostly need.
 constexpr size_t looks = 1000;
@@ -31,7 +31,7 @@ size_t Team::processors() {
   return count > 0 ? static_cast<size_t>(count) : 1;
 }
 
-size_t Team::stretches() { return processors() < mostStretches ? processors() : mostStretches; }
+size_t Team::shares() { return processors() < mostShares ? processors() : mostShares; }
 
 Team::Team(void* memory, size_t loops) : loops_(loops), done_(static_cast<uint32_t*>(memory)), taken_(done_ + loops) {
   std::memset(memory, 0, bytes(loops));
@@ -40,14 +40,14 @@ Team::Team(void* memory, size_t loops) : loops_(loops), done_(static_cast<uint32
 void Team::runLoop(void* user, void (*body)(void* user, size_t index), size_t total, void* bodyUser) {
   Member& member = *static_cast<Member*>(user);
   Team& team = *member.team;
-  const size_t loop = member.nextLoop++, count = stretches();
+  const size_t loop = member.nextLoop++, count = shares();
   uint32_t* done = team.done_ + loop;
   if (__atomic_load_n(done, __ATOMIC_ACQUIRE) == total) return;
   uint32_t mine = 0;
   for (size_t i = 0; i < count; i++) {
-    const size_t stretch = (member.index + i) % count, first = total * stretch / count;
-    const size_t size = total * (stretch + 1) / count - first;
-    uint32_t* taken = team.taken_ + stretch * team.loops_ + loop;
+    const size_t share = (member.index + i) % count, first = total * share / count;
+    const size_t size = total * (share + 1) / count - first;
+    uint32_t* taken = team.taken_ + share * team.loops_ + loop;
     if (size == 0) continue;
     for (size_t next; (next = __atomic_fetch_add(taken, 1, __ATOMIC_RELAXED)) < size; mine++) {
       body(bodyUser, first + next);

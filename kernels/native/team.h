@@ -4,7 +4,7 @@
 // small blocks that was a sixth of the time (Zen 5). A team is handed over once. Its members run the same code; at a
 // loop they take one iteration after another, and leave it when all are done.
 //
-// Each takes from a stretch of its own first: neighbouring iterations read neighbouring weights, and what a thread has
+// Each takes from a share of its own first: neighbouring iterations read neighbouring weights, and what a thread has
 // asked memory for beyond the end of one is there for the next.
 //
 // A member waits only for iterations that another has taken and is at work on. So a run ends however many members come
@@ -23,7 +23,7 @@ namespace espalier {
 class Team {
  public:
   // Bytes of memory for code with so many loops.
-  static size_t bytes(size_t loops) { return (stretches() + 1) * loops * sizeof(uint32_t); }
+  static size_t bytes(size_t loops) { return (shares() + 1) * loops * sizeof(uint32_t); }
 
   // @param memory `bytes(loops)`, written here and until the last member has left.
   Team(void* memory, size_t loops);
@@ -48,7 +48,7 @@ class Team {
   };
 
   // Parts of a loop from which members take at first.
-  static size_t stretches();
+  static size_t shares();
 
   static void runLoop(void* member, void (*body)(void* user, size_t index), size_t total, void* user);
   void finish(uint32_t* done, uint32_t mine, uint32_t total);
@@ -56,7 +56,7 @@ class Team {
 
   const size_t loops_;
   uint32_t* done_;   // [loops]: iterations
-  uint32_t* taken_;  // [stretches][loops]: a member writes next to what it wrote before
+  uint32_t* taken_;  // [shares][loops]: a member writes next to what it wrote before
   size_t members_ = 0;
   uint32_t sleepers_ = 0;
   bool ended_ = false;
