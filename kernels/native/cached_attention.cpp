@@ -2,12 +2,11 @@
 
 #include "lane_arrays.h"
 #include "lane_attention.h"
+#include "lanes.h"
 #include "operator.h"
 
 namespace espalier {
 namespace {
-
-constexpr size_t maxLanes = 64;
 
 // Inputs before the lanes' arrays.
 enum Input : size_t {

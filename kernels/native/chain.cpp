@@ -4,15 +4,13 @@
 #include <cstring>
 
 #include "operators.h"
+#include "rounding.h"
 
 namespace espalier {
 namespace {
 
 constexpr int64_t absent = -1;
 constexpr int64_t outputOf(size_t part) { return -2 - static_cast<int64_t>(part); }
-
-constexpr size_t alignment = 64;
-size_t roundUp(size_t bytes) { return (bytes + alignment - 1) / alignment * alignment; }
 
 struct Tensor {
   const void* data;
@@ -208,7 +206,7 @@ ort::Status* Chain::place() {
   for (size_t p = 0; p < parts_.count; p++) {
     Part& part = parts_[p];
     part.place = runBytes_;
-    runBytes_ += roundUp(part.op->runBytes());
+    runBytes_ += roundUp(part.op->runBytes(), alignment);
     loops_ += part.op->loops();
     if (p + 1 == parts_.count) break;
     size_t slot = 0;
@@ -231,7 +229,8 @@ ort::Status* Chain::prepare(const ort::KernelInfo* info) {
 
 ort::Status* Chain::compute(ort::KernelContext* context) const {
   // The team's, the parts' runs, the tensors of inputs and of outputs.
-  const size_t teamBytes = roundUp(Team::bytes(loops_)), inputBytes = roundUp(inputs_.count * sizeof(Tensor));
+  const size_t teamBytes = roundUp(Team::bytes(loops_), alignment);
+  const size_t inputBytes = roundUp(inputs_.count * sizeof(Tensor), alignment);
   WorkMemory forRuns(api_, allocator_), forSlots(api_, allocator_), forWork(api_, allocator_);
   void *memory = nullptr, *slots = nullptr, *work = nullptr;
   RETURN_IF_FAILED(forRuns.allocate(teamBytes + runBytes_ + inputBytes + parts_.count * sizeof(Tensor), &memory));

@@ -4,10 +4,10 @@
 #include <cstring>
 #include <utility>
 
+#include "rounding.h"
+
 namespace espalier {
 namespace {
-
-constexpr size_t alignment = 64;
 
 // Tokens of a stretch. A softmax is always joined from the same stretches, so whether they are worked on one after
 // another or by several threads does not show.
@@ -18,10 +18,6 @@ constexpr size_t fewTasks = 16;
 
 // Multiplications below which other threads are not worth it: some half of a microsecond.
 constexpr size_t serialProducts = size_t{1} << 12;
-
-size_t least(size_t a, size_t b) { return a < b ? a : b; }
-size_t ceilDivide(size_t a, size_t b) { return (a + b - 1) / b; }
-size_t roundUp(size_t value, size_t unit) { return ceilDivide(value, unit) * unit; }
 
 // One thread makes all calls where several would cost more than they bring.
 template <typename Body>

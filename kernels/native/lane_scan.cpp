@@ -5,10 +5,10 @@
 #include <cstring>
 #include <new>
 
+#include "rounding.h"
+
 namespace espalier {
 namespace {
-
-constexpr size_t alignment = 64;
 
 // Elements of the state that a task works on at least: a few microseconds, and few enough that threads end together.
 constexpr size_t taskElements = size_t{1} << 13;
@@ -21,10 +21,6 @@ constexpr size_t stageRows = 32;
 
 // Rows whose B and C are one task.
 constexpr size_t stateRows = 16;
-
-size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
-
-size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 }  // namespace
 
@@ -125,7 +121,7 @@ size_t LaneScan::workBytes(size_t rows) const {
 
 size_t LaneScan::headsPerTask(const ScanLane& lane) const {
   const size_t elements = lane.rows * lane.states * lane.channels;
-  return least(shape_.heads, (taskElements + elements - 1) / elements);
+  return least(shape_.heads, ceilDivide(taskElements, elements));
 }
 
 void LaneScan::run(const ScanRun& run, void* memory, const Parallel& parallel) const {
@@ -136,13 +132,13 @@ void LaneScan::run(const ScanRun& run, void* memory, const Parallel& parallel) c
   work.deltas = work.bc + roundUp(run.rows * states * sizeof(float), alignment) / sizeof(float);
   work.decays = work.deltas + run.rows * shape_.heads;
 
-  PlacedLane placedLanes[maxScanLanes];
+  PlacedLane placedLanes[maxLanes];
   size_t rows = 0, tasks = 0;
   for (size_t i = 0; i < run.laneCount; i++) {
     placedLanes[i] = {run.lanes + i, rows, tasks};
     rows += run.lanes[i].rows;
     const size_t heads = headsPerTask(run.lanes[i]);
-    tasks += (shape_.heads + heads - 1) / heads;
+    tasks += ceilDivide(shape_.heads, heads);
   }
   // The lane that row or task `index` belongs to.
   const auto find = [&](size_t PlacedLane::*first, size_t index) -> const PlacedLane& {
@@ -151,7 +147,7 @@ void LaneScan::run(const ScanRun& run, void* memory, const Parallel& parallel) c
     return placedLanes[i];
   };
 
-  parallel.forEach((run.rows + stateRows - 1) / stateRows, [&](size_t block) {
+  parallel.forEach(ceilDivide(run.rows, stateRows), [&](size_t block) {
     for (size_t row = block * stateRows; row < least((block + 1) * stateRows, run.rows); row++) {
       const PlacedLane& placed = find(&PlacedLane::firstRow, row);
       convolveStates(run, work, placed, row - placed.firstRow);

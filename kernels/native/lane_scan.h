@@ -7,6 +7,7 @@
 
 #include <cstddef>
 
+#include "lanes.h"
 #include "parallel.h"
 #include "routines.h"
 
@@ -59,8 +60,7 @@ struct ScanRun {
   float* y;     // [rows][H][P]; zero behind a lane's channels
 };
 
-// Lanes of a run, and taps of a convolution, are at most so many.
-constexpr size_t maxScanLanes = 64;
+// Taps of a convolution at most.
 constexpr size_t maxTaps = 16;
 
 class LaneScan {

@@ -1,5 +1,7 @@
 #include "layer_attributes.h"
 
+#include "rounding.h"
+
 namespace espalier {
 namespace {
 
@@ -62,7 +64,7 @@ class ConstantReader {
 
 size_t blocksOf(const ProductShape& shape, const StoredChunk& chunk) {
   const size_t columns = shape.cut == Cut::inputs ? shape.channelsOf(chunk) : shape.uncut;
-  return rowsOf(shape, chunk) * ((columns + shape.blockSize - 1) / shape.blockSize);
+  return rowsOf(shape, chunk) * ceilDivide(columns, shape.blockSize);
 }
 
 ort::Status* readLayer(const OperatorInfo& info, Constants from, Layer* out) {

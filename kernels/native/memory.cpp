@@ -7,6 +7,8 @@
 #include <cstdint>
 #include <new>
 
+#include "rounding.h"
+
 #if defined(__SANITIZE_ADDRESS__)
 #include <sanitizer/asan_interface.h>
 #else
@@ -18,7 +20,6 @@ namespace espalier {
 namespace {
 
 constexpr size_t hugePage = size_t{1} << 21;
-constexpr size_t alignment = 64;
 
 // Matrices share slabs, so that each does not round up to huge pages of its own.
 struct Slab {
@@ -43,8 +44,6 @@ constexpr size_t band = 0;
 // Plain data: valid until the process ends, whatever order libraries are unloaded in.
 pthread_mutex_t mutex = PTHREAD_MUTEX_INITIALIZER;
 Slab* slabs = nullptr;
-
-size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
 
 Slab* addSlab(size_t bytes) {
   const size_t mappedBytes = bytes + hugePage;

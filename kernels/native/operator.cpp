@@ -3,6 +3,8 @@
 #include <cstdarg>
 #include <cstdio>
 
+#include "rounding.h"
+
 namespace espalier {
 
 int64_t Shape::count() const {
@@ -85,9 +87,8 @@ WorkMemory::~WorkMemory() {
 }
 
 ort::Status* WorkMemory::allocate(size_t bytes, void** aligned) {
-  constexpr size_t alignment = 64;
   RETURN_IF_FAILED(ort::AllocatorAlloc::call(api_, allocator_, bytes + alignment, &memory_));
-  *aligned = reinterpret_cast<void*>((reinterpret_cast<uintptr_t>(memory_) + alignment - 1) / alignment * alignment);
+  *aligned = reinterpret_cast<void*>(roundUp(reinterpret_cast<uintptr_t>(memory_), alignment));
   return nullptr;
 }
 

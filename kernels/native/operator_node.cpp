@@ -1,9 +1,9 @@
 #include "operator_node.h"
 
+#include "rounding.h"
+
 namespace espalier {
 namespace {
-
-constexpr size_t alignment = 64;
 
 class OperatorNode {
  public:
@@ -23,7 +23,7 @@ class OperatorNode {
 
   ort::Status* compute(ort::KernelContext* context) const {
     NodeOperands operands(api_, context);
-    const size_t teamBytes = (Team::bytes(op_->loops()) + alignment - 1) / alignment * alignment;
+    const size_t teamBytes = roundUp(Team::bytes(op_->loops()), alignment);
     WorkMemory forRun(api_, allocator_), forWork(api_, allocator_);
     void *memory = nullptr, *work = nullptr;
     RETURN_IF_FAILED(forRun.allocate(teamBytes + op_->runBytes(), &memory));

@@ -5,12 +5,11 @@
 #include <new>
 
 #include "memory.h"
+#include "rounding.h"
 #include "tile_layout.h"
 
 namespace espalier {
 namespace {
-
-constexpr size_t alignment = 64;
 
 // Weights of one task at most: large enough to be worth the handover, and they stay in the second-level cache while the
 // rows of a prefill pass by. Where inputs are cut, a narrow row leaves out something of every task, and as much again
@@ -22,10 +21,6 @@ constexpr size_t leastTasks = 12;
 
 // Elements below which quantizing is not worth another thread.
 constexpr size_t serialElements = size_t{1} << 15;
-
-size_t roundUp(size_t value, size_t unit) { return (value + unit - 1) / unit * unit; }
-
-size_t least(size_t a, size_t b) { return a < b ? a : b; }
 
 }  // namespace
 
@@ -66,7 +61,7 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   size_t start = 0, blocks = 0, bytes = 0, channels = 0;
   for (size_t c = 0; c < chunkCount_; c++) {
     const size_t columns = cutsInputs ? shape_.channelsOf(stored[c]) : shape_.uncut;
-    const size_t chunkBlocks = (columns + blockSize - 1) / blockSize;
+    const size_t chunkBlocks = ceilDivide(columns, blockSize);
     const size_t chunkBytes = tileBytes(chunkBlocks, blockSize);
     chunks_[c] = {start,       stored[c].widths[0],    stored[c].level, cutsInputs ? blocks : 0,
                   chunkBlocks, cutsInputs ? bytes : 0, chunkBytes,      0};
@@ -84,11 +79,10 @@ bool PrefixProduct::pack(const StoredChunk* stored) {
   outputs_ = cutsInputs ? shape_.uncut : shape_.cut == Cut::gated ? widest_ : channels;
   packedRows_ = cutsInputs ? shape_.uncut : channels;
   // The gate rows and the up rows of sixteen channels are neighbouring tiles.
-  tiles_ =
-      shape_.cut == Cut::gated ? 2 * ((widest_ + tileRows - 1) / tileRows) : (packedRows_ + tileRows - 1) / tileRows;
+  tiles_ = shape_.cut == Cut::gated ? 2 * ceilDivide(widest_, tileRows) : ceilDivide(packedRows_, tileRows);
 
   const size_t wanted = (cutsInputs ? cutTaskBytes : taskBytes) / tileBytes_;
-  tilesPerTask_ = least(wanted > 0 ? wanted : 1, (tiles_ + leastTasks - 1) / leastTasks);
+  tilesPerTask_ = least(wanted > 0 ? wanted : 1, ceilDivide(tiles_, leastTasks));
   // A gate and its up, or two that are computed at once.
   if (tilesPerTask_ > 1 || shape_.cut == Cut::gated) tilesPerTask_ = roundUp(tilesPerTask_, pairTiles);
   if (cutsInputs) tilesPerTask_ = least(tilesPerTask_, maxTiles);
@@ -275,7 +269,7 @@ void PrefixProduct::run(const ProductRun& run, void* work, const Parallel& paral
   // Tiles that no row keeps only need zeros. With few rows they are no tasks of a product, which threads would share
   // unevenly, but together the last task.
   const size_t shared = atHand(run) ? tiles_ : activeTiles(run);
-  const size_t tasks = (shared + tilesPerTask_ - 1) / tilesPerTask_;
+  const size_t tasks = ceilDivide(shared, tilesPerTask_);
   const bool clears = tasks * tilesPerTask_ < tiles_;
   parallel.forEach(tasks + clears, [&](size_t task) {
     if (task < tasks) return multiply(run, activations, task);

@@ -2,6 +2,7 @@
 
 #include "lane_arrays.h"
 #include "lane_scan.h"
+#include "lanes.h"
 #include "operator.h"
 
 namespace espalier {
@@ -29,7 +30,7 @@ constexpr size_t cachesOfLane = 3;
 // A run, with its lanes.
 struct BoundScan {
   ScanRun run;
-  ScanLane lanes[maxScanLanes];
+  ScanLane lanes[maxLanes];
 };
 
 class SelectiveScan final : public OperatorOf<BoundScan> {
@@ -108,9 +109,9 @@ class SelectiveScan final : public OperatorOf<BoundScan> {
                      static_cast<long long>(packedShape.count()), static_cast<long long>(rows), shape.columns());
     }
     const int64_t laneCount = rowsShape.count();
-    if (laneCount > static_cast<int64_t>(maxScanLanes) || levelsShape.count() != laneCount) {
+    if (laneCount > static_cast<int64_t>(maxLanes) || levelsShape.count() != laneCount) {
       return failure(api, "SelectiveScan: %lld lanes with %lld levels, wanted as many and at most %zu",
-                     static_cast<long long>(laneCount), static_cast<long long>(levelsShape.count()), maxScanLanes);
+                     static_cast<long long>(laneCount), static_cast<long long>(levelsShape.count()), maxLanes);
     }
     int64_t rowsLeft = rows;
     for (int64_t i = 0; i < laneCount; i++) {
