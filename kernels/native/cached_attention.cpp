@@ -43,7 +43,9 @@ class CachedAttention final : public OperatorOf<BoundAttention> {
     RETURN_IF_FAILED(readFloat(info, "scale", &shape.scale));
     if (shape.keyHeads == 0 || shape.queryHeads % shape.keyHeads != 0 || shape.queryHeads == 0 || shape.widest == 0 ||
         shape.widest > maxHeadWidth) {
-      return failure(api, "CachedAttention: %zu query heads, %zu key heads of %zu are none: heads have 1 to %zu",
+      return failure(api,
+                     "CachedAttention: cannot attend with %zu query heads and %zu key heads of width %zu: query heads "
+                     "must be a positive multiple of the key heads, widths 1 to %zu",
                      shape.queryHeads, shape.keyHeads, shape.widest, maxHeadWidth);
     }
     RETURN_IF_FAILED(widths_.read(info, "CachedAttention", "widths", shape.widest));

@@ -83,7 +83,10 @@ ort::Status* readLayer(const OperatorInfo& info, Constants from, Layer* out) {
   RETURN_IF_FAILED(readIntegers(info, "levels", levels, maxChunks, &layer.chunkCount));
   RETURN_IF_FAILED(readIntegers(info, "biases", biases, maxChunks, &biasCount));
   if (cut > 2 || activation > 1 || shape.uncut == 0) {
-    return failure(api, "PrefixMatMul: cut %zu, activation %zu, uncut %zu are no layer", cut, activation, shape.uncut);
+    return failure(api,
+                   "PrefixMatMul: cut %zu, activation %zu, uncut %zu describe no layer: wanted a cut of 0 to 2, an "
+                   "activation of 0 or 1, uncut at least 1",
+                   cut, activation, shape.uncut);
   }
   // Others are in no artefact, and not every instruction set computes with them.
   if (shape.blockSize != 32 && shape.blockSize != 64 && shape.blockSize != 128) {
