@@ -16,6 +16,7 @@ import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { type ProgressBar, progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
+import { mean, median } from "./statistics.ts";
 import { formatProfile, profileSteps, withTimeline } from "./step_profile.ts";
 
 /** Shapes that can be made and run, the last ones where there is memory for it; the others are for size reports. */
@@ -496,12 +497,4 @@ function format(result: ReturnType<typeof summarize> & { kernels: string }): str
 /** Of what was measured side by side. */
 function medianRatio(of: readonly number[], by: readonly number[]): number {
   return median(of.map((value, i) => value / by[i]!));
-}
-
-function mean(values: readonly number[]): number {
-  return values.reduce((sum, value) => sum + value, 0) / values.length;
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
 }

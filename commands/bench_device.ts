@@ -9,6 +9,7 @@ import { type ChosenDevice, describeDevice } from "./device.ts";
 import { deviceKinds } from "./device_kinds.ts";
 import { progressBar } from "./progress_bar.ts";
 import { levelOf } from "./level_of.ts";
+import { median } from "./statistics.ts";
 import { formatProfile, profileSteps, withTimeline } from "./step_profile.ts";
 
 export interface DeviceBenchFlags {
@@ -241,8 +242,4 @@ function format(
       `${sequences} sequences at rate 0: ${tokensPerSecond.toFixed(0)} tokens/s in all`
     ),
   ].join("\n");
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
 }

@@ -1,6 +1,7 @@
 /** Time per kind of operator, from the timelines that ONNX Runtime writes. */
 
 import { z } from "zod";
+import { median } from "./statistics.ts";
 
 /** What the runtime puts behind the name of a node that ran. */
 const SUFFIX = "_kernel_time";
@@ -107,8 +108,4 @@ function medians(
     ms: median(runs.map(({ dur }) => dur)) / 1000,
     operators: operators.toSorted((a, b) => b.ms - a.ms),
   };
-}
-
-function median(values: readonly number[]): number {
-  return values.toSorted((a, b) => a - b)[values.length >> 1]!;
 }

@@ -7,8 +7,8 @@ import { progressBar } from "./progress_bar.ts";
 import { GarbageCollector } from "./replay/garbage_collector.ts";
 import { RandomDraws } from "./replay/random.ts";
 import { ServiceProcess } from "./replay/service_process.ts";
-import { median } from "./replay/statistics.ts";
 import { runCommand } from "./run_command.ts";
+import { median } from "./statistics.ts";
 
 const Flags = z.strictObject({
   model: z.string().min(1).default("artifacts/demo").describe("Folder of the artefact; it must have a tokenizer"),

@@ -7,7 +7,7 @@
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { parseFlags } from "../commands/flags.ts";
-import { median } from "../commands/replay/statistics.ts";
+import { median } from "../commands/statistics.ts";
 import { runCommand } from "../commands/run_command.ts";
 import { table } from "../commands/text_table.ts";
 

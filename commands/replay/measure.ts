@@ -1,8 +1,8 @@
 import { neverRising } from "../../engine/never_rising.ts";
+import { median } from "../statistics.ts";
 import type { Answer, Info, Reply, ServiceClient } from "./client.ts";
-import type { RandomDraws } from "./random.ts";
-import { median } from "./statistics.ts";
 import type { MeasuredCosts } from "./measured_costs.ts";
+import type { RandomDraws } from "./random.ts";
 import type { TraceWork } from "./trace.ts";
 
 /** Random prompts: any tokens will do, and an artefact of random weights has no tokenizer. */

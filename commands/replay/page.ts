@@ -1,6 +1,6 @@
+import { mean, median } from "../statistics.ts";
 import { colourOf, escapeXml, type Plot, plotSvg, type Series } from "./plot.ts";
 import type { LoadReport, PolicyRun, ReplayReport } from "./report.ts";
-import { mean, median } from "./statistics.ts";
 import { costTable, halfCpuTable, policyTable, reportLines, type Table } from "./tables.ts";
 
 /** Windows that a run is divided into for what changes over time. */

@@ -1,7 +1,7 @@
 import { deepEqual, ok } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
+import { mean } from "../statistics.ts";
 import { RandomDraws } from "./random.ts";
-import { mean } from "./statistics.ts";
 
 const many = (draw: (draws: RandomDraws) => number) => {
   const draws = new RandomDraws(1);

@@ -1,6 +1,6 @@
+import { mean, median, percentile } from "../statistics.ts";
 import { isMet, type Outcome } from "./outcome.ts";
 import type { ProbeTimes } from "./probes.ts";
-import { mean, median, percentile } from "./statistics.ts";
 
 /** A quantity's 50th, 95th and 99th percentile. */
 export interface Percentiles {

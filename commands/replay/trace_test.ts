@@ -1,6 +1,6 @@
 import { deepEqual, equal, ok } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { mean, median } from "./statistics.ts";
+import { mean, median } from "../statistics.ts";
 import { arrivalsMs, scaledTrace, SHAPES_OF_LOAD, traceWork } from "./trace.ts";
 
 const LENGTHS = { seed: 1, promptTokens: 40, newTokens: 20, tightShare: 0.25 };

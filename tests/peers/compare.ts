@@ -4,7 +4,7 @@ import { z } from "zod";
 import { parseFlags } from "../../commands/flags.ts";
 import { physicalCores } from "../../commands/physical_cores.ts";
 import { progressBar } from "../../commands/progress_bar.ts";
-import { median } from "../../commands/replay/statistics.ts";
+import { median } from "../../commands/statistics.ts";
 import { runCommand } from "../../commands/run_command.ts";
 import { table } from "../../commands/text_table.ts";
 import { openKernels } from "../../kernels/native_library.ts";

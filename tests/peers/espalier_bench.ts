@@ -3,7 +3,7 @@
  * as JSON.
  */
 
-import { median } from "../../commands/replay/statistics.ts";
+import { median } from "../../commands/statistics.ts";
 import { openKernels } from "../../kernels/native_library.ts";
 import { openArtefact } from "../../models/artefact.ts";
 import { type Decoder, openDecoder } from "../../models/decoder.ts";

@@ -3,7 +3,7 @@
 import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
-import { median } from "../../commands/replay/statistics.ts";
+import { median } from "../../commands/statistics.ts";
 import { exists } from "./exists.ts";
 import { KNOWN_SHAPES, type ShapeName } from "../../models/known_shapes.ts";
 import { writeRandomGguf } from "./random_gguf.ts";
