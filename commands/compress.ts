@@ -28,7 +28,7 @@ const Flags = z.strictObject({
   sequenceLength: z.int().min(8).max(32_768).default(512).describe("Tokens of a window"),
   blockSize: z.enum(["32", "64", "128"]).default("32").describe("Weights that share a scale"),
   recipe: z.string().optional().describe("JSON file that changes how it is done; see the README"),
-  seed: z.int().min(0).max(2 ** 31 - 1).default(0).describe("Of the calibration windows and of random orders"),
+  seed: z.int().min(0).max(2 ** 31 - 1).default(0).describe("Seed of the calibration windows and of random orders"),
   name: z.string().optional().describe("Name of the model in answers; the artefact's folder if not given"),
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
 });

@@ -19,7 +19,7 @@ const Flags = z.strictObject({
   rate: z.number().min(0).max(1).default(0).describe("Pruning rate"),
   maxNewTokens: z.int().min(1).max(100_000).default(128).describe("Ends the answer after so many tokens"),
   temperature: z.number().min(0).max(10).default(0).describe("0 takes the likeliest token"),
-  seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("Of the random choices"),
+  seed: z.int().min(0).max(2 ** 32 - 1).default(0).describe("Seed of the random choices"),
   device: DeviceFlag,
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
 });

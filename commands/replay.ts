@@ -53,7 +53,9 @@ const Flags = z.strictObject({
   halfCpuAt: z.number().min(0).max(86_400).optional().describe(
     "Second of each trace that takes half of the cores away",
   ),
-  costSeconds: z.number().min(0).max(3600).default(45).describe("Time to measure what steps cost; once is done anyway"),
+  costSeconds: z.number().min(0).max(3600).default(45).describe(
+    "Time to measure what steps cost; one round is always run",
+  ),
   capacitySeconds: z.number().min(0.1).max(3600).default(15).describe("Time to measure what rate 0 sustains"),
   oracleCandidates: z.int().min(0).max(10_000_000).default(20_000).describe("Schedules the oracle tries; 0: no oracle"),
   seed: z.int().min(0).max(2 ** 31 - 1).default(1).describe("Seed of everything that is random"),

@@ -23,13 +23,13 @@ import { END_OF_TEXT } from "../compression/training/stories.ts";
 const LANES = 32;
 
 const Flags = z.strictObject({
-  checkpoint: z.string().describe("folder of the model"),
-  out: z.string().describe("file for the stories"),
-  stories: z.int().positive().default(8).describe("how many to begin"),
-  temperature: z.number().positive().default(0.7).describe("below 1: likely words become likelier"),
-  topP: z.number().positive().max(1).default(0.95).describe("draw from the likeliest words of this probability"),
-  seed: z.int().nonnegative().default(1).describe("of the draws"),
-  threads: z.int().positive().default(navigator.hardwareConcurrency).describe("threads to compute with"),
+  checkpoint: z.string().describe("Folder of the model"),
+  out: z.string().describe("File for the stories"),
+  stories: z.int().positive().default(8).describe("How many to begin"),
+  temperature: z.number().positive().default(0.7).describe("Below 1: likely words become likelier"),
+  topP: z.number().positive().max(1).default(0.95).describe("Draw from the likeliest words of this probability"),
+  seed: z.int().nonnegative().default(1).describe("Seed of the draws"),
+  threads: z.int().positive().default(navigator.hardwareConcurrency).describe("Threads to compute with"),
 });
 
 interface Telling {

@@ -36,16 +36,16 @@ const FIRST_SHARE = 2 / 3;
 const TIMED_STEPS = 5;
 
 const Flags = z.strictObject({
-  text: z.array(z.string()).min(1).describe("file of stories to learn; every twentieth is held out"),
+  text: z.array(z.string()).min(1).describe("File of stories to learn; every twentieth is held out"),
   firstText: z.array(z.string()).default([]).describe(
-    "file of stories to learn from as well at first, for two thirds of the steps",
+    "File of stories to learn from as well at first, for two thirds of the steps",
   ),
-  model: z.enum(["llama", "mamba2", "bamba"]).default("llama").describe("family of the model"),
-  out: z.string().describe("folder for the checkpoint"),
-  minutes: z.number().positive().default(30).describe("how long to train, where no steps are given"),
-  steps: z.int().positive().optional().describe("how many steps to train"),
-  seed: z.int().nonnegative().default(1).describe("of the weights and of the order of texts"),
-  threads: z.int().positive().default(navigator.hardwareConcurrency).describe("threads to compute with"),
+  model: z.enum(["llama", "mamba2", "bamba"]).default("llama").describe("Family of the model"),
+  out: z.string().describe("Folder for the checkpoint"),
+  minutes: z.number().positive().default(30).describe("How long to train, where no steps are given"),
+  steps: z.int().positive().optional().describe("How many steps to train"),
+  seed: z.int().nonnegative().default(1).describe("Seed of the weights and of the order of texts"),
+  threads: z.int().positive().default(navigator.hardwareConcurrency).describe("Threads to compute with"),
 });
 type Flags = z.output<typeof Flags>;
 
