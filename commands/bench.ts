@@ -1,13 +1,11 @@
 /** `deno task bench`: what decoding and prefill cost at each rate, against what memory allows. */
 
-import { join } from "node:path";
 import { z } from "zod";
 import { ReadLoop } from "../kernels/read_bandwidth.ts";
-import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
+import { type Artefact, openArtefact } from "../models/artefact.ts";
 import { type Decoder, openDecoder, type Sequence } from "../models/decoder.ts";
 import type { BlockSize } from "../models/int4.ts";
-import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
-import { writeRandomArtefact } from "../models/random_artefact.ts";
+import type { ShapeName } from "../models/known_shapes.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { table } from "./text_table.ts";
 import { benchDevice } from "./bench_device.ts";
@@ -15,6 +13,7 @@ import { chooseDevice, DeviceFlag } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { type ProgressBar, progressBar } from "./progress_bar.ts";
+import { randomArtefact } from "./random_artefacts.ts";
 import { runCommand } from "./run_command.ts";
 import { mean, median } from "./statistics.ts";
 import { formatProfile, profileSteps, withTimeline } from "./step_profile.ts";
@@ -97,22 +96,21 @@ await runCommand(async () => {
     name: "deno task bench",
     summary: "Measures decode and prefill at each rate, in turn with a loop that reads memory. Ratios are the result.",
   });
-  const folders = flags.shape === undefined
-    ? { elastic: () => Promise.resolve(flags.model), plain: null }
-    : randomArtefacts(flags.shape, Number(flags.blockSize) as BlockSize);
-  if (flags.shape === undefined) await openArtefact(flags.model); // better now than after kernels were compiled
+  const { shape } = flags;
+  const random = shape === undefined ? null : { shape, blockSize: Number(flags.blockSize) as BlockSize };
+  if (random === null) await openArtefact(flags.model); // better now than after kernels were compiled
   // A profile waits for every launch: the driver reads this when it starts.
   if (flags.profile && flags.device !== "cpu") Deno.env.set("CUDA_LAUNCH_BLOCKING", "1");
   const chosen = await chooseDevice(flags.device, openRuntime());
-  if (chosen.device === "cuda") return await benchDevice(await folders.elastic(), chosen, flags);
-  if (flags.rate.length > 0 || flags.bandwidth !== undefined) {
+  if (chosen.device !== "cuda" && (flags.rate.length > 0 || flags.bandwidth !== undefined)) {
     throw new RangeError("--rate and --bandwidth are for a CUDA device: the CPU's rates are all measured, in turn");
   }
+  const folder = random === null ? flags.model : await randomArtefact(random);
+  if (chosen.device === "cuda") return await benchDevice(folder, chosen, flags);
   const { operators } = chosen;
-  const folder = await folders.elastic();
   if (flags.profile) return await profile(folder, operators, flags);
   const elastic = await open(folder, operators, flags);
-  const plain = folders.plain === null ? null : await open(await folders.plain(), operators, flags);
+  const plain = random === null ? null : await open(await randomArtefact({ ...random, plain: true }), operators, flags);
   const stock = operators === null ? null : await open(folder, null, flags);
   const samples = await measure({ elastic, plain, stock }, operators, flags);
   const result = { ...summarize(elastic, samples, flags), kernels: chosen.kernels };
@@ -121,19 +119,6 @@ await runCommand(async () => {
   plain?.decoder.close();
   stock?.decoder.close();
 });
-
-/** The elastic artefact of a shape and the same model uncut, made when it is asked for and kept. */
-function randomArtefacts(shape: ShapeName, blockSize: BlockSize) {
-  const make = async (kind: string, options: { pruningRates?: readonly number[] }) => {
-    const folder = join("cache", "bench", `${shape}-${blockSize}-${kind}`);
-    if (!await isArtefact(folder)) {
-      console.error(`Making ${folder}`);
-      await writeRandomArtefact(folder, { config: KNOWN_SHAPES[shape], blockSize, seed: 1, name: shape, ...options });
-    }
-    return folder;
-  };
-  return { elastic: () => make("elastic", {}), plain: () => make("plain", { pruningRates: [0] }) };
-}
 
 /**
  * Prints where the time of a step goes, with our own operators, if there are any, and with stock ones. To be told apart our

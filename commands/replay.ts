@@ -1,14 +1,12 @@
 /** `deno task replay`: how well the policies keep budgets under a trace of requests, against each other and an oracle. */
 
-import { join } from "node:path";
 import { z } from "zod";
 import { createPolicy, isPolicyName, POLICY_NAMES } from "../engine/mod.ts";
-import { isArtefact } from "../models/artefact.ts";
-import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
-import { writeRandomArtefact } from "../models/random_artefact.ts";
+import type { ShapeName } from "../models/known_shapes.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { progressBar } from "./progress_bar.ts";
+import { randomArtefact } from "./random_artefacts.ts";
 import { BusyCores } from "./replay/busy_cores.ts";
 import { type Info, ServiceClient } from "./replay/client.ts";
 import { measureCapacity, measureCosts, randomPrompt } from "./replay/measure.ts";
@@ -114,7 +112,7 @@ interface Plan {
 }
 
 async function replay(flags: Flags, { policies, loads, recorded }: Plan): Promise<ReplayReport> {
-  const model = flags.shape === undefined ? flags.model : await randomArtefact(flags.shape);
+  const model = flags.shape === undefined ? flags.model : await randomArtefact({ shape: flags.shape, blockSize: 32 });
   const { info, costs, capacity } = await measured(flags, { model, policies, recorded });
   const clock = new StepClock(costs);
   const traces = loads.map((load) => ({ load, requests: traceAt(load * capacity, { flags, clock, recorded }) }));
@@ -156,17 +154,6 @@ async function replay(flags: Flags, { policies, loads, recorded }: Plan): Promis
       oracle: flags.oracleCandidates === 0 ? null : oracleOf(requests, runs[t]!, { flags, clock, costs, load }),
     })),
   };
-}
-
-/** Makes the artefact of a shape once and keeps it, for `bench` too. */
-async function randomArtefact(shape: ShapeName): Promise<string> {
-  const blockSize = 32;
-  const folder = join("cache", "bench", `${shape}-${blockSize}-elastic`);
-  if (!await isArtefact(folder)) {
-    console.error(`Making ${folder}`);
-    await writeRandomArtefact(folder, { config: KNOWN_SHAPES[shape], blockSize, seed: 1, name: shape });
-  }
-  return folder;
 }
 
 async function targetOf(flags: Flags, { model, policy }: { model: string; policy: string }): Promise<Target> {

@@ -7,12 +7,15 @@
 import { fileURLToPath } from "node:url";
 import { z } from "zod";
 import { parseFlags } from "../commands/flags.ts";
-import { median } from "../commands/statistics.ts";
+import { randomArtefactFolder } from "../commands/random_artefacts.ts";
 import { runCommand } from "../commands/run_command.ts";
+import { median } from "../commands/statistics.ts";
 import { table } from "../commands/text_table.ts";
 
 const Flags = z.strictObject({
-  model: z.string().default("cache/bench/llama-3.2-1b-32-elastic").describe("Artefact, such as deno task bench makes"),
+  model: z.string().default(randomArtefactFolder({ shape: "llama-3.2-1b", blockSize: 32 })).describe(
+    "Artefact, such as deno task bench makes",
+  ),
   rounds: z.int().min(1).max(100).default(3).describe("Starts of each kind that know what steps cost"),
 });
 
