@@ -7,8 +7,8 @@ import { type Decoder, openDecoder, type Sequence } from "../models/decoder.ts";
 import type { BlockSize } from "../models/int4.ts";
 import type { ShapeName } from "../models/known_shapes.ts";
 import { openRuntime } from "../onnx/mod.ts";
-import { table } from "./text_table.ts";
-import { benchDevice } from "./bench_device.ts";
+import { benchDevice } from "./bench/bench_device.ts";
+import { formatProfile, profileSteps, withTimeline } from "./bench/step_profile.ts";
 import { chooseDevice, DeviceFlag } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
@@ -16,7 +16,7 @@ import { type ProgressBar, progressBar } from "./progress_bar.ts";
 import { randomArtefact } from "./random_artefacts.ts";
 import { runCommand } from "./run_command.ts";
 import { mean, median } from "./statistics.ts";
-import { formatProfile, profileSteps, withTimeline } from "./step_profile.ts";
+import { table } from "./text_table.ts";
 
 /** Shapes that can be made and run, the last ones where there is memory for it; the others are for size reports. */
 const SHAPES = [

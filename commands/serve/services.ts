@@ -6,7 +6,7 @@ import { threadedChatTemplateOf } from "../../models/threaded_chat_template.ts";
 import { ThreadedTokenizer } from "../../models/threaded_tokenizer.ts";
 import { BodyRoom, type Build, Refusals, type Security, type Services } from "../../routes/mod.ts";
 import type { ChosenDevice } from "../device.ts";
-import { LogWriter, writeStdout } from "../log_writer.ts";
+import { LogWriter, writeStdout } from "./log_writer.ts";
 import type { Settings } from "./settings.ts";
 
 /** Whole bodies that there is room for while they come. */

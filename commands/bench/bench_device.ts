@@ -1,15 +1,15 @@
 /** `deno task bench --device cuda`: prompts and answers on a CUDA device, against what its memory allows. */
 
-import { table } from "./text_table.ts";
-import { type Artefact, openArtefact } from "../models/artefact.ts";
-import { type Decoder, openDecoder } from "../models/decoder.ts";
-import { poolBytes } from "../models/pools.ts";
-import { cudaDevice, openRuntime } from "../onnx/mod.ts";
-import { type ChosenDevice, describeDevice } from "./device.ts";
+import { type Artefact, openArtefact } from "../../models/artefact.ts";
+import { type Decoder, openDecoder } from "../../models/decoder.ts";
+import { poolBytes } from "../../models/pools.ts";
+import { cudaDevice, openRuntime } from "../../onnx/mod.ts";
+import { type ChosenDevice, describeDevice } from "../device.ts";
+import { progressBar } from "../progress_bar.ts";
+import { levelOf } from "../level_of.ts";
+import { median } from "../statistics.ts";
+import { table } from "../text_table.ts";
 import { deviceKinds } from "./device_kinds.ts";
-import { progressBar } from "./progress_bar.ts";
-import { levelOf } from "./level_of.ts";
-import { median } from "./statistics.ts";
 import { formatProfile, profileSteps, withTimeline } from "./step_profile.ts";
 
 export interface DeviceBenchFlags {

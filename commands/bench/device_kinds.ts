@@ -1,6 +1,6 @@
-import type { Artefact } from "../models/artefact.ts";
-import { decoderGraph } from "../models/graph/decoder.ts";
-import { cacheCapacity } from "../models/pools.ts";
+import type { Artefact } from "../../models/artefact.ts";
+import { decoderGraph } from "../../models/graph/decoder.ts";
+import { cacheCapacity } from "../../models/pools.ts";
 
 /** What the nodes of a graph for a CUDA device are summed up under, and what they read. */
 export interface DeviceKinds {

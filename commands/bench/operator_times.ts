@@ -1,7 +1,7 @@
 /** Time per kind of operator, from the timelines that ONNX Runtime writes. */
 
 import { z } from "zod";
-import { median } from "./statistics.ts";
+import { median } from "../statistics.ts";
 
 /** What the runtime puts behind the name of a node that ran. */
 const SUFFIX = "_kernel_time";

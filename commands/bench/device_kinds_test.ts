@@ -1,11 +1,11 @@
 import { describe, it } from "@std/testing/bdd";
 import { deepEqual, equal } from "node:assert/strict";
 import { fileURLToPath } from "node:url";
-import { openArtefact } from "../models/artefact.ts";
-import { decoderGraph } from "../models/graph/decoder.ts";
+import { openArtefact } from "../../models/artefact.ts";
+import { decoderGraph } from "../../models/graph/decoder.ts";
 import { deviceKinds } from "./device_kinds.ts";
 
-const artefact = await openArtefact(fileURLToPath(new URL("../artifacts/demo", import.meta.url)));
+const artefact = await openArtefact(fileURLToPath(new URL("../../artifacts/demo", import.meta.url)));
 
 describe("deviceKinds()", () => {
   const { nodes } = decoderGraph(artefact.plan, artefact.weights(), { lanes: 1, operators: "cuda", capacity: 64 });

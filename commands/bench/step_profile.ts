@@ -1,7 +1,7 @@
 /** `deno task bench --profile`: where the time of a step goes. */
 
-import type { Decoder } from "../models/decoder.ts";
-import { table } from "./text_table.ts";
+import type { Decoder } from "../../models/decoder.ts";
+import { table } from "../text_table.ts";
 import { nodesByProvider, operatorTimes, type RunTimes, type TimelineOptions } from "./operator_times.ts";
 
 /** Decode steps, and prefills, of which medians are taken; one of each before them warms the session up. */
