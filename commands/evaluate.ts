@@ -22,7 +22,7 @@ import { chooseDevice, DeviceFlag, sayDevice } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { levelOf } from "./level_of.ts";
-import { progressBar } from "./progress_bar.ts";
+import { type ProgressBar, progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
 
 const Flags = z.strictObject({
@@ -38,6 +38,7 @@ const Flags = z.strictObject({
   device: DeviceFlag,
   threads: z.int().min(1).max(1024).default(physicalCores()).describe("Threads to compute with"),
 });
+type Flags = z.output<typeof Flags>;
 
 interface Rates {
   readonly rate: number;
@@ -91,7 +92,7 @@ await runCommand(async () => {
       : [levelOf(artefact.levels, flags.rate ?? 0)];
     const narrowLevel = flags.narrowTo === undefined ? null : levelOf(artefact.levels, flags.narrowTo);
     const cut = windows(artefact.tokenizer, artefact.plan.config);
-    measured.push(...await evaluateArtefact(artefact, { levels, narrowLevel }, cut));
+    measured.push(...await evaluateArtefact(artefact, cut, { levels, narrowLevel, flags, bar }));
   } else {
     if (flags.allRates || (flags.rate ?? 0) !== 0 || flags.narrowTo !== undefined) {
       throw new RangeError(`Cannot evaluate ${flags.model} at a pruning rate: it is a dense checkpoint`);
@@ -113,51 +114,62 @@ await runCommand(async () => {
   });
   if (flags.json) console.log(JSON.stringify(results));
   else for (const [index, result] of results.entries()) console.log(line(result, index));
+});
 
-  async function evaluateArtefact(
-    artefact: Artefact,
-    { levels, narrowLevel }: { levels: readonly number[]; narrowLevel: number | null },
-    cut: readonly Int32Array[],
-  ) {
-    const runtime = openRuntime();
-    const chosen = await chooseDevice(flags.device, runtime);
-    sayDevice(chosen);
-    using decoder = await openDecoder(runtime, {
-      plan: artefact.plan,
-      weights: artefact.weights(),
-      folder: artefact.folder,
-      lanes: 1,
-      maxTokens: flags.sequenceLength,
-      maxRows: Math.min(flags.sequenceLength, ROWS),
-      threads: flags.threads,
-      device: chosen.device,
-      operators: chosen.operators,
-    });
-    const found: (Rates & WindowedPerplexity)[] = [];
-    if (narrowLevel !== null) {
-      const [from, to] = [levels[0]!, narrowLevel];
-      if (!decoder.narrows) {
-        throw new RangeError("--narrow-to: the state of this model cannot be narrowed where it runs");
-      }
-      for (const [index, pair] of [{ from, to: from }, { from, to }, { from: to, to }].entries()) {
-        const perplexity = await narrowedPerplexity(decoder, pair, cut, {
-          progress: (done, total) => bar.update((index + done / total) / 3, "second halves"),
-        });
-        const [first, second] = [pair.from, pair.to].map((level) => artefact.levels[level]!.pruningRate);
-        found.push({ rate: second!, firstHalfRate: first!, ...perplexity });
-      }
-      return found;
+/**
+ * Perplexity at each level; with one to narrow to, of second halves at the first level, narrowed to it, and at it throughout.
+ *
+ * @param cut Token ids of every window.
+ * @throws {RangeError} If it is to be narrowed where the model's state cannot be.
+ */
+async function evaluateArtefact(
+  artefact: Artefact,
+  cut: readonly Int32Array[],
+  { levels, narrowLevel, flags, bar }: {
+    readonly levels: readonly number[];
+    readonly narrowLevel: number | null;
+    readonly flags: Flags;
+    readonly bar: ProgressBar;
+  },
+): Promise<(Rates & WindowedPerplexity)[]> {
+  const runtime = openRuntime();
+  const chosen = await chooseDevice(flags.device, runtime);
+  sayDevice(chosen);
+  using decoder = await openDecoder(runtime, {
+    plan: artefact.plan,
+    weights: artefact.weights(),
+    folder: artefact.folder,
+    lanes: 1,
+    maxTokens: flags.sequenceLength,
+    maxRows: Math.min(flags.sequenceLength, ROWS),
+    threads: flags.threads,
+    device: chosen.device,
+    operators: chosen.operators,
+  });
+  const found: (Rates & WindowedPerplexity)[] = [];
+  if (narrowLevel !== null) {
+    const [from, to] = [levels[0]!, narrowLevel];
+    if (!decoder.narrows) {
+      throw new RangeError("--narrow-to: the state of this model cannot be narrowed where it runs");
     }
-    for (const [index, level] of levels.entries()) {
-      const perplexity = await elasticPerplexity(decoder, level, cut, {
-        progress: (done, total) =>
-          bar.update((index + done / total) / levels.length, `rate ${artefact.levels[level]!.pruningRate}`),
+    for (const [index, pair] of [{ from, to: from }, { from, to }, { from: to, to }].entries()) {
+      const perplexity = await narrowedPerplexity(decoder, pair, cut, {
+        progress: (done, total) => bar.update((index + done / total) / 3, "second halves"),
       });
-      found.push({ rate: artefact.levels[level]!.pruningRate, ...perplexity });
+      const [first, second] = [pair.from, pair.to].map((level) => artefact.levels[level]!.pruningRate);
+      found.push({ rate: second!, firstHalfRate: first!, ...perplexity });
     }
     return found;
   }
-});
+  for (const [index, level] of levels.entries()) {
+    const perplexity = await elasticPerplexity(decoder, level, cut, {
+      progress: (done, total) =>
+        bar.update((index + done / total) / levels.length, `rate ${artefact.levels[level]!.pruningRate}`),
+    });
+    found.push({ rate: artefact.levels[level]!.pruningRate, ...perplexity });
+  }
+  return found;
+}
 
 /** A result in a line; the first one is not compared with itself. */
 function line(result: Result, index: number): string {
