@@ -4,6 +4,7 @@
  */
 
 import { createHash } from "node:crypto";
+import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 
 export type Architecture = "x86_64" | "aarch64";
@@ -106,7 +107,7 @@ export interface BuildOptions {
  */
 export async function buildKernels(options: BuildOptions): Promise<void> {
   const { compiler, architecture, out, flags = [], program, onUnit } = options;
-  const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: OBJECTS });
+  const folder = await Deno.makeTempDir({ dir: dirname(out), prefix: OBJECTS });
   try {
     const leftOut = await unknownUnits(compiler, architecture);
     const without = leftOut.map((unit) => `-D${NEWER_UNITS[unit]}`);
@@ -226,9 +227,4 @@ export async function putInPlace(file: string, place: string): Promise<void> {
   using opened = await Deno.open(file);
   await opened.syncData();
   await Deno.rename(file, place);
-}
-
-/** The folder that a file lies in. */
-export function parentOf(path: string): string {
-  return path.includes("/") ? path.slice(0, path.lastIndexOf("/")) || "/" : ".";
 }

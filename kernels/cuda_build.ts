@@ -4,8 +4,9 @@
  */
 
 import { createHash } from "node:crypto";
+import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { answers, type Architecture, compile, eachAtOnce, FLAGS, OBJECTS, parentOf, putInPlace } from "./build.ts";
+import { answers, type Architecture, compile, eachAtOnce, FLAGS, OBJECTS, putInPlace } from "./build.ts";
 
 /**
  * GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper (whose tensor cores of
@@ -53,7 +54,7 @@ export interface CudaBuildOptions {
  */
 export async function buildCudaKernels(options: CudaBuildOptions): Promise<void> {
   const { compiler, nvcc, gpuArchitectures, out, program, sources = SOURCES, onUnit } = options;
-  const folder = await Deno.makeTempDir({ dir: parentOf(out), prefix: OBJECTS });
+  const folder = await Deno.makeTempDir({ dir: dirname(out), prefix: OBJECTS });
   try {
     // One behind the other: `module.h`.
     const fatBinaries = `${folder}/kernels.fatbin`;

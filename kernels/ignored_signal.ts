@@ -1,3 +1,5 @@
+import { LIBC } from "./libc.ts";
+
 /** Numbers that all of Linux and macOS have in common. */
 const NUMBERS = { SIGHUP: 1 } as const;
 
@@ -12,8 +14,7 @@ const IGNORE = 1n;
 export function signalIsIgnored(signal: keyof typeof NUMBERS): boolean {
   // `struct sigaction` begins with the handler; it has 152 bytes on Linux and 16 on macOS.
   const action = new BigUint64Array(32);
-  const name = Deno.build.os === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  const libc = Deno.dlopen(name, { sigaction: { parameters: ["i32", "pointer", "buffer"], result: "i32" } });
+  const libc = Deno.dlopen(LIBC, { sigaction: { parameters: ["i32", "pointer", "buffer"], result: "i32" } });
   try {
     const problem = libc.symbols.sigaction(NUMBERS[signal], null, action);
     if (problem !== 0) throw new Error(`Cannot ask what ${signal} does`);

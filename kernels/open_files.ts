@@ -1,3 +1,5 @@
+import { LIBC } from "./libc.ts";
+
 /** `RLIMIT_NOFILE`, which is another number on each. */
 const OPEN_FILES = Deno.build.os === "darwin" ? 8 : 7;
 
@@ -5,8 +7,7 @@ const OPEN_FILES = Deno.build.os === "darwin" ? 8 : 7;
 export function openFilesLimit(): number {
   // `struct rlimit` has the limit in force and the highest that can be asked for. Deno asks for that when it starts.
   const limits = new BigUint64Array(2);
-  const name = Deno.build.os === "darwin" ? "libSystem.B.dylib" : "libc.so.6";
-  const libc = Deno.dlopen(name, { getrlimit: { parameters: ["i32", "buffer"], result: "i32" } });
+  const libc = Deno.dlopen(LIBC, { getrlimit: { parameters: ["i32", "buffer"], result: "i32" } });
   try {
     if (libc.symbols.getrlimit(OPEN_FILES, limits) !== 0) throw new Error("Cannot ask how many files can be open");
     return Number(limits[0]);

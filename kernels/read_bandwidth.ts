@@ -1,3 +1,5 @@
+import { LIBC } from "./libc.ts";
+
 /** Larger than any last-level cache of the machines we run on. */
 const BYTES_PER_STREAM = 1 << 28;
 
@@ -77,7 +79,7 @@ function nativeStreams(threads: number, library: string): Streams {
 }
 
 function plainStreams(threads: number): Streams {
-  const libc = Deno.dlopen("libc.so.6", {
+  const libc = Deno.dlopen(LIBC, {
     memchr: { parameters: ["buffer", "i32", "usize"], result: "pointer", nonblocking: true },
   });
   const streams = Array.from({ length: threads }, () => new Uint8Array(BYTES_PER_STREAM).fill(1));
