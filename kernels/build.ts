@@ -158,7 +158,7 @@ export async function missingCompiler(): Promise<string> {
   return `no compiler (${tried}${others})`;
 }
 
-/** Those that may be run. Nobody is asked for leave: at a terminal a start would wait for the answer. */
+/** Those that may be run. Never prompts for permission: at a terminal a start would wait for the answer. */
 async function allowedCompilers(): Promise<readonly string[]> {
   const allowed: string[] = [];
   for (const command of COMPILERS) {

@@ -112,7 +112,7 @@ export function gpuArchitectures(): readonly string[] {
 
 /**
  * nvcc: `ESPALIER_NVCC` if set, else the one on the path, else that of `/usr/local/cuda`. Null if none answers, or none
- * may be run: nobody is asked for leave, a service is not to compile for minutes.
+ * may be run. Never prompts for permission: a service is not to compile for minutes.
  */
 export async function findNvcc(): Promise<string | null> {
   const setting = Deno.env.get("ESPALIER_NVCC");
