@@ -17,7 +17,7 @@ export const GenerateAnswer = z.strictObject({
     latency_budget_ms: milliseconds,
     ttft_budget_ms: milliseconds,
     tpot_budget_ms: milliseconds,
-    predicted_ms: z.number().describe("Predicted at arrival, until the last token"),
+    predicted_ms: z.number().describe("Arrival to last token, as predicted when the request got its slot"),
     predicted_ms_at_rate_0: z.number(),
     met: z.boolean().nullable().describe("null without a budget"),
   }),
