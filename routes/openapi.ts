@@ -22,7 +22,9 @@ const REFUSALS: Readonly<Record<number, string>> = {
   415: "The body is of another type, or compressed",
   417: "The request expects what we do not know",
   422: "The rate is not prepared",
-  429: "The queue is full, or the budget cannot be met and on_miss is reject; see Retry-After",
+  429:
+    "The queue is full, other requests stand in the way of the budget, or no rate meets it and on_miss is reject; see " +
+    "Retry-After",
   431: "The headers are too long",
   500: "The service failed",
   503: "The service is stopping, or not ready",
@@ -149,11 +151,12 @@ function openAiAnswers(object: string): Json {
   };
 }
 
+/** What a path tells is all that there is to say of its answer too. */
 function tells(summary: string, type = "application/json"): Json & { readonly responses: Json } {
   const schema = { type: type === "application/json" ? "object" : "string" };
   return {
     summary,
-    responses: { 200: { description: "So it is", content: { [type]: { schema } } }, ...refusals(401, 403) },
+    responses: { 200: { description: summary, content: { [type]: { schema } } }, ...refusals(401, 403) },
   };
 }
 
@@ -164,9 +167,12 @@ function aboutOneModel(): Json {
 }
 
 function readiness(): Json {
-  const { responses, ...rest } = tells("Requests are welcome; 503 with a reason while they are not");
+  const { responses } = tells("Requests are welcome");
   const content = { "application/json": { schema: { type: "object" } } };
-  return { ...rest, responses: { ...responses, 503: { description: "Not now: status and reason say why", content } } };
+  return {
+    summary: "Requests are welcome; 503 with a reason while they are not",
+    responses: { ...responses, 503: { description: "Not now: status and reason say why", content } },
+  };
 }
 
 /** Without a key. */
