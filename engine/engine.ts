@@ -123,7 +123,7 @@ export class Engine {
       running: () => this.#running.length,
       decide: (request) =>
         this.#choose({ request, hopeless: false }, { stage: "arrival", place: this.#waiting.placeOf(request) }),
-      remainingMs: () => this.#selector.remainingMs(this.#now()),
+      remainingMs: () => this.#selector.remainingMs(this.#requestsNow()),
     });
     metrics.slots.set(this.slots);
     startRates(metrics, pruningRates);
@@ -236,14 +236,14 @@ export class Engine {
     waiting: Pick<WaitingRequest, "request" | "hopeless">,
     { stage, place }: Pick<RateQuestion, "stage" | "place">,
   ): RateAnswer {
-    // Whether its budget is lost is what is asked.
+    // Its real limits, even if it was given up before: whether they can be kept is the question.
     const own = { ...waiting, hopeless: false };
     const work = waitingWork(own, this.#waiting.instantOf(waiting), this.#expectations());
-    return this.#selector.choose({ ...this.#now(), request: waiting.request, stage, place, work });
+    return this.#selector.choose({ ...this.#requestsNow(), request: waiting.request, stage, place, work });
   }
 
   /** The requests that there are. */
-  #now(): RequestsNow {
+  #requestsNow(): RequestsNow {
     const expectations = this.#expectations();
     const { nowMs } = expectations;
     const running = this.#running.filter((active) => !this.#cancelled.has(active)).flatMap((active) => {
@@ -337,7 +337,7 @@ export class Engine {
   /** Narrows what runs, if the policy wants it. */
   #narrow(): void {
     if (this.#running.length === 0) return;
-    const level = this.#selector.narrowLevel(this.#now());
+    const level = this.#selector.narrowLevel(this.#requestsNow());
     for (const { request, sequence } of this.#running) {
       const own = Math.min(level, request.pinnedLevel ?? request.floorLevel);
       if (own <= sequence.level) continue;
@@ -350,7 +350,9 @@ export class Engine {
   #schedule(): ScheduledRows<ActiveRequest>[] {
     const step = scheduleStep(this.#running, this.#options.prefillChunk);
     const mixed = step.some(({ phase }) => phase !== step[0]!.phase);
-    return mixed && this.#selector.promptsHeld(this.#now()) ? step.filter(({ phase }) => phase === "decode") : step;
+    return mixed && this.#selector.promptsHeld(this.#requestsNow())
+      ? step.filter(({ phase }) => phase === "decode")
+      : step;
   }
 
   async #runStep(scheduled: readonly ScheduledRows<ActiveRequest>[]): Promise<void> {
