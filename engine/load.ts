@@ -16,7 +16,7 @@ export interface LoadSnapshot {
   readonly betweenStepsMs: number;
   /** How whole requests differ from what was predicted. */
   readonly predictionError: {
-    /** The middle of actual divided by predicted time. */
+    /** The median of actual divided by predicted time. */
     readonly median: number;
     /** What predictions are multiplied by to hold four times out of five. */
     readonly safe: number;

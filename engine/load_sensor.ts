@@ -21,23 +21,26 @@ const BETWEEN_GAIN = 0.05;
 /** Differences count for no more than this there, in natural logarithms: a pause for once is no way of working. */
 const MOST_BETWEEN = 0.7;
 
-/** How fast the middle of the prediction error, its side and its spread follow, in parts of each difference. */
+/** How fast the median of the prediction error, its side and its spread follow, in parts of each difference. */
 const ERROR_GAIN = 0.1;
 
-/** Differences count for no more than this in the middle, in natural logarithms, which makes it a median. */
+/** A difference counts for no more than this in the median, in natural logarithms; that makes it one. */
 const MOST_ERROR = 0.03;
 
 /**
- * Larger differences do not count in the middle, in natural logarithms: those whom a burst held up, or who saw the machine
- * change, nobody could foresee, and a middle that gives way to them makes the predictions for all others wrong. At half
+ * Larger differences do not count in the median, in natural logarithms: those whom a burst held up, or who saw the machine
+ * change, nobody could foresee, and a median that gives way to them makes the predictions for all others wrong. At half
  * of what rate 0 sustains three of five answers have company that came later; predictions were off there by 9.2 % in the
  * median while all counted, and by 8.5 % since (40 traces of `REPLAYED` in virtual time). Where one request after the
- * other differs to the same side, they count all the same, and for up to the mean difference: then the middle is not
+ * other differs to the same side, they count all the same, and for up to the mean difference: then the median is not
  * there yet.
  */
 const UNFORESEEN = 0.15;
 
-/** How far, 0 to 1, the sides must be the same for that; of independent ones the square of their mean is 0.05. */
+/**
+ * Square of the mean sign from which differences count as one-sided, so that large ones count too; independent signs give
+ * 0.05 on average.
+ */
 const SAME_SIDE = 0.4;
 
 /** Of a normal distribution: standard deviation divided by mean absolute deviation. */
@@ -46,7 +49,7 @@ const MEAN_TO_DEVIATION = Math.sqrt(Math.PI / 2);
 /** Error that is assumed before requests have ended, as a mean absolute deviation in natural logarithms. */
 const FIRST_DEVIATION = 0.06;
 
-/** Standard deviations above the middle that four out of five stay below, and nineteen out of twenty. */
+/** Standard deviations above the median that four out of five stay below, and nineteen out of twenty. */
 const [FOUR_OF_FIVE, NINETEEN_OF_TWENTY] = [0.84, 1.64];
 
 /** Answers that are as long as they may be, until others have ended. */
@@ -72,8 +75,8 @@ export class LoadSensor {
   readonly #registry: Registry;
   readonly #stepRatio: StepRatio;
   readonly #seen = new Map<string, { sum: number; predicted: number }>();
-  /** `side` is the mean of the signs of the differences, -1 to 1. */
-  readonly #error = { center: 0, side: 0, deviation: FIRST_DEVIATION, sum: 0, count: 0 };
+  /** `median` is a natural logarithm; `side` is the mean of the signs of the differences, -1 to 1. */
+  readonly #error = { median: 0, side: 0, deviation: FIRST_DEVIATION, sum: 0, count: 0 };
   /** `log` is the logarithm of milliseconds. */
   readonly #between: { log: number; readings: number; sum: number; count: number };
   /** `seen` is the part of the average that lies after the first reading. */
@@ -147,20 +150,20 @@ export class LoadSensor {
     const difference = Math.log((series.sum - error.sum) / (series.count - error.count));
     [error.sum, error.count] = [series.sum, series.count];
     if (!Number.isFinite(difference)) return;
-    // The predictions were corrected by the center already, so the difference is what it still lacks.
+    // The predictions were corrected by the median already, so the difference is what it still lacks.
     error.side += ERROR_GAIN * (Math.sign(difference) - error.side);
     error.deviation += ERROR_GAIN * (Math.abs(difference) - error.deviation);
     const oneSided = error.side ** 2;
     const most = Math.max(MOST_ERROR, oneSided * error.deviation);
     if (Math.abs(difference) > UNFORESEEN && oneSided < SAME_SIDE) return;
-    error.center += ERROR_GAIN * Math.max(-most, Math.min(most, difference));
+    error.median += ERROR_GAIN * Math.max(-most, Math.min(most, difference));
   }
 
   /** @param nowMs On the clock of all readings. */
   snapshot(nowMs: number): LoadSnapshot {
     const { slots, requestsRunning, requestsWaiting, waitingPromptTokens, effectivePruningRate } = this.#metrics;
-    const { center, deviation } = this.#error;
-    const above = (deviations: number) => Math.exp(center + deviations * MEAN_TO_DEVIATION * deviation);
+    const { median, deviation } = this.#error;
+    const above = (deviations: number) => Math.exp(median + deviations * MEAN_TO_DEVIATION * deviation);
     return {
       slots: plainValue(slots),
       requestsRunning: plainValue(requestsRunning),
@@ -171,7 +174,7 @@ export class LoadSensor {
       stepRatio: (kind) => this.stepRatio(kind),
       betweenStepsMs: Math.exp(this.#between.log),
       predictionError: {
-        median: Math.exp(center),
+        median: Math.exp(median),
         safe: above(FOUR_OF_FIVE),
         sure: above(NINETEEN_OF_TWENTY),
       },

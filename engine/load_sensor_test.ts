@@ -70,7 +70,7 @@ describe("LoadSensor", () => {
   });
 
   it("learns the median of the prediction error, of those alone whom nothing held up by far, and its spread", () => {
-    for (const { heldUp, middle } of [{ heldUp: 1.3, middle: 1.2 }, { heldUp: 3, middle: (1.15 + 1.2) / 2 }]) {
+    for (const { heldUp, expected } of [{ heldUp: 1.3, expected: 1.2 }, { heldUp: 3, expected: (1.15 + 1.2) / 2 }]) {
       const { metrics, sensor } = sensed();
       equal(sensor.snapshot(0).predictionError.median, 1);
       for (let i = 0; i < 200; i++) {
@@ -80,9 +80,9 @@ describe("LoadSensor", () => {
         sensor.readErrors();
       }
       const { median, safe, sure } = sensor.snapshot(0).predictionError;
-      ok(Math.abs(median - middle) < 0.02, `${median}`);
+      ok(Math.abs(median - expected) < 0.02, `${median}`);
       ok(heldUp < 2 ? safe > 1.2 && safe < 1.3 : safe > 1.5, `${safe}`);
-      // As many standard deviations above the middle as nineteen of twenty stay below, where four of five do at 0.84.
+      // As many standard deviations above the median as nineteen of twenty stay below, where four of five do at 0.84.
       ok(Math.abs(Math.log(sure / median) / Math.log(safe / median) - 1.64 / 0.84) < 1e-9, `${sure}`);
     }
   });
