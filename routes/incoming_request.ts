@@ -14,7 +14,7 @@ export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, s
   if (expected !== undefined && expected.toLowerCase() !== "100-continue") {
     throw new RequestError(417, "The only expectation that is met is 100-continue", "Expect");
   }
-  // RFC 9110, section 10.1.1: in HTTP/1.0 nobody waits for leave.
+  // RFC 9110, section 10.1.1: an HTTP/1.0 client does not wait for 100 Continue.
   const waits = expected !== undefined && incoming.httpVersion !== "1.0";
   try {
     const headers = new Headers();

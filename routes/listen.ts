@@ -146,7 +146,7 @@ export async function listen(
     });
     void answer(handler, exchange, { stalledMs: limits.stalledSeconds * 1000, onRefusal });
   });
-  // A client that waits for leave to send its body gets it when the body is wanted, or a refusal in its place.
+  // A client that waits for 100 Continue gets it when its body is wanted, or a refusal in its place.
   server.on("checkContinue", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("checkExpectation", (incoming, outgoing) => server.emit("request", incoming, outgoing));
   server.on("clientError", (error, socket) => {

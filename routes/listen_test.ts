@@ -97,7 +97,7 @@ describe("listen()", () => {
     await server.close();
   });
 
-  it("asks for a body that waits for leave when it is wanted, and refuses without asking", async () => {
+  it("sends 100 Continue when the body is wanted, and refuses without it", async () => {
     const { server } = await toyServer();
     const told = async (head: string) => {
       const connection = await Deno.connect({ hostname, port: server.port });
@@ -110,7 +110,7 @@ describe("listen()", () => {
     deepEqual(await told("POST /generate HTTP/1.1\r\n"), ["100", "400"]);
     deepEqual(await told("POST /generate HTTP/1.1\r\nContent-Type: text/xml\r\n"), ["415"]);
     deepEqual(await told("POST /nowhere HTTP/1.1\r\n"), ["404"]);
-    // That version knows no leave, and would take it for the answer.
+    // That version has no 100 Continue, and would take it for the answer.
     deepEqual(await told("POST /generate HTTP/1.0\r\n"), ["400"]);
     await server.close();
   });

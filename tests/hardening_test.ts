@@ -74,7 +74,7 @@ const TABLE: readonly [string, string, number][] = [
   ["a length beyond integers", framed("Content-Length: 18446744073709551617\r\n", "a"), 400],
   ["a body announced too long", `POST /generate HTTP/1.1\r\n${HOST}Content-Length: 9000000000\r\n\r\n`, 413],
   [
-    "the same, waiting for leave",
+    "the same, waiting for 100 Continue",
     `POST /generate HTTP/1.1\r\n${HOST}Expect: 100-continue\r\nContent-Length: 9000000000\r\n\r\n`,
     413,
   ],
@@ -178,7 +178,7 @@ describe("The service, over a bare connection,", () => {
     });
   }
 
-  it("goes on with a body that waits for leave", async () => {
+  it("sends 100 Continue to a client that waits for it", async () => {
     const answer = await exchange(post(BODY, "Expect: 100-continue\r\n"));
     match(answer, /^HTTP\/1\.1 100 Continue\r\n\r\nHTTP\/1\.1 200 /);
   });

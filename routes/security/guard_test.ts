@@ -65,7 +65,7 @@ describe("guard()", () => {
     equal((await secured({}).ask("/info", { Host: "evil.example" })).status, 200);
   });
 
-  it("refuses pages of other origins, also to send what needs no leave of a browser", async () => {
+  it("refuses pages of other origins, also to send what needs no preflight", async () => {
     const { ask } = secured({ origins: ["https://listed.example"] });
     const Host = "127.0.0.1:8080";
     for (const Origin of ["https://evil.example", "null", "http://127.0.0.1:9999", "https://listed.example:444"]) {
