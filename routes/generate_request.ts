@@ -99,7 +99,7 @@ export function checkLength(text: string, { maxPromptLength }: Services["limits"
   if (text.length <= maxPromptLength) return;
   throw new RequestError(
     413,
-    `The text has ${text.length} UTF-16 units: ${maxPromptLength} are the most, see --max-prompt-length`,
+    `The text has ${text.length} UTF-16 code units: ${maxPromptLength} are the most, see --max-prompt-length`,
     field,
   );
 }

@@ -23,8 +23,8 @@ export const DEFAULT_JSON_LIMITS: JsonLimits = { maxBodyBytes: 1 << 20, maxJsonD
  * unless told otherwise.
  *
  * @throws {RequestError} 413 if it has more bytes than allowed, counted as they come; 415 if it is of another type or
- * compressed; 400 if it is not JSON, nested too deeply, has too many values, a key twice in an object, or half of a
- * surrogate pair.
+ * compressed; 400 if it is not JSON, nested too deeply, has too many values, a key twice in an object, or a lone
+ * surrogate.
  * @throws {ClientGoneError} If it breaks off.
  * @throws {QueueFullError} If others need the room that it takes until it is whole.
  */
@@ -99,7 +99,7 @@ function checkValue(root: unknown, maxDepth: number): void {
     };
     for (const { value, path } of level) {
       if (typeof value === "string" && !value.isWellFormed()) {
-        throw new RequestError(400, `${path || "The body"}: half of a surrogate pair`, path || null);
+        throw new RequestError(400, `${path || "The body"}: a lone surrogate`, path || null);
       }
       if (typeof value !== "object" || value === null) continue;
       if (depth === maxDepth) {

@@ -38,7 +38,7 @@ export const TokenIds = z.preprocess((value, context) => {
 >;
 
 export const StopString = z.string().min(1).max(256)
-  .refine((text) => text.isWellFormed(), "Half of a surrogate pair");
+  .refine((text) => text.isWellFormed(), "A lone surrogate");
 
 /** Body of `POST /generate`. Which rates, tokens and lengths exist depends on the model and is checked after it. */
 export const GenerateBody = z.strictObject({

@@ -70,8 +70,8 @@ export interface ServedChatTemplate {
 
 export interface Limits extends JsonLimits {
   /**
-   * UTF-16 units of a text that is to be turned into tokens. That takes about a second for a million, so a text that
-   * cannot fit is to be refused before.
+   * UTF-16 code units of a text that is to be turned into tokens. That takes about a second for a million, so a text
+   * that cannot fit is to be refused before.
    */
   readonly maxPromptLength: number;
 }

@@ -44,7 +44,7 @@ const TABLE: readonly [string, string, number][] = [
   ["many tokens that are none", post(`{"prompt_tokens":[${Array(30_000).fill('""').join()}]}`), 400],
   ["a long key", post(JSON.stringify({ ["k".repeat(100_000)]: 1 })), 400],
   ["many keys", post(JSON.stringify(Object.fromEntries(Array.from({ length: 9000 }, (_, i) => [`k${i}`, 1])))), 400],
-  ["half of a surrogate pair", post('{"prompt":"\\ud83d"}'), 400],
+  ["a lone surrogate", post('{"prompt":"\\ud83d"}'), 400],
   ["a null byte in the prompt", post('{"prompt":"a\\u0000b","max_new_tokens":1}'), 200],
   ["a null byte in the JSON", post('{"prompt":"a\0"}'), 400],
   ["a byte order mark alone", post("\ufeff"), 400],
