@@ -29,7 +29,7 @@ export const Settings = z.strictObject({
   policy: z.string().refine(isPolicyName, `Expected one of ${POLICY_NAMES.join(", ")}`).default("predictive")
     .describe(`How rates are chosen: ${POLICY_NAMES.join(", ")}`),
   shed: z.boolean().default(true)
-    .describe("Refuses requests whose budget only the load stands against; only policy predictive"),
+    .describe("Refuses requests that only the present load keeps from their budget (policy predictive)"),
   stepTimes: z.string().min(1).default("cache/step_times")
     .describe("Folder that keeps what steps cost on this machine, where Deno may write there"),
   targetTtftMs: z.number().min(1).max(3_600_000).default(5000)
@@ -38,7 +38,7 @@ export const Settings = z.strictObject({
     .describe("Time between tokens that is aimed at for requests without a budget"),
   maxBodyBytes: z.int().min(1024).max(1 << 22).default(DEFAULT_JSON_LIMITS.maxBodyBytes).describe("Bytes of a body"),
   maxPromptLength: z.int().min(1).max(1 << 22).optional()
-    .describe("UTF-16 units of a prompt; if not given, 16 for each token of the context"),
+    .describe("UTF-16 code units of a prompt; if not given, 16 for each token of the context"),
   maxJsonDepth: z.int().min(4).max(1000).default(DEFAULT_JSON_LIMITS.maxJsonDepth)
     .describe("Arrays and objects inside each other in a body"),
   apiKeys: z.array(z.string()).default([]).describe(
@@ -68,7 +68,7 @@ export const Settings = z.strictObject({
   prometheusUrl: z.url({ protocol: /^https?$/ }).optional()
     .describe("Prometheus server to ask what other workloads take of the machine"),
   prometheusQuery: z.string().min(1).default(OTHER_CPU_SHARE).describe("What to ask it: PromQL for a share, 0 to 1"),
-  prometheusSeconds: z.number().min(0.1).max(300).default(5).describe("Time between two questions"),
-  sysfs: z.string().min(1).default("/sys").describe("Where Linux tells of temperature, power and GPU load"),
+  prometheusSeconds: z.number().min(0.1).max(300).default(5).describe("Seconds between two queries"),
+  sysfs: z.string().min(1).default("/sys").describe("Folder where Linux reports temperature, power and GPU load"),
 });
 export type Settings = z.output<typeof Settings>;
