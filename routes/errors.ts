@@ -1,4 +1,5 @@
 import { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "../engine/mod.ts";
+import { shortened } from "./shortened.ts";
 
 /** What is wrong with a request, as HTTP says it. */
 export type RefusalStatus = 400 | 401 | 403 | 404 | 405 | 408 | 413 | 415 | 417 | 422 | 431;
@@ -62,8 +63,4 @@ export function errorAnswer(error: unknown): ErrorAnswer {
   if (error instanceof ClientGoneError) return answer(499, "cancelled_error", "cancelled", error);
   if (error instanceof StepError) return answer(500, "server_error", "error", error);
   return answer(500, "server_error", "error", { message: "The service failed to answer" });
-}
-
-function shortened(text: string, most: number): string {
-  return text.length <= most ? text : `${text.slice(0, most)}…`.toWellFormed();
 }

@@ -1,5 +1,6 @@
 import type { ErrorAnswer } from "./errors.ts";
 import type { Services } from "./services.ts";
+import { shortened } from "./shortened.ts";
 
 /** What was refused, as far as it is known. */
 export interface Refusal extends Pick<ErrorAnswer, "status" | "outcome"> {
@@ -12,7 +13,7 @@ export interface Refusal extends Pick<ErrorAnswer, "status" | "outcome"> {
 /** Time in which no more than one line of each status is logged. */
 const QUIET_MS = 60_000;
 
-/** Units of a text of the caller's that are logged. */
+/** UTF-16 code units of a text of the caller's that are logged. */
 const MOST_LOGGED = 200;
 
 /**
@@ -36,11 +37,8 @@ export class Refusals {
     const nowMs = now();
     if (last !== undefined && nowMs - last.atMs < QUIET_MS) return void last.unlogged++;
     this.#logged.set(status, { atMs: nowMs, unlogged: 0 });
-    const texts = { message: shortened(message), method: shortened(method), path: shortened(path) };
+    const logged = (text: string | null) => text && shortened(text, MOST_LOGGED);
+    const texts = { message: logged(message), method: logged(method), path: logged(path) };
     log({ event: "refused", code: status, ...texts, unlogged: last?.unlogged ?? 0 });
   }
-}
-
-function shortened(text: string | null): string | null {
-  return text === null || text.length <= MOST_LOGGED ? text : `${text.slice(0, MOST_LOGGED)}…`.toWellFormed();
 }
