@@ -1,6 +1,7 @@
 import type { Sequence } from "../models/decoder.ts";
 import type { Channel } from "./channel.ts";
 import type { FinishReason, GenerationEnd, GenerationEvent, GenerationRequest } from "./generation.ts";
+import { hasBudget } from "./limits.ts";
 import type { RateChoice } from "./rate_choice.ts";
 import { Sampler, type SamplerScratch } from "./sampler.ts";
 import type { Progress } from "./scheduler.ts";
@@ -115,7 +116,6 @@ export function generationEnd(
   const lastMs = course.lastTokenMs ?? nowMs;
   const decodeMs = lastMs - firstMs;
   const totalMs = lastMs - arrivedMs;
-  const asked = budget.latencyMs !== null || budget.ttftMs !== null || budget.tpotMs !== null;
   const met = tokens > 0 &&
     totalMs <= (budget.latencyMs ?? Infinity) &&
     firstMs - arrivedMs <= (budget.ttftMs ?? Infinity) &&
@@ -128,6 +128,6 @@ export function generationEnd(
     finishReason,
     completionTokens: tokens,
     timings: { queueMs: startedMs - arrivedMs, prefillMs: firstMs - startedMs, decodeMs, totalMs },
-    budgetMet: asked ? met : null,
+    budgetMet: hasBudget({ budget }) ? met : null,
   };
 }
