@@ -1,5 +1,4 @@
 import type { GenerationRequest } from "./generation.ts";
-import { type Limits, NO_LIMITS } from "./predictor.ts";
 
 /** What the service aims at for requests without a budget, in milliseconds; `null` where it aims at nothing. */
 export interface Targets {
@@ -8,6 +7,16 @@ export interface Targets {
 }
 
 export const NO_TARGETS: Targets = { ttftMs: null, tpotMs: null };
+
+/** Times from now by which something is to happen, in milliseconds; infinite where nothing is asked. */
+export interface Limits {
+  readonly firstTokenMs: number;
+  readonly lastTokenMs: number;
+  /** First to last token. */
+  readonly decodeMs: number;
+}
+
+export const NO_LIMITS: Limits = { firstTokenMs: Infinity, lastTokenMs: Infinity, decodeMs: Infinity };
 
 /** Whether the caller set any limit; the service's targets count only where none is set. */
 export function hasBudget({ budget }: Pick<GenerationRequest, "budget">): boolean {

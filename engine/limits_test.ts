@@ -1,7 +1,6 @@
 import { deepEqual } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { limitsOf, NO_TARGETS } from "./limits.ts";
-import { NO_LIMITS } from "./predictor.ts";
+import { limitsOf, NO_LIMITS, NO_TARGETS } from "./limits.ts";
 
 const NONE = { latencyMs: null, ttftMs: null, tpotMs: null };
 const at = { nowMs: 300, newTokens: 11, targets: NO_TARGETS, firstTokenMs: null };

@@ -1,36 +1,10 @@
+import { type Limits, NO_LIMITS } from "./limits.ts";
 import type { LoadSnapshot } from "./load.ts";
 import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
+import type { RunningWork, WaitingWork } from "./request_work.ts";
 import { type Finish, forecastSchedule, type Work } from "./schedule_forecast.ts";
 import { scheduleStep } from "./scheduler.ts";
 import { kindOf, type StepCosts, type StepPart } from "./step_costs.ts";
-
-/** Times from now by which something is to happen, in milliseconds; infinite where nothing is asked. */
-export interface Limits {
-  readonly firstTokenMs: number;
-  readonly lastTokenMs: number;
-  /** First to last token. */
-  readonly decodeMs: number;
-}
-
-export const NO_LIMITS: Limits = { firstTokenMs: Infinity, lastTokenMs: Infinity, decodeMs: Infinity };
-
-/** A request that runs. */
-export interface RunningWork extends Work {
-  readonly limits: Limits;
-  /** The narrowest level that it may be narrowed to. */
-  readonly narrowestLevel: number;
-}
-
-/** A request without a slot: its level is open. */
-export interface WaitingWork extends Omit<Work, "level" | "context"> {
-  readonly limits: Limits;
-  /** Time since its arrival. */
-  readonly waitedMs: number;
-  /** The narrowest level that it may get, or the only one. */
-  readonly narrowestLevel: number;
-  /** The widest level that it may get, or the only one. */
-  readonly widestLevel: number;
-}
 
 /** What would come of running a request at a level. */
 export interface Forecast {

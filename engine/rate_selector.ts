@@ -2,16 +2,10 @@ import type { GenerationRequest } from "./generation.ts";
 import { hasBudget } from "./limits.ts";
 import type { LoadSensor } from "./load_sensor.ts";
 import type { Decision, Policy, RateRequest } from "./policies/mod.ts";
-import {
-  type OthersLevels,
-  Predictor,
-  type RunningWork,
-  Situation,
-  type SituationOptions,
-  type WaitingWork,
-} from "./predictor.ts";
+import { type OthersLevels, Predictor, Situation, type SituationOptions } from "./predictor.ts";
 import type { RateChoice } from "./rate_choice.ts";
 import type { RefusalReason } from "./refusal_reason.ts";
+import type { RunningWork, WaitingWork } from "./request_work.ts";
 import type { StepCosts } from "./step_costs.ts";
 
 export interface RateSelectorOptions {

@@ -1,7 +1,25 @@
 import type { ActiveRequest, WaitingRequest } from "./active_request.ts";
 import type { GenerationRequest } from "./generation.ts";
-import { limitsOf, type Targets } from "./limits.ts";
-import { NO_LIMITS, type RunningWork, type WaitingWork } from "./predictor.ts";
+import { type Limits, limitsOf, NO_LIMITS, type Targets } from "./limits.ts";
+import type { Work } from "./schedule_forecast.ts";
+
+/** A request that runs. */
+export interface RunningWork extends Work {
+  readonly limits: Limits;
+  /** The narrowest level that it may be narrowed to. */
+  readonly narrowestLevel: number;
+}
+
+/** A request without a slot: its level is open. */
+export interface WaitingWork extends Omit<Work, "level" | "context"> {
+  readonly limits: Limits;
+  /** Time since its arrival. */
+  readonly waitedMs: number;
+  /** The narrowest level that it may get, or the only one. */
+  readonly narrowestLevel: number;
+  /** The widest level that it may get, or the only one. */
+  readonly widestLevel: number;
+}
 
 /** What is known of the time and of answers in general. */
 export interface Expectations {

@@ -1,3 +1,4 @@
+import type { Limits } from "./limits.ts";
 import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
 import type { StepPart } from "./step_costs.ts";
 
@@ -12,11 +13,8 @@ export interface Work {
   readonly newTokens: number;
   /** Prompts are taken in the order of these, the earliest first. */
   readonly instantMs: number;
-  /** Milliseconds from now at which its tokens are due; infinite if they are due at no time. */
-  readonly limits: {
-    readonly firstTokenMs: number;
-    readonly lastTokenMs: number;
-  };
+  /** When its tokens are due. */
+  readonly limits: Pick<Limits, "firstTokenMs" | "lastTokenMs">;
 }
 
 /** Milliseconds from now. */
