@@ -3,7 +3,7 @@ export { Engine, type EngineOptions } from "./engine.ts";
 export { type EngineState, NOT_READY } from "./engine_state.ts";
 export { BudgetError, NotReadyError, QueueFullError, StepError, StoppingError } from "./errors.ts";
 export type { FinishReason, GenerationEnd, GenerationRequest, GenerationStart, Timings } from "./generation.ts";
-export { NO_TARGETS, type Targets } from "./limits.ts";
+export type { Targets } from "./limits.ts";
 export type { LearnedTimes } from "./load_sensor.ts";
 export { measureSteps } from "./measure_steps.ts";
 export { createMetrics, type Metrics } from "./metrics.ts";
@@ -28,7 +28,7 @@ export {
   registerDeviceMetrics,
   registerProcessMetrics,
 } from "./sensors/mod.ts";
-export { StepCosts, type StepTable } from "./step_costs.ts";
+export type { StepTable } from "./step_costs.ts";
 export { keepStepTable, keptStepTable, type StepTableKey } from "./step_table_cache.ts";
 export { scaledTable, TableWatch } from "./table_watch.ts";
 export type { StepRunner } from "./step_runner.ts";
