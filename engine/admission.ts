@@ -1,4 +1,5 @@
-import { BudgetError, QueueFullError } from "./errors.ts";
+import { type EngineState, NOT_READY } from "./engine_state.ts";
+import { BudgetError, NotReadyError, QueueFullError, StoppingError } from "./errors.ts";
 import type { GenerationRequest } from "./generation.ts";
 import { countRefusal, type Metrics } from "./metrics.ts";
 import type { RateAnswer } from "./rate_selector.ts";
@@ -16,6 +17,10 @@ export interface AdmissionOptions {
   readonly maxWaitingTokens: number;
   readonly pruningRates: readonly number[];
   readonly metrics: Metrics;
+  /** A monotonic clock, in milliseconds. */
+  readonly now: () => number;
+  /** Whether requests are taken at all. */
+  readonly state: () => EngineState;
   /** Requests that run. */
   readonly running: () => number;
   /** What would be decided about a request that arrives now. */
@@ -32,8 +37,21 @@ export class Admission {
     this.#options = options;
   }
 
-  /** @throws {RangeError} If the request is empty or too long for a sequence. */
-  checkLength({ promptTokens, maxNewTokens }: GenerationRequest): void {
+  /** Returns if the request may come in. @throws What `Engine.generate()` throws of a request. */
+  check(request: GenerationRequest): void {
+    const { metrics, now } = this.#options;
+    const askedMs = now();
+    try {
+      this.#checkLength(request);
+      metrics.requestsArrived.inc();
+      this.#checkState();
+      this.#checkRoom(request);
+    } finally {
+      metrics.admissionTime.observe((now() - askedMs) / 1000);
+    }
+  }
+
+  #checkLength({ promptTokens, maxNewTokens }: GenerationRequest): void {
     const { maxTokens } = this.#options;
     if (promptTokens.length === 0) throw new RangeError("Cannot continue a prompt without tokens");
     if (maxNewTokens < 1 || promptTokens.length + maxNewTokens > maxTokens) {
@@ -43,11 +61,20 @@ export class Admission {
     }
   }
 
-  /**
-   * @throws {QueueFullError} If too many are waiting, or too many for this request's budget.
-   * @throws {BudgetError} If no rate is predicted to meet the budget, and the request asked to be refused then.
-   */
-  checkRoom(request: GenerationRequest): void {
+  #checkState(): void {
+    const { metrics } = this.#options;
+    const state = this.#options.state();
+    if (state === "draining") {
+      countRefusal(metrics, "stopping");
+      throw new StoppingError(NOT_READY.draining);
+    }
+    if (state !== "ready") {
+      countRefusal(metrics, "not_ready");
+      throw new NotReadyError(NOT_READY[state]);
+    }
+  }
+
+  #checkRoom(request: GenerationRequest): void {
     const { queue, slots, maxWaiting, maxWaitingTokens, running, decide } = this.#options;
     if (running() + queue.length >= slots) {
       if (queue.length >= maxWaiting) throw this.#queueFull(`${queue.length} requests are waiting, no more can`);

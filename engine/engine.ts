@@ -8,7 +8,7 @@ import { NotReadyError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
 import { hasBudget, type Targets } from "./limits.ts";
 import { type LearnedTimes, LoadSensor } from "./load_sensor.ts";
-import { countRefusal, type Metrics, startRates } from "./metrics.ts";
+import { type Metrics, startRates } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
 import { contentionSlowdown, stepTimes } from "./predictor.ts";
 import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
@@ -119,7 +119,8 @@ export class Engine {
     this.#waiting = new WaitingQueue(options.targets);
     this.#admission = new Admission({
       ...{ queue: this.#waiting, slots: this.slots, maxTokens: this.maxTokens, pruningRates, metrics },
-      ...{ maxWaiting: options.maxWaiting, maxWaitingTokens: options.maxWaitingTokens },
+      ...{ maxWaiting: options.maxWaiting, maxWaitingTokens: options.maxWaitingTokens, now: options.now },
+      state: () => this.state,
       running: () => this.#running.length,
       decide: (request) =>
         this.#choose({ request, hopeless: false }, { stage: "arrival", place: this.#waiting.placeOf(request) }),
@@ -169,13 +170,7 @@ export class Engine {
    */
   generate(request: GenerationRequest, signal: AbortSignal): AsyncIterableIterator<GenerationEvent> {
     signal.throwIfAborted();
-    const { metrics, now } = this.#options;
-    const askedMs = now();
-    try {
-      this.#check(request);
-    } finally {
-      metrics.admissionTime.observe((now() - askedMs) / 1000);
-    }
+    this.#admission.check(request);
     const waiting: WaitingRequest = {
       request,
       hopeless: false,
@@ -209,22 +204,6 @@ export class Engine {
     const error = new StoppingError(NOT_READY.draining);
     for (const waiting of [...this.#waiting, ...this.#running]) this.#cancel(waiting, error);
     await this.#loop;
-  }
-
-  #check(request: GenerationRequest): void {
-    const { metrics } = this.#options;
-    this.#admission.checkLength(request);
-    metrics.requestsArrived.inc();
-    const { state } = this;
-    if (state === "draining") {
-      countRefusal(metrics, "stopping");
-      throw new StoppingError(NOT_READY.draining);
-    }
-    if (state !== "ready") {
-      countRefusal(metrics, "not_ready");
-      throw new NotReadyError(NOT_READY[state]);
-    }
-    this.#admission.checkRoom(request);
   }
 
   #enqueue(waiting: WaitingRequest): void {
