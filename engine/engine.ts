@@ -8,7 +8,7 @@ import { NotReadyError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
 import { hasBudget, type Targets } from "./limits.ts";
 import { type LearnedTimes, LoadSensor } from "./load_sensor.ts";
-import { type Metrics, startRates } from "./metrics.ts";
+import { countEnd, type Metrics, startRates } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
 import { contentionSlowdown, stepTimes } from "./predictor.ts";
 import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
@@ -441,27 +441,8 @@ export class Engine {
     const { metrics, now } = this.#options;
     unlisten();
     const end = generationEnd(request, course, finishReason, now());
-    const { timings, completionTokens, choice, budgetMet } = end;
-    metrics.requestLatency.observe(timings.totalMs / 1000);
-    metrics.requestQueueTime.observe(timings.queueMs / 1000);
-    metrics.requestPromptTokens.observe(request.promptTokens.length);
-    metrics.requestGenerationTokens.observe(completionTokens);
-    if (completionTokens > 0) {
-      metrics.requestPrefillTime.observe(timings.prefillMs / 1000);
-      metrics.requestDecodeTime.observe(timings.decodeMs / 1000);
-      if (finishReason !== "budget") {
-        metrics.generationLengthRatio.observe(completionTokens / request.maxNewTokens);
-      }
-      const predictedMs = choice.predictedTtftMs - timings.queueMs + (completionTokens - 1) * choice.predictedTpotMs;
-      metrics.predictionErrorRatio.observe((timings.prefillMs + timings.decodeMs) / predictedMs);
-      this.#sensor.readErrors();
-    }
-    if (budgetMet !== null) {
-      metrics.sloRequests.inc({ rate: this.#rate(end.level), outcome: budgetMet ? "met" : "missed" });
-    }
-    if (request.budget.latencyMs !== null) {
-      metrics.budgetSlack.observe((request.budget.latencyMs - timings.totalMs) / 1000);
-    }
+    countEnd(metrics, request, end, this.#rate(end.level));
+    this.#sensor.readErrors();
     events.push(end);
     events.close();
   }

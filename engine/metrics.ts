@@ -1,4 +1,5 @@
 import { Counter, Gauge, Histogram, type Registry } from "prom-client";
+import type { GenerationEnd, GenerationRequest } from "./generation.ts";
 import { RATE_REASONS } from "./rate_choice.ts";
 import { REFUSAL_REASONS, type RefusalReason } from "./refusal_reason.ts";
 
@@ -102,6 +103,30 @@ export function createMetrics(registry: Registry) {
 /** Counts a request that is refused at the door. */
 export function countRefusal({ admissionRejected }: Pick<Metrics, "admissionRejected">, reason: RefusalReason): void {
   admissionRejected.inc({ reason });
+}
+
+/** Counts what a request has come to. @param rate The largest that it ran at. */
+export function countEnd(metrics: Metrics, request: GenerationRequest, end: GenerationEnd, rate: string): void {
+  const { timings, completionTokens, choice, finishReason, budgetMet } = end;
+  metrics.requestLatency.observe(timings.totalMs / 1000);
+  metrics.requestQueueTime.observe(timings.queueMs / 1000);
+  metrics.requestPromptTokens.observe(request.promptTokens.length);
+  metrics.requestGenerationTokens.observe(completionTokens);
+  if (completionTokens > 0) {
+    metrics.requestPrefillTime.observe(timings.prefillMs / 1000);
+    metrics.requestDecodeTime.observe(timings.decodeMs / 1000);
+    if (finishReason !== "budget") {
+      metrics.generationLengthRatio.observe(completionTokens / request.maxNewTokens);
+    }
+    const predictedMs = choice.predictedTtftMs - timings.queueMs + (completionTokens - 1) * choice.predictedTpotMs;
+    metrics.predictionErrorRatio.observe((timings.prefillMs + timings.decodeMs) / predictedMs);
+  }
+  if (budgetMet !== null) {
+    metrics.sloRequests.inc({ rate, outcome: budgetMet ? "met" : "missed" });
+  }
+  if (request.budget.latencyMs !== null) {
+    metrics.budgetSlack.observe((request.budget.latencyMs - timings.totalMs) / 1000);
+  }
 }
 
 /**
