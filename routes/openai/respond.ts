@@ -1,11 +1,9 @@
 import type { Context } from "hono";
-import type { GenerationEnd, GenerationStart, TextEvent, TextRequest, TextToken } from "../../engine/mod.ts";
-import { textStream } from "../event_stream.ts";
-import { explainError } from "../explain_error.ts";
-import { Answer } from "../generate_answer.ts";
-import { type RecordedEnv, type RequestRecord, tenths } from "../request_record.ts";
+import type { GenerationEnd, TextEvent, TextRequest, TextToken } from "../../engine/mod.ts";
+import type { Answer } from "../generate_answer.ts";
+import type { RecordedEnv } from "../request_record.ts";
 import type { Services } from "../services.ts";
-import { textEvents } from "../text_events.ts";
+import { startAnswer } from "../start_answer.ts";
 
 /** One entry of `choices`. */
 export type Choice = Readonly<Record<string, unknown>>;
@@ -36,58 +34,44 @@ interface Wanted {
 export async function respond(
   c: Context<RecordedEnv>,
   services: Services,
-  { request, wording, stream, includeUsage }: Wanted,
+  { request, wording, stream: streams, includeUsage }: Wanted,
 ): Promise<Response> {
-  const { record } = c.var;
-  record.promptTokens = request.promptTokens.length;
-  const leaving = new AbortController();
-  const signal = AbortSignal.any([c.req.raw.signal, leaving.signal]);
-  const events = textEvents(services, request, record, signal);
-  // The first event is the start: here the request waits for a slot, and may still be refused.
-  const { choice } = (await events.next()).value as GenerationStart;
-  const answer = new Answer(services, request, record.id, choice);
+  const { answer, events, stream } = await startAnswer(c, services, request);
   const head = {
-    id: `${wording.prefix}-${record.id}`,
+    id: `${wording.prefix}-${c.var.record.id}`,
     created: Math.floor(Date.now() / 1000),
     model: services.model.name,
   };
-  c.header("X-Predicted-Ms", String(tenths(choice.predictedMs)));
-  if (!stream) {
-    const rest = await Array.fromAsync(events);
-    const end = rest.at(-1) as GenerationEnd;
-    const tokens = rest.filter((event) => event.kind === "token");
-    const ended = answer.end(end);
-    c.header("X-Pruning-Rate", String(ended["pruning_rate"]));
-    return c.json({
-      ...head,
-      object: wording.object,
-      choices: [wording.whole(tokens, finishReason(end))],
-      usage: usage(request, end),
-      espalier: facts(ended),
-    });
-  }
+  if (streams) return stream(dataEvents({ answer, request, wording, includeUsage }, head, events), dataEvent);
 
-  record.streams = true;
-  c.header("X-Pruning-Rate", String(answer.pruningRate));
-  c.header("Content-Type", "text/event-stream");
-  c.header("Cache-Control", "no-cache");
-  const chunks = chunksOf({ answer, request, wording, includeUsage }, head, events);
-  return c.body(textStream(dataEvents(services, chunks, record), () => leaving.abort()));
+  const rest = await Array.fromAsync(events);
+  const end = rest.at(-1) as GenerationEnd;
+  const tokens = rest.filter((event) => event.kind === "token");
+  const ended = answer.end(end);
+  c.header("X-Pruning-Rate", String(ended["pruning_rate"]));
+  return c.json({
+    ...head,
+    object: wording.object,
+    choices: [wording.whole(tokens, finishReason(end))],
+    usage: usage(request, end),
+    espalier: facts(ended),
+  });
 }
 
-/** The documents of a stream. */
-async function* chunksOf(
+/** A stream's chunks as data events. After an error there is no `[DONE]`. */
+async function* dataEvents(
   { answer, request, wording, includeUsage }: Omit<Wanted, "stream"> & { readonly answer: Answer },
   head: Readonly<Record<string, unknown>>,
   events: AsyncIterable<TextEvent>,
-): AsyncGenerator<unknown, void> {
-  const chunk = (choices: readonly Choice[], more = {}) => ({
-    ...head,
-    object: wording.chunkObject,
-    choices,
-    ...(includeUsage && { usage: null }),
-    ...more,
-  });
+): AsyncGenerator<string, void> {
+  const chunk = (choices: readonly Choice[], more = {}) =>
+    dataEvent({
+      ...head,
+      object: wording.chunkObject,
+      choices,
+      ...(includeUsage && { usage: null }),
+      ...more,
+    });
   const start = wording.start();
   if (start !== null) yield chunk([start], { espalier: facts(answer.start()) });
   for await (const event of events) {
@@ -100,24 +84,11 @@ async function* chunksOf(
       if (includeUsage) yield chunk([], { usage: usage(request, event) });
     }
   }
+  yield "data: [DONE]\n\n";
 }
 
-/** Documents as data events. An error is the last of them, and then there is no `[DONE]`. */
-async function* dataEvents(
-  services: Services,
-  chunks: AsyncIterable<unknown>,
-  record: RequestRecord,
-): AsyncGenerator<string, void> {
-  // Holds if the reader leaves while an event is on its way to him.
-  record.outcome = "cancelled";
-  try {
-    for await (const chunk of chunks) yield `data: ${JSON.stringify(chunk)}\n\n`;
-    yield "data: [DONE]\n\n";
-  } catch (error) {
-    yield `data: ${JSON.stringify(explainError(services, error, record).body)}\n\n`;
-  } finally {
-    record.finish(200);
-  }
+function dataEvent(document: unknown): string {
+  return `data: ${JSON.stringify(document)}\n\n`;
 }
 
 /** OpenAI knows no end by a budget; `espalier.finish_reason` says so. */

@@ -1,22 +1,3 @@
-export interface ServerEvent {
-  readonly event: string;
-  readonly data: unknown;
-}
-
-/** Server-sent events with names as a body; see {@linkcode textStream}. */
-export function eventStream(
-  events: AsyncGenerator<ServerEvent, void>,
-  onLeave: () => void,
-): ReadableStream<Uint8Array<ArrayBuffer>> {
-  return textStream(
-    (async function* () {
-      // JSON has no line breaks of its own, so one data line holds it.
-      for await (const { event, data } of events) yield `event: ${event}\ndata: ${JSON.stringify(data)}\n\n`;
-    })(),
-    onLeave,
-  );
-}
-
 /**
  * Pieces of text as a body, made as fast as they are read.
  *
