@@ -4,7 +4,7 @@ import type { TokenizerFiles } from "./tokenizer_files.ts";
 import type { Answer, Question } from "./tokenizer_worker.ts";
 
 /**
- * UTF-16 units of a text that is encoded at once, in about 5 ms; a message to the thread and back takes less than one,
+ * UTF-16 code units of a text that is encoded at once, in about 5 ms; a message to the thread and back takes less than one,
  * but texts there wait for each other.
  */
 const SHORT = 4096;
