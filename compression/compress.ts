@@ -10,6 +10,7 @@ import type { ModelPlan } from "../models/plan.ts";
 import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
 import { writeWhole } from "../models/whole_file.ts";
 import type { Runtime } from "../onnx/mod.ts";
+import type { OrderOptions } from "./blocks/method.ts";
 import { checkSameKind, methodOf } from "./blocks/mod.ts";
 import { HiddenStates, influenceOf } from "./hidden_states.ts";
 import { influenceGroups } from "./influence_groups.ts";
@@ -29,6 +30,8 @@ import { hadamardRotation } from "./hadamard.ts";
 import { gramOfHeadInputs } from "./head_gram.ts";
 import { levelPerplexities } from "./level_perplexities.ts";
 import { manifestDraft } from "./manifest_draft.ts";
+import { orderOf } from "./orders/mod.ts";
+import type { WholeOrder } from "./orders/order.ts";
 import { PartialFolder } from "./partial_folder.ts";
 import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
 import { type Quantization, quantizeBlock, quantizeEmbedding, quantizeHead } from "./quantization_pass.ts";
@@ -122,6 +125,7 @@ class Run {
   readonly #checkpointDigest: string;
   readonly #model: PreparedModel;
   readonly #dense: ModelPlan;
+  readonly #order: WholeOrder;
   /** What blocks are arranged by, of the layers that have an order. */
   readonly #arrangedBy: (Floats | null)[][] = [];
   readonly #journal: Journal;
@@ -151,6 +155,7 @@ class Run {
       ? rotateResidual(plain, hadamardRotation(plain.config.hiddenSize))
       : plain;
     this.#dense = densePlan(job.checkpoint.description);
+    this.#order = orderOf(job.recipe.order);
   }
 
   /** @throws {UnusableRunError} Before any work, if the journal names what is not there as it was. */
@@ -191,7 +196,7 @@ class Run {
     );
     using sessions = new BlockSessions({
       ...this.#sessions(),
-      statisticOf: ({ kind }) => methodOf(kind).orderStatistics(description.config, recipe.order),
+      statisticOf: ({ kind }) => methodOf(kind).orderStatistics(description.config, this.#order),
     });
     for (const { start, end } of influenceGroups(description.layers)) {
       if (end <= this.#journal.layers) continue;
@@ -212,7 +217,7 @@ class Run {
 
   /** Orders the blocks of a layer and sends the activations through it as it was. */
   async #orderLayer(layer: number, hidden: HiddenStates, sessions: BlockSessions): Promise<Journal["orders"][number]> {
-    const { checkpoint: { description }, recipe } = this.#job;
+    const { description } = this.#job.checkpoint;
     const blocks = description.layers[layer]!;
     const orders: Journal["orders"][number] = [];
     const arrangedBy: (Floats | null)[] = [];
@@ -224,16 +229,9 @@ class Run {
       dense.resetStatistics();
       for (const window of hidden.windows) await dense.run(window);
       const method = methodOf(block.kind);
-      arrangedBy.push(method.arrangedBy === undefined ? null : dense.statistics.get(method.arrangedBy)!.slice());
-      orders.push(
-        await method.order(this.#algebra, prepared, dense.statistics, {
-          config: description.config,
-          order: recipe.order,
-          // Statistics are summed over all tokens; λ is meant for sums over one window of the paper's length.
-          ridge: recipe.ridgeLambda * this.#calibrationTokens() / RIDGE_TOKENS,
-          seed: this.#seedOf(layer, index),
-        }),
-      );
+      const kept = method.arrangedBy?.(this.#order);
+      arrangedBy.push(kept === undefined ? null : dense.statistics.get(kept)!.slice());
+      orders.push(await method.order(prepared, this.#orderOptions(layer, index, dense.statistics)));
     }
     this.#arrangedBy[layer] = arrangedBy;
     return orders;
@@ -291,12 +289,10 @@ class Run {
         checkSameKind(`block ${index} of layer ${layer}`, block, order);
         const dense = this.#dense.layers[layer]![index]!;
         const tensors = await this.#model.readBlock(block);
-        const statistic = this.#arrangedBy[layer]![index]!;
-        const prepared = await methodOf(block.kind).arrange?.(this.#algebra, tensors, statistic, {
-          config: description.config,
-          order: recipe.order,
-          seed: this.#seedOf(layer, index),
-        }) ?? tensors;
+        const method = methodOf(block.kind);
+        const kept = this.#arrangedBy[layer]![index]!;
+        const statistics = new Map(kept === null ? [] : [[method.arrangedBy!(this.#order)!, kept]]);
+        const prepared = await method.arrange?.(tensors, this.#orderOptions(layer, index, statistics)) ?? tensors;
         errors.push(
           await quantizeBlock(quantization, {
             plan: plan.layers[layer]![index]!,
@@ -345,9 +341,18 @@ class Run {
     return windows.length * windows[0]!.length;
   }
 
-  /** The seed of a block's random numbers, the same in both passes. */
-  #seedOf(layer: number, index: number): number {
-    return this.#job.seed + 1000 * layer + index;
+  /** What a block is ordered by, the same in both passes but for the statistics. */
+  #orderOptions(layer: number, index: number, statistics: OrderOptions["statistics"]): OrderOptions {
+    const { checkpoint, recipe, seed } = this.#job;
+    return {
+      order: this.#order,
+      statistics,
+      config: checkpoint.description.config,
+      algebra: this.#algebra,
+      // Statistics are summed over all tokens; λ is meant for sums over one window of the paper's length.
+      ridge: recipe.ridgeLambda * this.#calibrationTokens() / RIDGE_TOKENS,
+      seed: seed + 1000 * layer + index,
+    };
   }
 
   #progress(phase: keyof typeof SHARES, share: number): void {

@@ -1,6 +1,6 @@
 import { type ModelConfig, rotaryDimOf } from "../models/description.ts";
 import { type AttentionTensors, headPlaces } from "../models/layout.ts";
-import { descendingOrder, randomOrder } from "./importance_order.ts";
+import { descendingOrder, randomOrder } from "./descending_order.ts";
 
 type HeadShape = Pick<ModelConfig, "numAttentionHeads" | "numKeyValueHeads" | "headDim" | "rope">;
 

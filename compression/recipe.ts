@@ -1,11 +1,12 @@
 import { z } from "zod";
 import type { ModelConfig } from "../models/description.ts";
 import { supportsHadamard } from "./hadamard.ts";
+import { ORDER_NAMES } from "./orders/mod.ts";
 
 /** How a model is compressed. Every choice has a measured default; a recipe file names only what it changes. */
 export const Recipe = z.strictObject({
-  /** What the channels of every prunable axis are ordered by; the last two are controls. */
-  order: z.enum(["importance", "magnitude", "random"]).default("importance"),
+  /** What the channels of every prunable axis are ordered by. */
+  order: z.enum(ORDER_NAMES).default("importance"),
   /** How a global rate is shared out between blocks. */
   layerRates: z.enum(["block-influence", "uniform"]).default("block-influence"),
   /** ε of uniql.md §4: smaller spares influential blocks more. */

@@ -1,5 +1,5 @@
 import type { FloatsOrDoubles, LinearAlgebra } from "../kernels/matrix.ts";
-import { descendingOrder } from "./importance_order.ts";
+import { descendingOrder } from "./descending_order.ts";
 
 export interface ScoredOrder {
   /** The channel at each place, most important first. */

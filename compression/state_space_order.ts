@@ -1,7 +1,7 @@
 import type { FloatsOrDoubles, LinearAlgebra } from "../kernels/matrix.ts";
 import type { MambaConfig } from "../models/description.ts";
 import type { MambaTensors } from "../models/layout.ts";
-import { descendingOrder, randomOrder } from "./importance_order.ts";
+import { descendingOrder, randomOrder } from "./descending_order.ts";
 import { ridgeLeverageOrder } from "./ridge_leverage.ts";
 
 /**
@@ -50,7 +50,7 @@ export function stateOrder(
  * Orders the channels of each head by ridge leverage in its states: how much of a channel's memory the other channels of
  * the head cannot stand in for (uniql.md §3.7, the paper's form: each head by itself, with states).
  *
- * @param grams `[H, P, P]`, `Σ S·Sᵀ` of the states `[P, N]` at the ends of chunks; see `stateSpaceStatistics`.
+ * @param grams `[H, P, P]`, `Σ S·Sᵀ` of the states `[P, N]` at the ends of chunks; see `stateGrams`.
  * @param lambda In the scale of the Gram matrices.
  */
 export async function headChannelOrder(

@@ -2,13 +2,13 @@ import { describe, it } from "@std/testing/bdd";
 import { ok } from "node:assert/strict";
 import { ElementType, GraphBuilder, openRuntime } from "../onnx/mod.ts";
 import { randomNumbers } from "./random_numbers.ts";
-import { stateSpaceStatistics } from "./state_space_statistics.ts";
+import { stateEnergies, stateGrams } from "./state_space_statistics.ts";
 
 const CHUNK = 4;
 const SHAPE = { numHeads: 4, headDim: 3, numGroups: 2, stateSize: 5, chunkSize: CHUNK };
 const { numHeads: H, headDim: P, numGroups: G, stateSize: N } = SHAPE;
 
-describe("stateSpaceStatistics()", () => {
+describe("stateEnergies() and stateGrams()", () => {
   // Whole chunks, a last one that is short, and a sequence shorter than a chunk.
   for (const rows of [8, 10, 3]) {
     it(`equals plain loops over ${rows} tokens in chunks of ${CHUNK}`, async () => {
@@ -71,7 +71,7 @@ async function compute(
   const shapes = { x: [H, P], b: [G, N], c: [G, N], delta: [H], logDecay: [H] };
   const input = (name: keyof typeof shapes) => graph.input(name, ElementType.float32, ["rows", ...shapes[name]]);
   const values = { x: input("x"), b: input("b"), c: input("c"), delta: input("delta"), logDecay: input("logDecay") };
-  const sums = stateSpaceStatistics(graph, values, SHAPE);
+  const sums = [...stateEnergies(graph, values, SHAPE), ...stateGrams(graph, values, SHAPE)];
   for (const { name, shape, increment } of sums) graph.output(name, increment, ElementType.float32, shape);
   using session = await runtime.openSession({ model: graph.build(), threads: 1 });
   using binding = session.bind();

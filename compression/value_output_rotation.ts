@@ -1,7 +1,7 @@
 import { type FloatsOrDoubles, type LinearAlgebra, matrix, type ProductOptions } from "../kernels/matrix.ts";
 import type { ModelConfig } from "../models/description.ts";
 import { type AttentionTensors, foldValueBias } from "../models/layout.ts";
-import { descendingOrder, randomOrder } from "./importance_order.ts";
+import { descendingOrder, randomOrder } from "./descending_order.ts";
 
 type Doubles = Float64Array<ArrayBuffer>;
 type HeadShape = Pick<ModelConfig, "hiddenSize" | "numAttentionHeads" | "numKeyValueHeads" | "headDim">;

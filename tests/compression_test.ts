@@ -5,6 +5,7 @@ import { calibrationData } from "../compression/calibration.ts";
 import { compress } from "../compression/compress.ts";
 import { hadamardRotation, supportsHadamard } from "../compression/hadamard.ts";
 import { checkJob, type Job } from "../compression/job.ts";
+import { ORDER_NAMES, type OrderName, orderOf } from "../compression/orders/mod.ts";
 import { prepareModel, rotateResidual } from "../compression/prepared_model.ts";
 import { parseRecipe, rotatesResidual } from "../compression/recipe.ts";
 import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
@@ -60,7 +61,7 @@ for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
       await Deno.remove(folder, { recursive: true });
     });
 
-    for (const order of ["importance", "magnitude", "random"] as const) {
+    for (const order of ORDER_NAMES) {
       for (const hadamard of [false, true]) {
         it(`changes nothing at rate 0: ${order} order${hadamard ? ", rotated stream" : ""}`, async () => {
           closeTo(await sortedLogits(checkpoint, order, hadamard), dense, 1e-4);
@@ -262,9 +263,10 @@ const context = { runtime, progress: () => {}, say: () => {}, now: () => perform
 /** Logits of the sorted model in float32: orders and rotations applied, nothing quantized. */
 async function sortedLogits(
   checkpoint: Checkpoint,
-  order: "importance" | "magnitude" | "random",
+  name: OrderName,
   hadamard: boolean,
 ): Promise<Float32Array> {
+  const order = orderOf(name);
   const { description } = checkpoint;
   const { config } = description;
   const plain = prepareModel(checkpoint);
@@ -285,10 +287,11 @@ async function sortedLogits(
       });
       dense.setWeights(packOriginal(config, tensors));
       await dense.run(hidden.slice());
-      const options = { config, order, ridge: 0.1, seed: 100 * layer + index };
-      const known = await method.order(algebra, tensors, dense.statistics, options);
-      const ordered = await method.arrange?.(algebra, tensors, dense.statistics.get(method.arrangedBy!)!, options) ??
-        tensors;
+      const { statistics } = dense;
+      const options = { config, order, algebra, statistics, ridge: 0.1, seed: 100 * layer + index };
+      const known = await method.order(tensors, options);
+      const kept = [...statistics].filter(([name]) => name === method.arrangedBy?.(order));
+      const ordered = await method.arrange?.(tensors, { ...options, statistics: new Map(kept) }) ?? tensors;
       dense.setWeights(method.pack(config, ordered, known));
       await dense.run(hidden);
     }

@@ -1,21 +1,13 @@
-import type { GraphBuilder, Value } from "../../onnx/mod.ts";
-import type { ModelConfig } from "../../models/description.ts";
-import { headComponents, packAttention } from "../../models/layout.ts";
+import { type AttentionTensors, headComponents, packAttention } from "../../models/layout.ts";
 import { outputMatrix, qkvMatrix } from "../../models/plan.ts";
 import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
-import { queryKeyMagnitudeOrder, queryKeyOrder, queryKeyRandomOrder } from "../query_key_order.ts";
+import { statisticsOf, type ValueArrangement } from "../orders/order.ts";
 import { randomNumbers } from "../random_numbers.ts";
-import {
-  changeValueBases,
-  permuteValues,
-  valueMagnitudeOrder,
-  valueOutputBases,
-  valueRandomOrder,
-} from "../value_output_rotation.ts";
+import { changeValueBases, permuteValues } from "../value_output_rotation.ts";
 import { spreadValues } from "../value_spread.ts";
-import type { BlockMethod } from "./method.ts";
+import type { BlockMethod, OrderOptions } from "./method.ts";
 
-/** Rotary pairs by their share in the logits; values rotated to the axes that carry most (uniql.md §3.4, §3.5). */
+/** Rotary pairs of queries and keys, and values with the columns of the output (uniql.md §3.4, §3.5). */
 export const attentionMethod: BlockMethod<"attention"> = {
   stream: { readers: ["query", "key", "value"], writers: ["output"], biases: ["outputBias"] },
   projections: [
@@ -41,53 +33,30 @@ export const attentionMethod: BlockMethod<"attention"> = {
 
   quanta: ({ head }) => ({ widths: head }),
 
-  /**
-   * | name | shape | |
-   * |---|---|---|
-   * | `energies` | `[H + G, K]` | sums of squares of query and key components after RoPE, in packed order |
-   * | `value_gram` | `[G, K, K]` | `VᵀV` per key/value head, without bias |
-   */
-  orderStatistics: (config) => (graph, activation, value) =>
-    activation === "heads" ? headStatistics(config, graph, value) : [],
+  orderStatistics: (config, { queryKey, values }) => statisticsOf(config, queryKey, values),
 
-  async order(algebra, { tensors }, statistics, { config, order, seed }) {
-    const { numAttentionHeads: H, headDim: K } = config;
-    const energies = statistics.get("energies")!;
-    const orders = {
-      importance: () => queryKeyOrder({ query: energies.subarray(0, H * K), key: energies.subarray(H * K) }, config),
-      magnitude: () => queryKeyMagnitudeOrder(tensors, config),
-      random: () => queryKeyRandomOrder(config, randomNumbers(seed)),
-    }[order]();
-    const bases = order === "importance"
-      ? await valueOutputBases(algebra, tensors, Float32Array.from(statistics.get("value_gram")!), config)
-      : [];
+  async order({ tensors }, options) {
+    const { order: { queryKey }, seed, ...known } = options;
+    const arrangement = await valueArrangement(tensors, options);
     return {
       kind: "attention",
-      ...orders,
-      valueEnergies: bases.map(({ energies }) => [...energies]),
+      ...await queryKey.order(tensors, { ...known, random: randomNumbers(seed) }),
+      valueEnergies: "bases" in arrangement ? arrangement.bases.map(({ energies }) => [...energies]) : [],
     };
   },
 
-  arrangedBy: "value_gram",
+  arrangedBy: ({ values }) => values.kept,
 
-  /** Values by rotation to the basis that carries most in its first components, or, for a control, by permutation. */
-  async arrange(algebra, block, valueGram, { config, order, seed }) {
-    const { tensors } = block;
-    switch (order) {
-      case "importance": {
-        const bases = await valueOutputBases(algebra, tensors, valueGram, config);
-        return { ...block, tensors: await changeValueBases(algebra, tensors, bases, config) };
-      }
-      case "magnitude":
-        return { ...block, tensors: permuteValues(tensors, valueMagnitudeOrder(tensors, config), config) };
-      case "random": {
-        // Another stream than the pairs' order.
-        const orders = valueRandomOrder(config, randomNumbers(~seed));
-        return { ...block, tensors: permuteValues(tensors, orders, config) };
-      }
-      default:
-        return order satisfies never;
-    }
+  /** Values are rotated to another basis, or permuted. */
+  async arrange({ tensors, ...block }, options) {
+    const { algebra, config } = options;
+    const arrangement = await valueArrangement(tensors, options);
+    return {
+      ...block,
+      tensors: "bases" in arrangement
+        ? await changeValueBases(algebra, tensors, arrangement.bases, config)
+        : permuteValues(tensors, arrangement.orders, config),
+    };
   },
 
   pack: (config, { norm, tensors }, { pairs, passed }) => ({
@@ -117,21 +86,10 @@ export const attentionMethod: BlockMethod<"attention"> = {
   }),
 };
 
-function headStatistics(
-  { numAttentionHeads: H, numKeyValueHeads: G, headDim: K }: ModelConfig,
-  graph: GraphBuilder,
-  value: Value,
-) {
-  const heads = (start: number, end: number) =>
-    graph.op("Slice", [value, graph.integers([start]), graph.integers([end]), graph.integers([1])]);
-  const compared = heads(0, H + G);
-  const squares = graph.op("ReduceSum", [graph.op("Mul", [compared, compared]), graph.integers([0])], {
-    attributes: { keepdims: 0 },
-  });
-  const values = graph.op("Transpose", [heads(H + G, H + 2 * G)], { attributes: { perm: [1, 0, 2] } });
-  const transposed = graph.op("Transpose", [values], { attributes: { perm: [0, 2, 1] } });
-  return [
-    { name: "energies", shape: [H + G, K], increment: squares },
-    { name: "value_gram", shape: [G, K, K], increment: graph.op("MatMul", [transposed, values]) },
-  ];
+async function valueArrangement(
+  tensors: AttentionTensors,
+  { order: { values }, seed, ...known }: OrderOptions,
+): Promise<ValueArrangement> {
+  // Another stream than the pairs' order.
+  return await values.order(tensors, { ...known, random: randomNumbers(~seed) });
 }

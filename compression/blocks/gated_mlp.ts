@@ -1,10 +1,10 @@
 import { packGatedMlp } from "../../models/layout.ts";
 import { downMatrix, gateUpMatrix } from "../../models/plan.ts";
 import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
-import { allChannels, channelOrder, hiddenGram } from "./channels.ts";
+import { allChannels, channelOrder, channelStatistics } from "./channels.ts";
 import type { BlockMethod } from "./method.ts";
 
-/** Hidden channels by ridge leverage; gate, up and down follow (uniql.md §3.3). */
+/** Hidden channels; gate, up and down follow (uniql.md §3.3). */
 export const gatedMlpMethod: BlockMethod<"gatedMlp"> = {
   stream: { readers: ["gate", "up"], writers: ["down"], biases: [] },
   projections: [
@@ -30,11 +30,11 @@ export const gatedMlpMethod: BlockMethod<"gatedMlp"> = {
 
   quanta: ({ mlp }) => ({ widths: mlp }),
 
-  orderStatistics: hiddenGram,
+  orderStatistics: channelStatistics,
 
-  order: async (algebra, { tensors: { gate, up, down } }, statistics, options) => ({
+  order: async ({ tensors: { gate, up, down } }, options) => ({
     kind: "gatedMlp",
-    ...await channelOrder(algebra, { into: [gate, up], down }, statistics, options),
+    ...await channelOrder({ into: [gate, up], down }, options),
   }),
 
   pack: (config, { norm, tensors }, { channels }) => ({

@@ -1,20 +1,12 @@
-import type { Value } from "../../onnx/mod.ts";
 import { mambaOf } from "../../models/description.ts";
 import { headComponents, mambaInputRows, packMamba } from "../../models/layout.ts";
 import { mambaInputMatrix, mambaOutputMatrix } from "../../models/plan.ts";
 import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
+import { statisticsOf } from "../orders/order.ts";
 import { randomNumbers } from "../random_numbers.ts";
-import {
-  headChannelMagnitudeOrder,
-  headChannelOrder,
-  randomOrders,
-  stateMagnitudeOrder,
-  stateOrder,
-} from "../state_space_order.ts";
-import { stateSpaceStatistics } from "../state_space_statistics.ts";
 import type { BlockMethod } from "./method.ts";
 
-/** States of each group by what is written and read, channels of each head by leverage (uniql.md §3.6, §3.7). */
+/** States of each group and channels of each head (uniql.md §3.6, §3.7). */
 export const mambaMethod: BlockMethod<"mamba"> = {
   stream: { readers: ["input"], writers: ["output"], biases: [] },
   projections: [
@@ -40,38 +32,12 @@ export const mambaMethod: BlockMethod<"mamba"> = {
 
   quanta: ({ mambaHead, mambaState }) => ({ widths: mambaHead, stateWidths: mambaState }),
 
-  /** See `stateSpaceStatistics`. */
-  orderStatistics(config, order) {
-    if (order !== "importance") return undefined;
-    const sizes = mambaOf(config);
-    const tapped = new Map<string, Value>();
-    return (graph, activation, value) => {
-      tapped.set(activation, value);
-      const [x, bc, delta, decay] = TAPS.map((name) => tapped.get(name));
-      if (!TAPS.includes(activation) || !x || !bc || !delta || !decay) return [];
-      const [b, c] = graph.ops("Split", [bc], 2, { attributes: { axis: 1, num_outputs: 2 } });
-      return stateSpaceStatistics(graph, { x, b: b!, c: c!, delta, logDecay: decay }, sizes);
-    };
-  },
+  orderStatistics: (config, { mambaChannels, mambaStates }) => statisticsOf(config, mambaChannels, mambaStates),
 
-  async order(algebra, { tensors }, statistics, { config, order, ridge, seed }) {
-    const shape = mambaOf(config);
-    const { numHeads, headDim, numGroups, stateSize } = shape;
-    const sum = (name: string) => Float32Array.from(statistics.get(name)!);
-    const [channels, states] = await {
-      importance: async () =>
-        [
-          await headChannelOrder(algebra, { grams: sum("state_grams"), lambda: ridge }, shape),
-          stateOrder({ stepped: sum("stepped_energies"), read: sum("read_energies") }, shape),
-        ] as const,
-      magnitude: () =>
-        Promise.resolve([headChannelMagnitudeOrder(tensors, shape), stateMagnitudeOrder(tensors, shape)] as const),
-      random: () => {
-        const random = randomNumbers(seed);
-        const shuffled = [randomOrders(numHeads, headDim, random), randomOrders(numGroups, stateSize, random)] as const;
-        return Promise.resolve(shuffled);
-      },
-    }[order]();
+  async order({ tensors }, { order, seed, ...others }) {
+    const known = { ...others, random: randomNumbers(seed) }; // one stream: channels take theirs first
+    const channels = await order.mambaChannels.order(tensors, known);
+    const states = await order.mambaStates.order(tensors, known);
     return {
       kind: "mamba",
       channels: channels.orders,
@@ -98,6 +64,3 @@ export const mambaMethod: BlockMethod<"mamba"> = {
     };
   },
 };
-
-/** The activations that the statistics are made from. */
-const TAPS = ["x", "bc", "delta", "decay"];

@@ -1,4 +1,3 @@
-import type { LinearAlgebra } from "../../kernels/matrix.ts";
 import type { BlockTensors } from "../../models/block_tensors.ts";
 import type { BlockWeights, Statistic } from "../../models/dense_block.ts";
 import type { Block, ModelConfig } from "../../models/description.ts";
@@ -6,19 +5,16 @@ import type { ManifestBlock } from "../../models/manifest.ts";
 import type { BlockPlan, Matrix } from "../../models/plan.ts";
 import type { Quanta } from "../../models/widths.ts";
 import type { BlockOrder } from "../journal.ts";
-import type { Recipe } from "../recipe.ts";
+import type { Known, WholeOrder } from "../orders/order.ts";
 
 export type BlockKind = Block["kind"];
 
 /** The member of a union of blocks that is of one kind. */
 type OfKind<Union, Kind> = Extract<Union, { readonly kind: Kind }>;
 
-export interface OrderOptions {
-  readonly config: ModelConfig;
-  readonly order: Recipe["order"];
-  /** λ in the scale of the Gram matrices. */
-  readonly ridge: number;
-  /** Of this block's random order. */
+/** What a block is ordered by; random numbers come from the seed. */
+export interface OrderOptions extends Omit<Known, "random"> {
+  readonly order: WholeOrder;
   readonly seed: number;
 }
 
@@ -50,31 +46,21 @@ export interface BlockMethod<Kind extends BlockKind = BlockKind> {
   /** In what steps `widths` are cut, and `stateWidths` where there are such. */
   quanta(quanta: Quanta): { readonly widths: number; readonly stateWidths?: number };
   /** What `order` is made from; undefined where it needs no calibration. */
-  orderStatistics(config: ModelConfig, order: Recipe["order"]): Statistic | undefined;
+  orderStatistics(config: ModelConfig, order: WholeOrder): Statistic | undefined;
   /**
    * Orders the block's prunable axes.
    *
-   * @param statistics What `orderStatistics` added up.
+   * @param options With what `orderStatistics` added up.
    */
-  order(
-    algebra: LinearAlgebra,
-    block: OfKind<BlockTensors, Kind>,
-    statistics: ReadonlyMap<string, Float32Array>,
-    options: OrderOptions,
-  ): Promise<OfKind<BlockOrder, Kind>>;
-  /** The one of `orderStatistics` that `arrange` is made from, if there is such a step. */
-  readonly arrangedBy?: string;
+  order(block: OfKind<BlockTensors, Kind>, options: OrderOptions): Promise<OfKind<BlockOrder, Kind>>;
+  /** The one of `orderStatistics` that `arrange` is made from, if there is such a step and it needs one. */
+  arrangedBy?(order: WholeOrder): string | undefined;
   /**
    * Tensors that are rotated, not only ordered: the same function in another basis. Others have no such step.
    *
-   * @param statistic What was added up as `arrangedBy`.
+   * @param options With what was added up as `arrangedBy`, alone.
    */
-  arrange?(
-    algebra: LinearAlgebra,
-    block: OfKind<BlockTensors, Kind>,
-    statistic: Float32Array<ArrayBuffer>,
-    options: Omit<OrderOptions, "ridge">,
-  ): Promise<OfKind<BlockTensors, Kind>>;
+  arrange?(block: OfKind<BlockTensors, Kind>, options: OrderOptions): Promise<OfKind<BlockTensors, Kind>>;
   /** @param block As `arrange` left it. */
   pack(
     config: ModelConfig,

@@ -1,10 +1,10 @@
 import { packMlp } from "../../models/layout.ts";
 import { downMatrix, upMatrix } from "../../models/plan.ts";
 import { columnFactors, divideColumns, multiplyRows } from "../column_balance.ts";
-import { allChannels, channelOrder, hiddenGram } from "./channels.ts";
+import { allChannels, channelOrder, channelStatistics } from "./channels.ts";
 import type { BlockMethod } from "./method.ts";
 
-/** Hidden channels of an MLP without a gate by ridge leverage (uniql.md §3.3). */
+/** Hidden channels of an MLP without a gate (uniql.md §3.3). */
 export const mlpMethod: BlockMethod<"mlp"> = {
   stream: { readers: ["up"], writers: ["down"], biases: [] },
   projections: [
@@ -26,11 +26,11 @@ export const mlpMethod: BlockMethod<"mlp"> = {
 
   quanta: ({ mlp }) => ({ widths: mlp }),
 
-  orderStatistics: hiddenGram,
+  orderStatistics: channelStatistics,
 
-  order: async (algebra, { tensors: { up, down } }, statistics, options) => ({
+  order: async ({ tensors: { up, down } }, options) => ({
     kind: "mlp",
-    ...await channelOrder(algebra, { into: [up], down }, statistics, options),
+    ...await channelOrder({ into: [up], down }, options),
   }),
 
   pack: (config, { norm, tensors }, { channels }) => ({ kind: "mlp", norm, ...packMlp(config, tensors, channels) }),

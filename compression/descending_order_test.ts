@@ -2,7 +2,7 @@ import { describe, it } from "@std/testing/bdd";
 import { deepEqual, notDeepEqual, throws } from "node:assert/strict";
 import { uniformFloat64 } from "pure-rand/distribution/uniformFloat64";
 import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
-import { descendingOrder, randomOrder } from "./importance_order.ts";
+import { descendingOrder, randomOrder } from "./descending_order.ts";
 
 describe("descendingOrder()", () => {
   it("puts the greatest score first and keeps equal ones in their order", () => {
