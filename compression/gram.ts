@@ -20,3 +20,10 @@ export function crossGramOf(name: string, graph: GraphBuilder, y: Rows, x: Rows)
     increment: graph.op("Gemm", [y.value, x.value], { attributes: { transA: 1 } }),
   };
 }
+
+/** Sums of squares of each column of `[rows, width]`, the diagonal of its Gram matrix, to be added up under a name. */
+export function energiesOf(name: string, graph: GraphBuilder, { value, width }: Rows): Accumulator {
+  const squares = graph.op("Mul", [value, value]);
+  const increment = graph.op("ReduceSum", [squares, graph.integers([0])], { attributes: { keepdims: 0 } });
+  return { name, shape: [width], increment };
+}
