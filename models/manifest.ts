@@ -81,8 +81,8 @@ const Block = z.discriminatedUnion("kind", [
     /** The original channel at each place, most important first. */
     channels: z.array(z.int().nonnegative()).min(1),
     /**
-     * Raw scores by original channel, higher is kept longer: ridge leverages, 0 to 1, or lengths of weights; empty where
-     * the order has none.
+     * Raw scores by original channel, higher is kept longer, in whatever unit the recipe's order has; empty where it has
+     * none.
      */
     channelScores: z.array(z.number()),
   }),

@@ -1,9 +1,10 @@
+import { activation } from "./activation.ts";
 import { importance } from "./importance.ts";
 import { magnitude } from "./magnitude.ts";
 import type { Order, WholeOrder } from "./order.ts";
 import { random } from "./random.ts";
 
-const ORDERS = { importance, magnitude, random } as const satisfies Readonly<Record<string, Order>>;
+const ORDERS = { importance, activation, magnitude, random } as const satisfies Readonly<Record<string, Order>>;
 
 /** As recipes call them. */
 export type OrderName = keyof typeof ORDERS;
