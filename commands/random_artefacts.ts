@@ -1,7 +1,7 @@
 import { join } from "node:path";
 import { isArtefact } from "../models/artefact.ts";
 import type { BlockSize } from "../models/int4.ts";
-import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
+import { hasAttentionBiases, KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
 import { writeRandomArtefact } from "../models/random_artefact.ts";
 
 export interface RandomArtefact {
@@ -24,6 +24,7 @@ export async function randomArtefact(wanted: RandomArtefact): Promise<string> {
   console.error(`Making ${folder}`);
   await writeRandomArtefact(folder, {
     config: KNOWN_SHAPES[shape],
+    attentionBiases: hasAttentionBiases(shape),
     blockSize,
     seed: 1,
     name: shape,

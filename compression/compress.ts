@@ -151,7 +151,7 @@ class Run {
     this.#checkpointDigest = checkpointDigest;
     this.#lastSave = context.now();
     const plain = prepareModel(job.checkpoint);
-    this.#model = rotatesResidual(job.recipe, plain.config)
+    this.#model = rotatesResidual(job.recipe, job.checkpoint.description)
       ? rotateResidual(plain, hadamardRotation(plain.config.hiddenSize))
       : plain;
     this.#dense = densePlan(job.checkpoint.description);

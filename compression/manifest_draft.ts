@@ -26,7 +26,7 @@ export function manifestDraft(
     name,
     config: { ...config, eosTokenIds: [...config.eosTokenIds] },
     quantization: { bits: 4, blockSize },
-    rotatedResidual: rotatesResidual(recipe, config),
+    rotatedResidual: rotatesResidual(recipe, description),
     levels: PRUNING_RATES.map((pruningRate) => ({ pruningRate, perplexity: null })),
     layers: description.layers.map((blocks, layer) =>
       blocks.map((block, index) => {
@@ -40,7 +40,7 @@ export function manifestDraft(
     provenance: {
       architecture: String(checkpoint.rawConfig["architectures"] ?? config.family),
       checkpointSha256: madeWith.checkpointSha256,
-      recipe: { ...recipe, hadamard: rotatesResidual(recipe, config) },
+      recipe: { ...recipe, hadamard: rotatesResidual(recipe, description) },
       seed,
       calibration: { windows: calibration.windows.length, tokens: calibration.windows[0]!.length },
       linearAlgebra: madeWith.linearAlgebra,

@@ -1,5 +1,5 @@
 import { z } from "zod";
-import type { ModelConfig } from "../models/description.ts";
+import type { ModelDescription } from "../models/description.ts";
 import { supportsHadamard } from "./hadamard.ts";
 import { ORDER_NAMES } from "./orders/mod.ts";
 
@@ -35,12 +35,14 @@ export type Recipe = z.infer<typeof Recipe>;
 /**
  * Whether a recipe rotates the residual stream of a model.
  *
- * By default every family but one is, as in UniQL: SmolLM2-135M at rates 0, 20 and 35 % has a perplexity of 21.5, 50.3 and
+ * By default it does wherever the description does not say that it hurts, as in UniQL: SmolLM2-135M at rates 0, 20 and 35 % has a perplexity of 21.5, 50.3 and
  * 86.1 with it and 21.7, 59.0 and 96.3 without (measured with GPTQ alone); on the small state-space models it changes less than 0.5 %.
- * Qwen2.5 is not: UniQL found that it loses.
  */
-export function rotatesResidual({ hadamard }: Recipe, { family, hiddenSize }: ModelConfig): boolean {
-  return hadamard ?? (family !== "qwen2" && supportsHadamard(hiddenSize));
+export function rotatesResidual(
+  { hadamard }: Recipe,
+  { config: { hiddenSize }, rotationHurts = false }: Pick<ModelDescription, "config" | "rotationHurts">,
+): boolean {
+  return hadamard ?? (!rotationHurts && supportsHadamard(hiddenSize));
 }
 
 /** @throws {SyntaxError} Naming every field that is unknown or out of range. */

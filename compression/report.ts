@@ -1,4 +1,4 @@
-import { KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
+import { hasAttentionBiases, KNOWN_SHAPES, type ShapeName } from "../models/known_shapes.ts";
 import type { ModelConfig } from "../models/description.ts";
 import type { Manifest } from "../models/manifest.ts";
 import { type ModelPlan, planModel } from "../models/plan.ts";
@@ -95,13 +95,14 @@ export function memorySaving(model: string, plan: ModelPlan, blockSize: number):
 
 /** Memory of published shapes, every layer cut alike, in blocks of 128 as in the paper. */
 export function publishedMemory(names: readonly ShapeName[]): MemorySaving[] {
-  return names.map((name) => memorySaving(name, uniformPlan(KNOWN_SHAPES[name], 128), 128));
+  return names.map((name) => memorySaving(name, uniformPlan(name, 128), 128));
 }
 
 /** A plan of a Transformer in which every layer has the global rate. */
-function uniformPlan(config: ModelConfig, blockSize: number): ModelPlan {
+function uniformPlan(name: ShapeName, blockSize: number): ModelPlan {
+  const config: ModelConfig = KNOWN_SHAPES[name];
   const quanta = quantaFor({ ...config, blockSize });
-  const biased = config.family === "qwen2";
+  const biased = hasAttentionBiases(name);
   const widths = (full: number, quantum: number) => PRUNING_RATES.map((rate) => keptWidth(full, rate, quantum));
   return planModel(
     config,

@@ -12,9 +12,9 @@ import { PRUNING_RATES } from "./widths.ts";
 const TOKENS = [5, 90, 17, 3, 3, 44, 61, 8, 23, 70, 11];
 const LEVELS = PRUNING_RATES.map((_, level) => level);
 
-const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "layers">>> = {
+const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "attentionBiases" | "layers">>> = {
   llama: { config: TINY_LLAMA },
-  qwen2: { config: TINY_QWEN },
+  qwen2: { config: TINY_QWEN, attentionBiases: true },
   mamba2: { config: TINY_MAMBA2 },
   "nemotron-h": { config: TINY_NEMOTRON_H, layers: [["mamba"], ["mlp"], ["attention"], ["mamba"]] },
   bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]] },

@@ -187,6 +187,8 @@ export interface ModelDescription {
   readonly finalNorm: string;
   /** `[V, D]`; `null` where the embedding serves as head too. */
   readonly head: string | null;
+  /** Whether quantization loses more with a rotated residual stream than without; not where it is absent. */
+  readonly rotationHurts?: boolean;
 }
 
 /** Lists every tensor that a description reads, with its shape, in the order in which the model runs. */

@@ -16,9 +16,9 @@ const LEVELS = PRUNING_RATES.map((_, level) => level);
 const BOUND = 1e-2;
 const SIZES = { lanes: 3, maxTokens: 64, maxRows: 32, threads: 1 };
 
-const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "blockSize">>> = {
+const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "attentionBiases" | "blockSize">>> = {
   llama: { config: TINY_LLAMA, blockSize: 32 },
-  "qwen2, with biases": { config: TINY_QWEN, blockSize: 32 },
+  "qwen2, with biases": { config: TINY_QWEN, attentionBiases: true, blockSize: 32 },
   "llama with heads of 128": {
     config: { ...TINY_LLAMA, hiddenSize: 512, intermediateSize: 1408, headDim: 128, vocabSize: 1000 },
     blockSize: 128,

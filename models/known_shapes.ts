@@ -121,3 +121,10 @@ export const KNOWN_SHAPES = {
 } as const satisfies Record<string, ModelConfig>;
 
 export type ShapeName = keyof typeof KNOWN_SHAPES;
+
+/** Whether a known model's attention has biases. */
+export function hasAttentionBiases(name: ShapeName): boolean {
+  return WITH_ATTENTION_BIASES.includes(name);
+}
+
+const WITH_ATTENTION_BIASES: readonly ShapeName[] = ["qwen2.5-0.5b", "qwen2.5-7b"];

@@ -17,6 +17,8 @@ export interface RandomArtefactOptions {
   /** `[0]` makes a plain, not elastic, model. */
   readonly pruningRates?: readonly number[];
   readonly tokenizer?: TokenizerFiles;
+  /** Whether attention has biases on queries, keys and the output, as a Qwen2's has once those of the values are moved. */
+  readonly attentionBiases?: boolean;
   /** The kinds of block of every layer; by default attention and a gated MLP, or a Mamba mixer where there is no MLP. */
   readonly layers?: readonly (readonly BlockPlan["kind"][])[];
 }
@@ -27,12 +29,11 @@ export interface RandomArtefactOptions {
  * Scales are such that activations neither vanish nor explode over the layers.
  */
 export async function writeRandomArtefact(folder: string, options: RandomArtefactOptions): Promise<Manifest> {
-  const { config, blockSize, seed, pruningRates = PRUNING_RATES, tokenizer = null } = options;
+  const { config, blockSize, seed, pruningRates = PRUNING_RATES, tokenizer = null, attentionBiases = false } = options;
   const usual: readonly BlockPlan["kind"][] = config.intermediateSize === 0 ? ["mamba"] : ["attention", "gatedMlp"];
   const layers = options.layers ?? Array.from({ length: config.numHiddenLayers }, () => usual);
   const random = xoroshiro128plus(seed);
   const quanta = quantaFor({ ...config, blockSize });
-  const qwen = config.family === "qwen2";
   const widths = (full: number, quantum: number) => pruningRates.map((rate) => keptWidth(full, rate, quantum));
   const shuffled = (length: number) => {
     const order = Array.from({ length }, (_, index) => index);
@@ -52,8 +53,8 @@ export async function writeRandomArtefact(folder: string, options: RandomArtefac
         return {
           kind,
           widths: widths(headDim, quanta.head),
-          queryKeyBias: qwen,
-          outputBias: qwen,
+          queryKeyBias: attentionBiases,
+          outputBias: attentionBiases,
           pairs: shuffledRows(numKeyValueHeads, rotaryDim / 2),
           pairScores: [],
           ...(rotaryDim < headDim && { passed: shuffledRows(numKeyValueHeads, headDim - rotaryDim, rotaryDim) }),

@@ -1,17 +1,25 @@
 import { describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok } from "node:assert/strict";
 import type { ModelConfig } from "./description.ts";
-import { KNOWN_SHAPES, type ShapeName } from "./known_shapes.ts";
+import { hasAttentionBiases, KNOWN_SHAPES, type ShapeName } from "./known_shapes.ts";
 import { type ModelPlan, planAtLevel, planModel } from "./plan.ts";
 import { SAFETENSORS_DTYPES } from "./safetensors.ts";
 import { variantSize } from "./sizes.ts";
 import { storedTensors } from "./stored_tensors.ts";
 import { keptWidth, PRUNING_RATES, quantaFor } from "./widths.ts";
 
+/** A known model, every layer at the global rate. */
+function knownPlan(name: ShapeName, blockSize: number, rates?: readonly number[]): ModelPlan {
+  return uniformPlan(KNOWN_SHAPES[name], blockSize, { biased: hasAttentionBiases(name), ...(rates && { rates }) });
+}
+
 /** Every layer at the global rate. */
-function uniformPlan(config: ModelConfig, blockSize: number, rates: readonly number[] = PRUNING_RATES): ModelPlan {
+function uniformPlan(
+  config: ModelConfig,
+  blockSize: number,
+  { biased = false, rates = PRUNING_RATES }: { biased?: boolean; rates?: readonly number[] } = {},
+): ModelPlan {
   const quanta = quantaFor({ ...config, blockSize });
-  const bias = config.family === "qwen2";
   const widths = (full: number, quantum: number) => rates.map((rate) => keptWidth(full, rate, quantum));
   return planModel(
     config,
@@ -25,7 +33,7 @@ function uniformPlan(config: ModelConfig, blockSize: number, rates: readonly num
           skipPerChannel: false,
         }]
         : [
-          { kind: "attention", widths: widths(config.headDim, quanta.head), queryKeyBias: bias, outputBias: bias },
+          { kind: "attention", widths: widths(config.headDim, quanta.head), queryKeyBias: biased, outputBias: biased },
           { kind: "gatedMlp", widths: widths(config.intermediateSize, quanta.mlp) },
         ]),
   );
@@ -62,9 +70,9 @@ function publishedGigabytes({ config, layers }: ModelPlan, level: number): numbe
 }
 
 describe("variantSize()", () => {
-  for (const [name, config] of Object.entries(KNOWN_SHAPES)) {
+  for (const name of Object.keys(KNOWN_SHAPES) as ShapeName[]) {
     it(`counts the tensors of ${name}, and less of everything at every wider cut`, () => {
-      const plan = uniformPlan(config, 128);
+      const plan = knownPlan(name, 128);
       const sizes = PRUNING_RATES.map((_, level) => variantSize(plan, level, 128));
       sizes.forEach(({ bytes }, level) => equal(bytes, countedBytes(plan, level, 128)));
       sizes.slice(1).forEach((size, i) => {
@@ -75,7 +83,7 @@ describe("variantSize()", () => {
   }
 
   it("counts the parameters that the models are known for", () => {
-    const parameters = (name: ShapeName) => variantSize(uniformPlan(KNOWN_SHAPES[name], 128), 0, 128).parameters;
+    const parameters = (name: ShapeName) => variantSize(knownPlan(name, 128), 0, 128).parameters;
     equal(parameters("smollm2-135m"), 134_515_008);
     equal(parameters("llama-3.2-1b"), 1_235_814_400);
     equal(parameters("llama-3.1-8b"), 8_030_261_248);
@@ -88,13 +96,13 @@ describe("variantSize()", () => {
     const rates = [0, 0.15, 0.25, 0.35];
     const published = { "llama-3.1-8b": [4.13, 3.64, 3.23, 2.9], "qwen2.5-7b": [3.92, 3.45, 3.11, 2.75] } as const;
     for (const [name, gigabytes] of Object.entries(published)) {
-      const plan = uniformPlan(KNOWN_SHAPES[name as ShapeName], 128, rates);
+      const plan = knownPlan(name as ShapeName, 128, rates);
       deepEqual(rates.map((_, level) => Number(publishedGigabytes(plan, level).toFixed(2))), [...gigabytes], name);
     }
   });
 
   it("is 10 MB more for Llama-3.1-8B with the embedding scaled in blocks", () => {
-    const plan = uniformPlan(KNOWN_SHAPES["llama-3.1-8b"], 128);
+    const plan = knownPlan("llama-3.1-8b", 128);
     equal((variantSize(plan, 0, 128).bytes / 1e9).toFixed(2), "4.14");
     equal((variantSize(plan, 7, 128).bytes / 1e9).toFixed(2), "2.87");
   });

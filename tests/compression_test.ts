@@ -32,13 +32,13 @@ const TOKENS = Int32Array.from({ length: 40 }, (_, i) => (i * i * 7 + 3 * i) % 9
 const TEXT = Int32Array.from({ length: 3000 }, (_, i) => (i * 31 + Math.floor(i / 7) * 17) % 95);
 
 type WriteCheckpoint = (folder: string, seed: number, options?: { onGrid: boolean }) => Promise<void>;
-const dense = (config: ModelConfig): WriteCheckpoint => (folder, seed, options) =>
-  writeTinyCheckpoint(folder, config, seed, options);
+const dense = (config: ModelConfig, architecture: string): WriteCheckpoint => (folder, seed, options) =>
+  writeTinyCheckpoint(folder, config, seed, { architecture, ...options });
 const stateSpace = (raw: object): WriteCheckpoint => (folder, seed, options) =>
   writeRandomCheckpoint(folder, raw, seed, options);
 const FAMILIES: Readonly<Record<string, WriteCheckpoint>> = {
-  llama: dense(TINY_LLAMA),
-  qwen2: dense(TINY_QWEN),
+  llama: dense(TINY_LLAMA, "LlamaForCausalLM"),
+  qwen2: dense(TINY_QWEN, "Qwen2ForCausalLM"),
   mamba2: stateSpace(TINY_MAMBA2),
   nemotron_h: stateSpace(TINY_NEMOTRON_H),
   bamba: stateSpace(TINY_BAMBA),
@@ -243,9 +243,10 @@ describe("checkJob()", () => {
 describe("parseRecipe()", () => {
   it("names unknown fields and wrong values", () => {
     deepEqual(parseRecipe({}).order, "importance");
-    deepEqual([TINY_LLAMA, TINY_QWEN].map((config) => rotatesResidual(parseRecipe({}), config)), [true, false]);
-    equal(rotatesResidual(parseRecipe({}), { ...TINY_LLAMA, hiddenSize: 92 }), false);
-    equal(rotatesResidual(parseRecipe({ hadamard: true }), TINY_QWEN), true);
+    const hurt = { config: TINY_QWEN, rotationHurts: true };
+    deepEqual([{ config: TINY_LLAMA }, hurt].map((model) => rotatesResidual(parseRecipe({}), model)), [true, false]);
+    equal(rotatesResidual(parseRecipe({}), { config: { ...TINY_LLAMA, hiddenSize: 92 } }), false);
+    equal(rotatesResidual(parseRecipe({ hadamard: true }), hurt), true);
     for (const wrong of [{ ordr: "random" }, { order: "best" }, { ridgeLambda: 0 }]) {
       let message = "";
       try {

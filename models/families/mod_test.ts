@@ -77,6 +77,11 @@ suite("describe()", () => {
     );
   });
 
+  it("says of a Qwen2 alone that a rotated residual stream hurts", () => {
+    equal(describe(QWEN2).rotationHurts, true);
+    equal(describe(LLAMA).rotationHurts, undefined);
+  });
+
   it("gives a Qwen2 biases on q, k and v", () => {
     equal(describe(QWEN2).config.family, "qwen2");
     deepEqual(attentionBiases(QWEN2), [

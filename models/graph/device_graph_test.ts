@@ -9,9 +9,9 @@ import { type RandomArtefactOptions, writeRandomArtefact } from "../random_artef
 import { decoderGraph } from "./decoder.ts";
 import { rotaryAngles, tabledAngles } from "./rotary.ts";
 
-const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "layers">>> = {
+const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "attentionBiases" | "layers">>> = {
   llama: { config: TINY_LLAMA },
-  qwen2: { config: TINY_QWEN },
+  qwen2: { config: TINY_QWEN, attentionBiases: true },
   mamba2: { config: TINY_MAMBA2 },
   "nemotron-h": { config: TINY_NEMOTRON_H, layers: [["mamba"], ["mlp"], ["attention"], ["mamba"]] },
   bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]] },

@@ -40,9 +40,11 @@ const WIDE_BAMBA: RandomArtefactOptions["config"] = {
   vocabSize: 4000,
 };
 
-const MODELS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "layers" | "blockSize">>> = {
+const MODELS: Readonly<
+  Record<string, Pick<RandomArtefactOptions, "config" | "attentionBiases" | "layers" | "blockSize">>
+> = {
   llama: { config: TINY_LLAMA, blockSize: 32 },
-  qwen2: { config: TINY_QWEN, blockSize: 32 },
+  qwen2: { config: TINY_QWEN, attentionBiases: true, blockSize: 32 },
   mamba2: { config: TINY_MAMBA2, blockSize: 32 },
   "nemotron-h": { config: TINY_NEMOTRON_H, layers: [["mamba"], ["mlp"], ["attention"], ["mamba"]], blockSize: 32 },
   bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]], blockSize: 32 },

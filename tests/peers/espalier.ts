@@ -4,7 +4,7 @@ import { join } from "node:path";
 import { fileURLToPath } from "node:url";
 import { isArtefact, openArtefact } from "../../models/artefact.ts";
 import type { BlockSize } from "../../models/int4.ts";
-import { KNOWN_SHAPES, type ShapeName } from "../../models/known_shapes.ts";
+import { hasAttentionBiases, KNOWN_SHAPES, type ShapeName } from "../../models/known_shapes.ts";
 import { writeRandomArtefact } from "../../models/random_artefact.ts";
 import { type Participant, PrintedSpeeds, run } from "./workload.ts";
 
@@ -24,7 +24,13 @@ export async function prepareEspalier(which: Which): Promise<void> {
   const path = artefactFolder(which);
   if (await isArtefact(path)) return;
   const { shape, blockSize } = which;
-  await writeRandomArtefact(path, { config: KNOWN_SHAPES[shape], blockSize, seed: 1, name: shape });
+  await writeRandomArtefact(path, {
+    config: KNOWN_SHAPES[shape],
+    attentionBiases: hasAttentionBiases(shape),
+    blockSize,
+    seed: 1,
+    name: shape,
+  });
 }
 
 /** Bytes of weights that one token decoded at rate 0 reads; with blocks of 32 those of llama.cpp's model are as many. */

@@ -22,16 +22,15 @@ const TOKENIZER = {
   },
 };
 
-/** Writes a random checkpoint of a Llama or a Qwen2; see `writeRandomCheckpoint`. */
+/** Writes a random checkpoint of a Llama or a relative of the same configuration; see `writeRandomCheckpoint`. */
 export async function writeTinyCheckpoint(
   folder: string,
   config: ModelConfig,
   seed: number,
-  options: { onGrid?: boolean } = {},
+  { architecture = "LlamaForCausalLM", ...options }: { architecture?: string; onGrid?: boolean } = {},
 ): Promise<void> {
-  const qwen = config.family === "qwen2";
   const raw = {
-    architectures: [qwen ? "Qwen2ForCausalLM" : "LlamaForCausalLM"],
+    architectures: [architecture],
     model_type: config.family,
     hidden_act: "silu",
     hidden_size: config.hiddenSize,

@@ -84,9 +84,11 @@ export const TINY_BAMBA: ModelConfig = {
 };
 
 /** Every family as random artefacts are made of it. */
-export const TINY_ARTEFACTS: Readonly<Record<string, Pick<RandomArtefactOptions, "config" | "layers">>> = {
+export const TINY_ARTEFACTS: Readonly<
+  Record<string, Pick<RandomArtefactOptions, "config" | "attentionBiases" | "layers">>
+> = {
   llama: { config: TINY_LLAMA },
-  qwen2: { config: TINY_QWEN },
+  qwen2: { config: TINY_QWEN, attentionBiases: true },
   mamba2: { config: TINY_MAMBA2 },
   nemotron_h: { config: TINY_NEMOTRON_H, layers: [["mamba"], ["attention"], ["mlp"], ["mamba"]] },
   bamba: { config: TINY_BAMBA, layers: [["mamba", "gatedMlp"], ["attention", "gatedMlp"]] },
