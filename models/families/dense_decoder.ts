@@ -4,9 +4,20 @@ import { ropeFields, ropeOf } from "./rope.ts";
 import { tokenFields, tokenIdsOf } from "./token_ids.ts";
 import { z } from "zod";
 
+/** The activations that MLPs can have: SiLU comes with a gate, ReLU² without. */
+const Activation = z.enum(["silu", "relu2"]);
+type Activation = z.output<typeof Activation>;
+
+/** The one activation that a family has. */
+export function hiddenAct<Name extends Activation>(name: Name): z.ZodType<Name> {
+  // Its output is the name itself, which zod cannot tell of a generic one.
+  return z.literal(name, { error: `only "${name}" is supported` }).default(name as never);
+}
+
 /**
  * What the configurations of Llama and its relatives have in common, under Hugging Face's names. Other keys may stand
- * beside these. The defaults are those of transformers, for fields that older files leave out.
+ * beside these, and `hidden_act` may be another. The defaults are those of transformers, for fields that older files leave
+ * out.
  */
 export const denseDecoderFields = {
   hidden_size: Count,
@@ -18,14 +29,14 @@ export const denseDecoderFields = {
   ...tokenFields,
   rms_norm_eps: z.number().positive().max(1),
   max_position_embeddings: Count,
-  hidden_act: z.literal("silu", { error: 'only "silu" is supported' }).default("silu"),
+  hidden_act: hiddenAct("silu"),
   tie_word_embeddings: z.boolean().default(false),
   quantization_config: z.null({ error: "the checkpoint is quantized already; wanted one with float weights" })
     .optional(),
   ...ropeFields,
 };
 
-const DenseDecoderConfig = z.looseObject(denseDecoderFields);
+const DenseDecoderConfig = z.looseObject({ ...denseDecoderFields, hidden_act: Activation });
 export type DenseDecoderConfig = z.output<typeof DenseDecoderConfig>;
 
 /** How the members of the family differ. */
@@ -36,7 +47,7 @@ export interface DenseDecoderTraits {
 }
 
 /**
- * Describes a decoder whose every layer is RoPE attention and a gated MLP, with Llama's tensor names.
+ * Describes a decoder whose every layer is RoPE attention and an MLP, with Llama's tensor names.
  *
  * @throws {RangeError} If the numbers contradict each other; the message names the fields, all of them.
  */
@@ -78,13 +89,16 @@ export function describeDenseDecoder(
       eosTokenIds,
     },
     embedding: "model.embed_tokens.weight",
-    layers: Array.from({ length: raw.num_hidden_layers }, (_, index) => layer(`model.layers.${index}`, biases)),
+    layers: Array.from(
+      { length: raw.num_hidden_layers },
+      (_, index) => layer(`model.layers.${index}`, biases, raw.hidden_act),
+    ),
     finalNorm: "model.norm.weight",
     head: raw.tie_word_embeddings ? null : "lm_head.weight",
   };
 }
 
-function layer(prefix: string, biases: DenseDecoderTraits["biases"]): Block[] {
+function layer(prefix: string, biases: DenseDecoderTraits["biases"], activation: Activation): Block[] {
   const projection = (name: DenseDecoderTraits["biases"][number]): LinearNames => {
     const path = `${prefix}.self_attn.${name}`;
     return biases.includes(name) ? { weight: `${path}.weight`, bias: `${path}.bias` } : { weight: `${path}.weight` };
@@ -98,12 +112,20 @@ function layer(prefix: string, biases: DenseDecoderTraits["biases"]): Block[] {
       value: projection("v_proj"),
       output: projection("o_proj"),
     },
-    {
-      kind: "gatedMlp",
-      norm: `${prefix}.post_attention_layernorm.weight`,
-      gate: { weight: `${prefix}.mlp.gate_proj.weight` },
-      up: { weight: `${prefix}.mlp.up_proj.weight` },
-      down: { weight: `${prefix}.mlp.down_proj.weight` },
-    },
+    mlp(prefix, activation),
   ];
+}
+
+function mlp(prefix: string, activation: Activation): Block {
+  const norm = `${prefix}.post_attention_layernorm.weight`;
+  const projection = (name: string): LinearNames => ({ weight: `${prefix}.mlp.${name}.weight` });
+  const [up, down] = [projection("up_proj"), projection("down_proj")];
+  switch (activation) {
+    case "silu":
+      return { kind: "gatedMlp", norm, gate: projection("gate_proj"), up, down };
+    case "relu2":
+      return { kind: "mlp", norm, up, down };
+    default:
+      return activation satisfies never;
+  }
 }
