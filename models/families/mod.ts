@@ -1,7 +1,9 @@
 import type { ModelDescription } from "../description.ts";
+import { ArceeConfig } from "./arcee.ts";
 import { BambaConfig } from "./bamba.ts";
 import { LlamaConfig } from "./llama.ts";
 import { Mamba2Config } from "./mamba2.ts";
+import { MistralConfig } from "./mistral.ts";
 import { NemotronHConfig } from "./nemotron_h.ts";
 import { Qwen2Config } from "./qwen2.ts";
 import { z } from "zod";
@@ -10,6 +12,8 @@ import { z } from "zod";
 const FAMILIES: Readonly<Record<string, z.ZodType<ModelDescription>>> = {
   LlamaForCausalLM: LlamaConfig,
   Qwen2ForCausalLM: Qwen2Config,
+  MistralForCausalLM: MistralConfig,
+  ArceeForCausalLM: ArceeConfig,
   Mamba2ForCausalLM: Mamba2Config,
   NemotronHForCausalLM: NemotronHConfig,
   BambaForCausalLM: BambaConfig,

@@ -1,7 +1,7 @@
 import { describe as suite, it } from "@std/testing/bdd";
 import { deepEqual, equal, throws } from "node:assert/strict";
-import { expectedTensors, type LinearNames } from "../description.ts";
-import { describe } from "./mod.ts";
+import { expectedTensors, type GatedMlpBlock, type LinearNames } from "../description.ts";
+import { describe, SUPPORTED_ARCHITECTURES } from "./mod.ts";
 
 const LLAMA = {
   architectures: ["LlamaForCausalLM"],
@@ -18,6 +18,8 @@ const LLAMA = {
   transformers_version: "4.44.0",
 };
 const QWEN2 = { ...LLAMA, architectures: ["Qwen2ForCausalLM"], use_sliding_window: false, sliding_window: 128 };
+const MISTRAL = { ...LLAMA, architectures: ["MistralForCausalLM"], sliding_window: null };
+const ARCEE = { ...LLAMA, architectures: ["ArceeForCausalLM"], hidden_act: "relu2" };
 const LLAMA3 = { factor: 32, low_freq_factor: 1, high_freq_factor: 4, original_max_position_embeddings: 8192 };
 
 function refuses(config: unknown, message: RegExp): void {
@@ -129,11 +131,17 @@ suite("describe()", () => {
   });
 
   it("refuses other architectures and says which it supports", () => {
-    const message =
-      /GPT2LMHeadModel is not supported; supported are LlamaForCausalLM, Qwen2ForCausalLM, Mamba2ForCausalLM/;
-    refuses({ ...LLAMA, architectures: ["GPT2LMHeadModel"] }, message);
-    refuses({ ...LLAMA, architectures: ["toString"] }, /toString is not supported/);
-    refuses({}, /"architectures" must name one of LlamaForCausalLM/);
+    const supported = SUPPORTED_ARCHITECTURES.join(", ");
+    for (const other of ["GPT2LMHeadModel", "toString"]) {
+      throws(
+        () => describe({ ...LLAMA, architectures: [other] }),
+        new RangeError(`The architecture ${other} is not supported; supported are ${supported}`),
+      );
+    }
+    throws(
+      () => describe({}),
+      new RangeError(`Cannot tell the model's architecture: "architectures" must name one of ${supported}`),
+    );
   });
 
   it("names every field that it cannot use, and what it found there", () => {
@@ -181,6 +189,35 @@ suite("describe()", () => {
       ["a checkpoint that is quantized", { quantization_config: { bits: 4 } }, /quantization_config.*already/],
     ] as const
   ) it(`refuses ${what}`, () => refuses({ ...LLAMA, ...fields }, message));
+
+  it("describes a Mistral as a Llama, with no window or one that holds every sequence", () => {
+    const { config, ...llama } = describe(LLAMA);
+    const expected = { ...llama, config: { ...config, family: "mistral" } };
+    for (const sliding_window of [null, 2048, 4096, undefined]) {
+      deepEqual(describe({ ...MISTRAL, sliding_window }), expected);
+    }
+  });
+
+  it("refuses a Mistral with a window that some sequence is longer than, be it transformers' own", () => {
+    refuses({ ...MISTRAL, sliding_window: 2047 }, /sliding_window: .* sliding windows are not supported; found 2047/);
+    const { sliding_window: _, ...without } = MISTRAL;
+    refuses({ ...without, max_position_embeddings: 4097 }, /sliding_window: .*; found nothing/);
+  });
+
+  it("describes an Arcee as a Llama whose MLPs have no gate", () => {
+    const { layers } = describe(ARCEE);
+    const { layers: [llama] } = describe(LLAMA);
+    const { gate: _, ...others } = llama![1] as GatedMlpBlock;
+    deepEqual(layers[0], [llama![0], { ...others, kind: "mlp" }]);
+    const { hidden_act: __, ...older } = ARCEE;
+    deepEqual(describe(older).layers, layers);
+  });
+
+  it("refuses an Arcee with another activation, or with biases", () => {
+    refuses({ ...ARCEE, hidden_act: "silu" }, /hidden_act: only "relu2" is supported; found "silu"/);
+    refuses({ ...ARCEE, attention_bias: true }, /attention_bias: attention with biases is not supported; found true/);
+    refuses({ ...ARCEE, mlp_bias: true }, /mlp_bias: MLPs with biases are not supported; found true/);
+  });
 
   it("refuses a Qwen2 with sliding windows", () => {
     refuses({ ...QWEN2, use_sliding_window: true }, /use_sliding_window: sliding windows are not supported/);
