@@ -242,7 +242,7 @@ export class Engine {
 
   #expectations(): Expectations {
     const { now, targets } = this.#options;
-    return { targets, nowMs: now(), narrows: this.#runner.narrows, lengthRatio: this.#sensor.lengthRatio };
+    return { targets, nowMs: now(), narrows: this.#runner.narrows, answerLengths: this.#sensor.answerLengths };
   }
 
   async #run(): Promise<void> {
@@ -442,7 +442,7 @@ export class Engine {
     unlisten();
     const end = generationEnd(request, course, finishReason, now());
     countEnd(metrics, request, end, this.#rate(end.level));
-    this.#sensor.readErrors();
+    this.#sensor.readRequests();
     events.push(end);
     events.close();
   }

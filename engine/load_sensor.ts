@@ -1,4 +1,5 @@
 import type { Gauge, Registry } from "prom-client";
+import { AnswerLengths } from "./answer_lengths.ts";
 import type { LoadSnapshot } from "./load.ts";
 import type { Metrics } from "./metrics.ts";
 import { RecentMean } from "./recent_mean.ts";
@@ -52,9 +53,6 @@ const FIRST_DEVIATION = 0.06;
 /** Standard deviations above the median that four out of five stay below, and nineteen out of twenty. */
 const [FOUR_OF_FIVE, NINETEEN_OF_TWENTY] = [0.84, 1.64];
 
-/** Answers that are as long as they may be, until others have ended. */
-const ASSUMED_LENGTH = { value: 1, count: 5 };
-
 /** What a sensor has learned of the times of steps, for another to begin with that follows it. */
 export interface LearnedTimes {
   readonly stepRatio: StepRatio;
@@ -83,7 +81,9 @@ export class LoadSensor {
   readonly #arrivals = { perSecond: 0, seen: 0, count: 0, atMs: -Infinity };
   readonly #promptTokens = new RecentMean();
   readonly #newTokens = new RecentMean();
-  readonly #lengthRatio = new RecentMean(ASSUMED_LENGTH);
+  /** How long answers get. */
+  readonly answerLengths = new AnswerLengths();
+  readonly #lengthsSeen = new Map<string, { sum: number; count: number }>();
 
   constructor(
     { metrics, registry, learned }: { metrics: Metrics; registry: Registry; learned?: LearnedTimes | undefined },
@@ -142,8 +142,29 @@ export class LoadSensor {
     }
   }
 
-  /** Takes what the prediction errors of requests have gained. To be called after each request. */
-  readErrors(): void {
+  /** Takes what the metrics of requests have gained. To be called after each request. */
+  readRequests(): void {
+    this.#readErrors();
+    this.#readLengths();
+  }
+
+  /**
+   * An answer that its budget cut off counts like one that its limit did: without these the long ones would be missing
+   * where answers are slow. Cancelled ones are in no series of answers: they tell of a caller's patience, and many that
+   * left at once would leave no room for others.
+   */
+  #readLengths(): void {
+    for (const { labels, sum, count } of histogramSeries(this.#metrics.generationLength)) {
+      const reason = labels["reason"]!;
+      const before = this.#lengthsSeen.get(reason) ?? { sum: 0, count: 0 };
+      if (count === before.count) continue;
+      const tokens = (sum - before.sum) / (count - before.count);
+      this.answerLengths.add({ tokens, ended: reason === "stop" });
+      this.#lengthsSeen.set(reason, { sum, count });
+    }
+  }
+
+  #readErrors(): void {
     const [series] = histogramSeries(this.#metrics.predictionErrorRatio);
     const error = this.#error;
     if (series === undefined || series.count === error.count) return;
@@ -199,10 +220,5 @@ export class LoadSensor {
     const perSecond = arrivals.perSecond / Math.max(SEEN_SHARE, arrivals.seen);
     // Until requests have ended nothing is known of those to come.
     return { perSecond: newTokens === 0 ? 0 : perSecond, promptTokens, newTokens };
-  }
-
-  /** The mean length of answers, as a share of what was allowed; all of it before any has ended. */
-  get lengthRatio(): number {
-    return this.#lengthRatio.read(this.#metrics.generationLengthRatio);
   }
 }

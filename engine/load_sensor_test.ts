@@ -77,7 +77,7 @@ describe("LoadSensor", () => {
         const actual = i % 3 === 0 ? heldUp : i % 3 === 1 ? 1.2 : 1.15;
         // Predictions are corrected by what is known, as the predictor does it.
         metrics.predictionErrorRatio.observe(actual / sensor.snapshot(0).predictionError.median);
-        sensor.readErrors();
+        sensor.readRequests();
       }
       const { median, safe, sure } = sensor.snapshot(0).predictionError;
       ok(Math.abs(median - expected) < 0.02, `${median}`);
@@ -91,7 +91,7 @@ describe("LoadSensor", () => {
     const { metrics, sensor } = sensed();
     for (let i = 0; i < 40; i++) {
       metrics.predictionErrorRatio.observe((i % 2 === 0 ? 1.9 : 2.1) / sensor.snapshot(0).predictionError.median);
-      sensor.readErrors();
+      sensor.readRequests();
     }
     const { median } = sensor.snapshot(0).predictionError;
     ok(Math.abs(median - 2) < 0.1, `${median}`);
@@ -124,12 +124,19 @@ describe("LoadSensor", () => {
     ok(Math.abs(paces[5]! - 3) < 0.1, `${paces[5]} after five`);
   });
 
-  it("expects answers as long as allowed until some have ended, then as long as they are", () => {
+  it("expects answers as long as those that ended by themselves, whatever cut the others off", () => {
     const { metrics, sensor } = sensed();
-    equal(sensor.lengthRatio, 1);
-    metrics.generationLengthRatio.observe(0.25);
-    ok(sensor.lengthRatio > 0.8);
-    for (let i = 0; i < 200; i++) metrics.generationLengthRatio.observe(0.25);
-    ok(sensor.lengthRatio < 0.27);
+    const expected = () => sensor.answerLengths.remaining(0, 256);
+    const end = (reason: string, tokens: number) => {
+      metrics.generationLength.observe({ reason }, tokens);
+      sensor.readRequests();
+    };
+    for (let i = 0; i < 20; i++) end(i % 2 === 0 ? "length" : "budget", 8);
+    equal(expected(), 256);
+    for (let i = 0; i < 40; i++) {
+      end("stop", 12 + i % 9);
+      end("length", 4);
+    }
+    ok(Math.abs(expected() - 16) < 1, `${expected()}`);
   });
 });

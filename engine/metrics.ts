@@ -16,7 +16,6 @@ const STEP = [0.0005, 0.001, 0.002, 0.004, 0.008, 0.016, 0.032, 0.064, 0.125, 0.
 /** What happens between two steps, or beside one. */
 const BRIEF = [0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1];
 const RATIO = [0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1, 1.05, 1.1, 1.2, 1.5, 2, 3, 5, 10];
-const SHARE = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1];
 const SLACK = [-10, -5, -2, -1, -0.5, -0.2, -0.1, -0.05, 0, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10];
 
 /** All series of the service, without the prefix `espalier_` of their names. `rate` is a prepared pruning rate. */
@@ -59,7 +58,12 @@ export function createMetrics(registry: Registry) {
       "Time from start to last token, divided by what was predicted at the start for as many tokens",
       RATIO,
     ),
-    generationLengthRatio: histogram("generation_length_ratio", "Tokens of answers, of those allowed", SHARE),
+    generationLength: histogram(
+      "generation_length_tokens",
+      "Tokens of answers. Reason: stop if they ended by themselves, or what cut them off: length, or budget",
+      TOKENS,
+      ["reason"],
+    ),
     budgetSlack: histogram("budget_slack_seconds", "Latency budget less the time taken; negative if missed", SLACK),
 
     requestsRunning: gauge("requests_running", "Requests that have a slot"),
@@ -115,9 +119,7 @@ export function countEnd(metrics: Metrics, request: GenerationRequest, end: Gene
   if (completionTokens > 0) {
     metrics.requestPrefillTime.observe(timings.prefillMs / 1000);
     metrics.requestDecodeTime.observe(timings.decodeMs / 1000);
-    if (finishReason !== "budget") {
-      metrics.generationLengthRatio.observe(completionTokens / request.maxNewTokens);
-    }
+    metrics.generationLength.observe({ reason: finishReason }, completionTokens);
     const predictedMs = choice.predictedTtftMs - timings.queueMs + (completionTokens - 1) * choice.predictedTpotMs;
     metrics.predictionErrorRatio.observe((timings.prefillMs + timings.decodeMs) / predictedMs);
   }

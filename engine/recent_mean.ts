@@ -6,15 +6,9 @@ const MEMORY = 0.99;
 
 /** The mean of what a histogram without labels took lately. Clients change, and a service runs for months. */
 export class RecentMean {
-  #weight: number;
-  #sum: number;
+  #weight = 0;
+  #sum = 0;
   #seen = { sum: 0, count: 0 };
-
-  /** @param assumed What is believed in before anything has come, as if it had come `count` times. */
-  constructor(assumed: { readonly value: number; readonly count: number } = { value: 0, count: 0 }) {
-    this.#weight = assumed.count;
-    this.#sum = assumed.count * assumed.value;
-  }
 
   /** Takes what the histogram has gained. @returns The mean; 0 if there is nothing to take one of. */
   read(histogram: Histogram): number {

@@ -14,11 +14,18 @@ describe("RecentMean", () => {
     equal(mean.read(lengths), 7);
   });
 
-  it("believes in what is assumed until as much has come", () => {
-    const [lengths, mean] = [histogram(), new RecentMean({ value: 1, count: 4 })];
-    equal(mean.read(lengths), 1);
-    for (let i = 0; i < 4; i++) lengths.observe(0);
-    ok(Math.abs(mean.read(lengths) - 0.5) < 0.02);
+  it("takes values that came between two readings as if each had been read", () => {
+    const [lengths, each, seldom] = [histogram(), new RecentMean(), new RecentMean()];
+    for (const value of [3, 8]) {
+      for (let i = 0; i < 5; i++) {
+        lengths.observe(value);
+        each.read(lengths);
+      }
+      seldom.read(lengths);
+    }
+    const mean = seldom.read(lengths);
+    ok(Math.abs(mean - each.read(lengths)) < 1e-9, `${mean}`);
+    ok(mean > 5.5 && mean < 5.6, `${mean}: those that came later count a little more`);
   });
 
   it("forgets: after some hundred values it is what they are, however many came before", () => {

@@ -1,4 +1,5 @@
 import type { ActiveRequest, WaitingRequest } from "./active_request.ts";
+import type { AnswerLengths } from "./answer_lengths.ts";
 import type { GenerationRequest } from "./generation.ts";
 import { type Limits, limitsOf, NO_LIMITS, type Targets } from "./limits.ts";
 import type { Work } from "./schedule_forecast.ts";
@@ -28,11 +29,11 @@ export interface Expectations {
   /** Whether what runs can be narrowed. */
   readonly narrows: boolean;
   /**
-   * Share of the tokens it may have that an answer is counted on to have: the mean. With what nine of ten stay within,
+   * How long answers get: an answer is counted on to be as long as the mean. With what nine of ten stay within,
    * everything seemed to take so much longer that twice as much was pruned, and still fewer budgets were kept (requests
    * for 128 tokens, of which answers took 16 in the median, at half of what rate 0 sustains; `REPLAYED` in virtual time).
    */
-  readonly lengthRatio: number;
+  readonly answerLengths: Pick<AnswerLengths, "remaining">;
 }
 
 /**
@@ -44,9 +45,9 @@ export interface Expectations {
 export function waitingWork(
   { request, hopeless }: Pick<WaitingRequest, "request" | "hopeless">,
   instantMs: number,
-  { targets, nowMs, lengthRatio }: Expectations,
+  { targets, nowMs, answerLengths }: Expectations,
 ): WaitingWork {
-  const newTokens = expectedTokens(request, lengthRatio);
+  const newTokens = remainingTokens(0, request, answerLengths);
   return {
     promptTokens: request.promptTokens.length,
     newTokens,
@@ -66,10 +67,10 @@ export function waitingWork(
 export function runningWork(
   { request, hopeless, sequence, firstTokenMs, promptLength, prefilled, tokens }: ActiveRequest,
   { rows, instantMs }: { rows: number; instantMs: number },
-  { targets, nowMs, narrows, lengthRatio }: Expectations,
+  { targets, nowMs, narrows, answerLengths }: Expectations,
 ): RunningWork | null {
   const promptTokens = Math.max(0, promptLength - prefilled - rows);
-  const expected = Math.max(expectedTokens(request, lengthRatio), tokens + 1);
+  const expected = tokens + remainingTokens(tokens, request, answerLengths);
   const newTokens = expected - tokens - (rows > 0 && promptTokens === 0 ? 1 : 0);
   if (newTokens <= 0) return null;
   return {
@@ -83,6 +84,11 @@ export function runningWork(
   };
 }
 
-function expectedTokens({ maxNewTokens }: GenerationRequest, lengthRatio: number): number {
-  return Math.max(1, Math.ceil(maxNewTokens * lengthRatio));
+/** What is expected to follow the tokens of an answer that it has. */
+function remainingTokens(
+  tokens: number,
+  { maxNewTokens }: GenerationRequest,
+  lengths: Expectations["answerLengths"],
+): number {
+  return Math.round(lengths.remaining(tokens, maxNewTokens));
 }

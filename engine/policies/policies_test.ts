@@ -148,6 +148,15 @@ describe("predictive, as the service is used", () => {
     const [predictive, widest] = [await met("predictive"), await met("fixed:0")];
     ok(predictive > widest, `${predictive} met, at rate 0 ${widest}`);
   });
+
+  it("knows how long answers get where half of the requests allow far more and the others just that", async () => {
+    // 91 and 97 %; with one mean share of what is allowed in place of lengths it was 74 and 63 %.
+    const mixed = { policy: "predictive", seconds: 45, allowedTokens: 256, allowingShare: 0.5 };
+    const met = await mean(({ attainment }) => attainment, { ...mixed, load: 1.2 });
+    ok(met > 0.85, `${met} met at 1.2 times the load`);
+    const admittedMet = await mean((outcome) => outcome.admittedMet, { ...mixed, load: 3 });
+    ok(admittedMet > 0.93, `${admittedMet} of the admitted at three times the load`);
+  });
 });
 
 describe("policies where decoding takes most of the time", () => {

@@ -156,6 +156,8 @@ export interface VirtualOptions {
   readonly pinnedShare?: number;
   /** What requests allow; then answers end by themselves. By default just as many tokens as they have. */
   readonly allowedTokens?: number;
+  /** Share of the requests that allow so many; by default all do. */
+  readonly allowingShare?: number;
   /** Whether what runs can be narrowed; yes by default. */
   readonly narrows?: boolean;
   /** Of what the machine's steps cost beside the table. */
@@ -177,6 +179,7 @@ export async function runTrace(
     slowness = () => 1,
     narrows = true,
     allowedTokens,
+    allowingShare = 1,
     pinnedShare = 0,
     engine: options,
   }: VirtualOptions,
@@ -192,13 +195,15 @@ export async function runTrace(
     const { promptTokens, newTokens, latencyMs, arrivalMs } = trace[next++]!;
     clock.ms = Math.max(clock.ms, arrivalMs);
     let tokens = 0;
+    // Evenly over the trace.
+    const within = (share: number) => Math.floor(next * share) > Math.floor((next - 1) * share);
+    const maxNewTokens = within(allowingShare) ? allowedTokens ?? newTokens : newTokens;
     const request = toyRequest({
       promptTokens: Array.from({ length: promptTokens }, () => 1),
-      maxNewTokens: allowedTokens ?? newTokens,
+      maxNewTokens,
       eosTokenIds: [],
-      endsAfter: () => ++tokens === newTokens,
-      // Evenly over the trace.
-      pinnedLevel: Math.floor(next * pinnedShare) > Math.floor((next - 1) * pinnedShare) ? RATES.length - 1 : null,
+      endsAfter: () => ++tokens === newTokens && newTokens < maxNewTokens,
+      pinnedLevel: within(pinnedShare) ? RATES.length - 1 : null,
       floorLevel: RATES.length - 1,
       budget: { latencyMs, ttftMs: null, tpotMs: null },
       onMiss,
