@@ -251,9 +251,11 @@ async function runTrace(
   const draws = new RandomDraws(flags.seed + SEEDS.prompts);
   const prompts = requests.map(({ promptTokens }) => randomPrompt(draws, promptTokens, info.model.vocab_size));
   let busy: Promise<BusyCores> | null = null;
-  const timer = flags.halfCpuAt === undefined
-    ? undefined
-    : setTimeout(() => busy = takeHalfOfTheCpu(), 1000 * flags.halfCpuAt);
+  const timer = flags.halfCpuAt === undefined ? undefined : setTimeout(() => {
+    busy = takeHalfOfTheCpu();
+    // It is waited for at the end, which throws what it failed with. Until then nobody does, and Deno would end at once.
+    busy.catch(() => {});
+  }, 1000 * flags.halfCpuAt);
   const probes = new Probes(client);
   try {
     const outcomes = await sendTrace({ client, requests, prompts, onMiss: flags.onMiss, onProgress });
