@@ -1,6 +1,6 @@
 import { type Limits, NO_LIMITS } from "./limits.ts";
 import type { LoadSnapshot } from "./load.ts";
-import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
+import { type HoldOptions, holdsPrompts, stepsOfPrompt } from "./prompt_hold.ts";
 import type { RunningWork, WaitingWork } from "./request_work.ts";
 import { type Finish, forecastSchedule, type Work } from "./schedule_forecast.ts";
 import { scheduleStep } from "./scheduler.ts";
@@ -107,10 +107,11 @@ export class Situation {
     const decoding = step.filter(({ phase }) => phase === "decode");
     const prompts = step.filter(({ phase }) => phase === "prefill");
     if (decoding.length === 0 || prompts.length === 0) return false;
-    const awaited = ({ newTokens, limits }: RunningWork) => ({
+    const awaited = ({ newTokens, limits, promptTokens, rows }: RunningWork & { readonly rows: number }) => ({
       newTokens,
       leftMs: limits.lastTokenMs - busyMs,
       firstLeftMs: limits.firstTokenMs - busyMs,
+      steps: stepsOfPrompt({ promptTokens, rows, prefillChunk }),
     });
     return holdsPrompts({
       ...{ decoding: decoding.map(awaited), prompts: prompts.map(awaited) },

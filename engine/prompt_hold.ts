@@ -10,6 +10,8 @@ export interface AwaitedAnswer {
 export interface AwaitedPrompt extends AwaitedAnswer {
   /** Milliseconds until its first token is due; infinite if it is due at no time. */
   readonly firstLeftMs: number;
+  /** Steps until its prompt is taken, the next one included. */
+  readonly steps: number;
 }
 
 export interface HoldOptions {
@@ -27,6 +29,17 @@ export interface HoldOptions {
   readonly likely: number;
 }
 
+/** Steps until a prompt is taken of which the next one takes `rows`. */
+export function stepsOfPrompt(
+  { promptTokens, rows, prefillChunk }: {
+    readonly promptTokens: number;
+    readonly rows: number;
+    readonly prefillChunk: number;
+  },
+): number {
+  return 1 + Math.ceil((promptTokens - rows) / prefillChunk);
+}
+
 /**
  * Whether the next step is to leave prompts out: one more step with them would cost answers their budgets, and fewer are
  * lost by waiting for these answers to end. A step with a full chunk takes as long as ten that only decode, and whoever
@@ -41,9 +54,10 @@ export function holdsPrompts({ decoding, prompts, mixedMs, decodeMs, safe, likel
   );
   if (endangered.length === 0) return false;
   const heldMs = decodeMs * Math.max(...endangered.map(({ newTokens }) => newTokens));
-  const harmed = prompts.filter(({ newTokens, leftMs, firstLeftMs }) => {
-    const ms = mixedMs + (newTokens - 1) * decodeMs;
-    return loses(leftMs, ms, heldMs + ms) || loses(firstLeftMs, mixedMs, heldMs + mixedMs);
+  const harmed = prompts.filter(({ newTokens, leftMs, firstLeftMs, steps }) => {
+    const firstMs = steps * mixedMs;
+    const ms = firstMs + (newTokens - 1) * decodeMs;
+    return loses(leftMs, ms, heldMs + ms) || loses(firstLeftMs, firstMs, heldMs + firstMs);
   });
   return harmed.length < endangered.length;
 }

@@ -1,6 +1,6 @@
-import { equal } from "node:assert/strict";
+import { deepEqual, equal } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
-import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
+import { type HoldOptions, holdsPrompts, stepsOfPrompt } from "./prompt_hold.ts";
 
 /** Three more tokens take 30 ms without prompts, and 120 with a chunk of them in the first step. */
 const held = (leftMs: number, options: Partial<HoldOptions> = {}) => {
@@ -33,7 +33,7 @@ describe("holdsPrompts()", () => {
 
   it("lets them come where as many of their own answers would be late for it", () => {
     // An answer of two tokens takes 110 ms from its prompt on, 140 if that is held back for 30.
-    const prompt = (leftMs: number) => ({ prompts: [{ newTokens: 2, leftMs, firstLeftMs: Infinity }] });
+    const prompt = (leftMs: number) => ({ prompts: [{ newTokens: 2, leftMs, firstLeftMs: Infinity, steps: 1 }] });
     equal(held(50, prompt(140)), true);
     equal(held(50, prompt(139)), false);
     equal(held(50, prompt(109)), true, "it is late anyway");
@@ -43,9 +43,25 @@ describe("holdsPrompts()", () => {
 
   it("lets them come where their first tokens would be late for it", () => {
     // The first token takes 100 ms, 130 if the prompt is held back for 30.
-    const prompt = (firstLeftMs: number) => ({ prompts: [{ newTokens: 2, leftMs: Infinity, firstLeftMs }] });
+    const prompt = (firstLeftMs: number) => ({ prompts: [{ newTokens: 2, leftMs: Infinity, firstLeftMs, steps: 1 }] });
     equal(held(50, prompt(130)), true);
     equal(held(50, prompt(129)), false);
     equal(held(50, prompt(99)), true, "it is late anyway");
+  });
+
+  it("knows how many steps a prompt takes", () => {
+    // Four take 400 ms, 430 if the prompt is held back for 30; the second token 10 more.
+    const prompt = (leftMs: number, firstLeftMs: number) => ({
+      prompts: [{ newTokens: 2, leftMs, firstLeftMs, steps: 4 }],
+    });
+    deepEqual([430, 429, 400, 399].map((ms) => held(50, prompt(Infinity, ms))), [true, false, false, true]);
+    deepEqual([440, 439, 410, 409].map((ms) => held(50, prompt(ms, Infinity))), [true, false, false, true]);
+  });
+});
+
+describe("stepsOfPrompt()", () => {
+  it("counts the next step, and one for every chunk that it leaves", () => {
+    const steps = (promptTokens: number, rows: number) => stepsOfPrompt({ promptTokens, rows, prefillChunk: 100 });
+    deepEqual([steps(7, 7), steps(100, 100), steps(101, 100), steps(400, 100), steps(400, 30)], [1, 1, 2, 4, 5]);
   });
 });

@@ -1,5 +1,5 @@
 import type { Limits } from "./limits.ts";
-import { type HoldOptions, holdsPrompts } from "./prompt_hold.ts";
+import { type HoldOptions, holdsPrompts, stepsOfPrompt } from "./prompt_hold.ts";
 import type { StepPart } from "./step_costs.ts";
 
 /** What a sequence still needs. */
@@ -97,10 +97,11 @@ export function forecastSchedule(
       const prompts = lanes.filter(({ part }) => part.phase === "prefill" && part.rows > 0);
       const alone = decoding.map(({ part }) => part);
       const decodeMs = stepMs(alone);
-      const awaited = ({ newTokens, work: { limits } }: Lane) => ({
+      const awaited = ({ newTokens, work: { limits }, promptTokens, part: { rows } }: Lane) => ({
         newTokens,
         leftMs: limits.lastTokenMs - now,
         firstLeftMs: limits.firstTokenMs - now,
+        steps: stepsOfPrompt({ promptTokens, rows, prefillChunk }),
       });
       const answers = { decoding: decoding.map(awaited), prompts: prompts.map(awaited) };
       if (holdsPrompts({ ...answers, mixedMs: ms, decodeMs, ...hold })) {

@@ -50,6 +50,21 @@ describe("forecastSchedule()", () => {
     deepEqual(two(32).running.map(({ lastTokenMs }) => lastTokenMs), [39, 28]);
   });
 
+  it("lets a prompt come whose answer would be late if it were held back, of however many chunks it is", () => {
+    const firstTokenMs = (promptTokens: number, due: Partial<Work["limits"]>) => {
+      const limits = { firstTokenMs: Infinity, lastTokenMs: Infinity, ...due };
+      const { running } = forecast({
+        ...{ prefillChunk: 100, hold: { safe: 1, likely: 1 } },
+        // Three more tokens take 33 ms without prompts, and are due before they could come with one.
+        running: [work(0, 3, 5, 0, 50), { ...work(promptTokens, 1, 0, 1), limits }],
+      });
+      return running[1]!.firstTokenMs;
+    };
+    deepEqual([firstTokenMs(100, {}), firstTokenMs(400, {})], [33 + 110, 33 + 4 * 110]);
+    deepEqual([firstTokenMs(100, { firstTokenMs: 120 }), firstTokenMs(100, { lastTokenMs: 120 })], [111, 111]);
+    deepEqual([firstTokenMs(400, { firstTokenMs: 450 }), firstTokenMs(400, { lastTokenMs: 450 })], [443, 443]);
+  });
+
   it("begins when the present step ends", () => {
     deepEqual(times(forecast({ waiting: [work(1, 1)], busyMs: 7 }).waiting), [[7, 18, 18]]);
   });
