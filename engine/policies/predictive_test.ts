@@ -14,12 +14,11 @@ const costs = new StepCosts({
 });
 const pruningRates = [0, 0.2, 0.35];
 
-/** The level of a request of 1 prompt token and 10 new ones, 11 steps, that starts alone with so much time left. */
-function levelOf(
+/** A request of 1 prompt token and 10 new ones, 11 steps, that starts alone with so much time left. */
+function startOf(
   lastTokenMs: number,
-  given: Partial<LoadSnapshot>,
-  policy = predictive({ shed: true, pruningRates }),
-): number {
+  given: Partial<LoadSnapshot> = {},
+): { load: LoadSnapshot; predictor: Predictor } {
   const load: LoadSnapshot = {
     ...{ slots: 2, requestsRunning: 0, requestsWaiting: 0, waitingPromptTokens: 0, effectivePruningRate: 0 },
     ...{ contention: 0, stepRatio: () => 1, betweenStepsMs: 0, predictionError: { median: 1, safe: 1, sure: 1 } },
@@ -33,6 +32,16 @@ function levelOf(
       limits: { firstTokenMs: Infinity, lastTokenMs, decodeMs: Infinity },
     },
   });
+  return { load, predictor };
+}
+
+/** The level that it gets. */
+function levelOf(
+  lastTokenMs: number,
+  given: Partial<LoadSnapshot>,
+  policy = predictive({ shed: true, pruningRates }),
+): number {
+  const { load, predictor } = startOf(lastTokenMs, given);
   const decision = policy.choose(load, { floorLevel: 2, hasBudget: true, stage: "start" }, predictor);
   return decision.kind === "run" ? decision.level : NaN;
 }
@@ -57,5 +66,19 @@ describe("predictive()", () => {
     const arrivals = (perSecond: number) => ({ perSecond, promptTokens: 1, newTokens: 11 });
     // Two slots sustain 18 such requests a second at rate 0.
     deepEqual([levelOf(130, { arrivals: arrivals(18) }), levelOf(130, { arrivals: arrivals(27) })], [0, 2]);
+  });
+
+  it("says whether the budget of a pinned request is kept, and whether it is lost", () => {
+    const { choosePinned } = predictive({ shed: true, pruningRates });
+    const pinned = (lastTokenMs: number, hasBudget = true) => {
+      const { load, predictor } = startOf(lastTokenMs);
+      return choosePinned!(load, { pinnedLevel: 1, hasBudget, stage: "start" }, predictor);
+    };
+    const run = { kind: "run", level: 1, reason: "pinned" };
+    // It takes 88 ms; with 95 % of that, 83.6, it may be kept by good luck.
+    deepEqual(pinned(88), { ...run, fits: true, lost: false });
+    deepEqual(pinned(84), { ...run, fits: false, lost: false });
+    deepEqual(pinned(83), { ...run, fits: false, lost: true });
+    deepEqual(pinned(83, false), { ...run, fits: false, lost: false });
   });
 });
