@@ -289,10 +289,11 @@ export class Engine {
       this.#unqueue(waiting);
       try {
         const { choice, lost } = this.#choose(waiting, AT_START) as Extract<RateAnswer, { kind: "run" }>;
-        if (lost && !waiting.hopeless && this.#waiting.length > 0) {
+        // A decision takes milliseconds, and after a stall everyone may be lost: then the next one has the slot for all that.
+        const givesUp = givenUp < MOST_GIVEN_UP || this.#running.length === 0;
+        if (lost && !waiting.hopeless && this.#waiting.length > 0 && givesUp) {
           this.#enqueue({ ...waiting, hopeless: true });
-          // A decision takes milliseconds, and after a stall everyone may be lost: the rest is decided after a step.
-          if (++givenUp === MOST_GIVEN_UP && this.#running.length > 0) return;
+          givenUp++;
           continue;
         }
         const sequence = this.#runner.openSequence(choice.level);

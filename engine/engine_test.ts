@@ -399,6 +399,25 @@ describe("Engine", () => {
     deepEqual(order, ["first", "tight", "loose", "none", "lost"]);
   });
 
+  it("leaves no slot empty while somebody waits, and gives up few between two steps, when a stall has lost all", async () => {
+    const clock = { ms: 1000 };
+    const runner: ToyRunner = new ToyRunner({
+      onStep: () => void (clock.ms += runner.steps.length === 1 ? 10_000 : 10),
+    });
+    const { engine } = toyEngine({ runner, now: () => clock.ms, maxWaiting: 20 });
+    const ask = (maxNewTokens: number, latencyMs: number | null) => {
+      const budget = { latencyMs, ttftMs: null, tpotMs: null };
+      return collect(engine.generate(toyRequest({ promptTokens: [1], maxNewTokens, budget }), never()));
+    };
+    const order: number[] = [];
+    const first = ask(40, null);
+    const lost = Array.from({ length: 20 }, (_, i) => ask(1, 400).then(() => order.push(i)));
+    await Promise.all([first, ...lost]);
+    deepEqual(runner.steps.map(({ length }) => length), [1, ...new Array(20).fill(2), ...new Array(19).fill(1)]);
+    // Eight go to the back and the ninth starts, then the next eight do.
+    deepEqual(order, [8, 17, 0, 1, 2, 3, 4, 5, 6, 7, 9, 10, 11, 12, 13, 14, 15, 16, 18, 19]);
+  });
+
   it("refuses when too many prompt tokens wait", async () => {
     const gate = new Gate();
     const runner = new ToyRunner({ slots: 1, onStep: () => gate.pass() });
