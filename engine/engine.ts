@@ -8,7 +8,7 @@ import { NotReadyError, StepError, StoppingError } from "./errors.ts";
 import type { FinishReason, GenerationEvent, GenerationRequest } from "./generation.ts";
 import { hasBudget, type Targets } from "./limits.ts";
 import { type LearnedTimes, LoadSensor } from "./load_sensor.ts";
-import { countEnd, type Metrics, startRates } from "./metrics.ts";
+import { countEnd, countRefusal, type Metrics, startRates } from "./metrics.ts";
 import type { Policy } from "./policies/mod.ts";
 import { contentionSlowdown, stepTimes } from "./predictor.ts";
 import { type RateAnswer, type RateQuestion, RateSelector, type RequestsNow } from "./rate_selector.ts";
@@ -360,7 +360,8 @@ export class Engine {
       logits = await this.#runner.step(entries);
     } catch (cause) {
       this.#failures++;
-      for (const { sequence: active } of scheduled) this.#fail(active, cause);
+      // Those who left meanwhile missed nothing; they are let go before the next step.
+      for (const { sequence: active } of scheduled) if (!this.#cancelled.has(active)) this.#fail(active, cause);
       return;
     } finally {
       this.#step = null;
@@ -384,7 +385,7 @@ export class Engine {
 
   /** Opens the runner again. @returns Whether it could; if not, all who wait have been told. */
   async #reopen(): Promise<boolean> {
-    const { reopen, now } = this.#options;
+    const { reopen, metrics, now } = this.#options;
     for (const active of [...this.#running]) {
       this.#fail(active, new Error("The session broke in another request's step"));
     }
@@ -397,6 +398,7 @@ export class Engine {
       for (const waiting of [...this.#waiting]) {
         this.#unqueue(waiting);
         waiting.unlisten();
+        countRefusal(metrics, "not_ready");
         waiting.events.fail(new NotReadyError(NOT_READY.broken, { cause }));
       }
       return false;

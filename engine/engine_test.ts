@@ -325,6 +325,34 @@ describe("Engine", () => {
     match(await registry.metrics(), 'espalier_slo_requests_total{rate="0",outcome="missed"} 1');
   });
 
+  it("counts no budget as missed where a request had none, or left while the step ran that failed", async () => {
+    const gate = new Gate();
+    const runner = new ToyRunner({
+      slots: 1,
+      onStep: async () => {
+        await gate.pass();
+        throw new Error("device lost");
+      },
+    });
+    const { engine, registry, gauges } = toyEngine({ runner });
+    const caller = new AbortController();
+    const budget = { latencyMs: 60_000, ttftMs: null, tpotMs: null };
+    const without = collect(engine.generate(toyRequest(), never()));
+    const left = collect(engine.generate(toyRequest({ budget }), caller.signal));
+    await gate.reached;
+    gate.open();
+    await rejects(without, StepError);
+    await gate.reached;
+    caller.abort(new Error("gone"));
+    gate.open();
+    await rejects(left, /gone/);
+    await engine.stop();
+    for (const rate of TOY_RATES) {
+      match(await registry.metrics(), `espalier_slo_requests_total{rate="${rate}",outcome="missed"} 0`);
+    }
+    await isIdle(gauges, runner, 1);
+  });
+
   it("opens the runner again when steps fail in a row, and says so meanwhile", async () => {
     const broken = failing();
     const fresh = new ToyRunner({ slots: 1 });
@@ -368,7 +396,7 @@ describe("Engine", () => {
     equal(engine.state, "broken");
     throws(() => engine.generate(toyRequest(), never()), NotReadyError);
     const { values } = await metrics.admissionRejected.get();
-    equal(values.find(({ labels }) => labels["reason"] === "not_ready")!.value, 1);
+    equal(values.find(({ labels }) => labels["reason"] === "not_ready")!.value, 2, "one waited, one came later");
     await engine.recover();
     deepEqual([engine.state, attempts], ["broken", 2]);
     await engine.recover();

@@ -96,7 +96,11 @@ export function createMetrics(registry: Registry) {
     sequencesNarrowed: counter("sequences_narrowed_total", "Running sequences made narrower, by their new rate", [
       "rate",
     ]),
-    admissionRejected: counter("admission_rejected_total", "Requests refused at the door", ["reason"]),
+    admissionRejected: counter(
+      "admission_rejected_total",
+      "Requests refused: at the door, or (not_ready) while they waited",
+      ["reason"],
+    ),
   };
   for (const reason of REFUSAL_REASONS) metrics.admissionRejected.inc({ reason }, 0);
   // A stream that fails has said 200 before.
@@ -104,7 +108,7 @@ export function createMetrics(registry: Registry) {
   return metrics;
 }
 
-/** Counts a request that is refused at the door. */
+/** Counts a request that is refused. */
 export function countRefusal({ admissionRejected }: Pick<Metrics, "admissionRejected">, reason: RefusalReason): void {
   admissionRejected.inc({ reason });
 }
