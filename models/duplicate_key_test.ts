@@ -5,7 +5,12 @@ import { findDuplicateKey } from "./duplicate_key.ts";
 describe("findDuplicateKey()", () => {
   it("finds a key that an object has twice, at any depth", () => {
     equal(findDuplicateKey('{"a": 1, "b": 2, "a": 3}'), "a");
-    equal(findDuplicateKey('{"a": [{"x": 1, "y": {}, "x": 2}]}'), "x");
+    equal(findDuplicateKey('{"a": [{"x": 1, "y": {}, "x": 2}]}'), "a.0.x");
+  });
+
+  it("gives the index in each list", () => {
+    equal(findDuplicateKey('{"a": [1, "b,c", [], {"a": [2, {"x": 1}, 3, 4, {"y": 1, "y": 2}]}]}'), "a.3.a.4.y");
+    equal(findDuplicateKey('[[1, 2], {"": {"z": ",", "z": 0}}]'), "1..z");
   });
 
   it("sees through escapes", () => {

@@ -37,7 +37,7 @@ export async function readJson(
   const value = parsed(text);
   checkValue(value, limits.maxJsonDepth);
   const twice = findDuplicateKey(text);
-  if (twice !== null) throw new RequestError(400, `An object has the key ${JSON.stringify(twice)} twice`, twice);
+  if (twice !== null) throw new RequestError(400, `${twice}: the object has this key twice`, twice);
   return value;
 }
 
