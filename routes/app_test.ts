@@ -122,6 +122,21 @@ describe("createApp()", () => {
     }
   });
 
+  for (
+    const [accept, type] of [
+      ["application/openmetrics-text;version=1.0.0;q=0.5,text/plain;q=0.3", "application/openmetrics-text"],
+      ["text/plain, Application/OpenMetrics-Text; q=0.01", "application/openmetrics-text"],
+      ["application/openmetrics-text;q=0, text/plain", "text/plain"],
+      ["application/openmetrics-text; version=1.0.0; q=0.00", "text/plain"],
+      ["application/openmetrics-text-2", "text/plain"],
+    ] as const
+  ) {
+    it(`gives metrics as ${type} to who accepts ${accept}`, async () => {
+      const response = await toyApp().app.request("/metrics", { headers: { Accept: accept } });
+      equal(response.headers.get("Content-Type")?.split(";")[0], type);
+    });
+  }
+
   it("gives in OpenMetrics a sum and a count of just the histograms without bounds below 0", async () => {
     const { app } = toyApp();
     await post(app, { prompt: "a", max_new_tokens: 2, latency_budget_ms: 1000 });

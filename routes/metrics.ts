@@ -6,11 +6,19 @@ import type { Services } from "./services.ts";
 export function metrics({ registry }: Pick<Services, "registry">): Handler {
   return async (c) => {
     const text = await registry.metrics();
-    if (!c.req.header("Accept")?.includes("application/openmetrics-text")) {
+    if (!wantsOpenMetrics(c.req.header("Accept") ?? "")) {
       return c.body(text, 200, { "Content-Type": "text/plain; version=0.0.4; charset=utf-8" });
     }
     return c.body(openMetrics(text), 200, {
       "Content-Type": "application/openmetrics-text; version=1.0.0; charset=utf-8",
     });
   };
+}
+
+/** Whether a header `Accept` names OpenMetrics, and not with the weight 0, which refuses it. */
+function wantsOpenMetrics(accept: string): boolean {
+  return accept.toLowerCase().split(",").some((one) => {
+    const [type, ...parameters] = one.split(";").map((part) => part.trim());
+    return type === "application/openmetrics-text" && !parameters.some((parameter) => /^q=0(\.0*)?$/.test(parameter));
+  });
 }
