@@ -27,7 +27,7 @@ export class ApiKeys {
    * are compared, whole, and every one of them.
    */
   accept(authorization: string | undefined): boolean {
-    const given = /^Bearer (.+)$/i.exec(authorization ?? "")?.[1];
+    const given = /^Bearer +(.+)$/i.exec(authorization ?? "")?.[1];
     if (given === undefined) return false;
     const presented = digest(given);
     return this.#digests.reduce((found, known) => timingSafeEqual(known, presented) || found, false);

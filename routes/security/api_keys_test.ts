@@ -7,7 +7,7 @@ const [FIRST, SECOND] = ["first key of sixteen", "another-key-of-sixteen"];
 describe("ApiKeys", () => {
   it("accepts each key as a bearer's, and nothing else", () => {
     const keys = new ApiKeys([FIRST!, SECOND!]);
-    for (const header of [`Bearer ${FIRST}`, `bearer ${SECOND}`]) ok(keys.accept(header), header);
+    for (const header of [`Bearer ${FIRST}`, `bearer ${SECOND}`, `Bearer   ${FIRST}`]) ok(keys.accept(header), header);
     const others = [undefined, "", "Bearer ", FIRST, `Basic ${FIRST}`, `Bearer ${FIRST} `, `Bearer ${FIRST!.slice(1)}`];
     for (const header of [...others, `Bearer ${FIRST}, Bearer ${FIRST}`, "Bearer undefined", "Bearer é"]) {
       equal(keys.accept(header), false, header);
