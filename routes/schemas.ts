@@ -2,8 +2,8 @@ import { z } from "zod";
 import { RequestError } from "./errors.ts";
 
 /** An hour is longer than any answer should take. */
-const budgetMs = z.number().min(1).max(3_600_000);
-const rate = z.number().min(0).max(1);
+export const budgetMs = z.number().min(1).max(3_600_000);
+export const rate = z.number().min(0).max(1);
 const MOST_TOKENS = 1 << 20;
 const MOST_TOKEN = 2 ** 31 - 1;
 
@@ -91,13 +91,14 @@ export function parseBody<T>(schema: z.ZodType<T>, body: unknown): T {
   if (parsed.success) return parsed.data;
   const { issues } = parsed.error;
   // The last problem of a field is its own bound, after those of its type.
-  const problems = new Map(
-    issues.slice(0, MOST_PROBLEMS).map((issue) => [
-      [...issue.path, ...(issue.code === "unrecognized_keys" ? issue.keys.slice(0, 1) : [])].join("."),
-      issue.message,
-    ]),
-  );
-  const told = Array.from(problems, ([field, message]) => field === "" ? message : `${field}: ${message}`);
+  const problems = new Map(issues.slice(0, MOST_PROBLEMS).map((issue) => [fieldOf(issue), issue.message]));
+  const told = Array.from(problems, ([field, message]) => field === null ? message : `${field}: ${message}`);
   if (issues.length > MOST_PROBLEMS) told.push("and more");
-  throw new RequestError(400, told.join("; "), problems.keys().next().value || null);
+  throw new RequestError(400, told.join("; "), problems.keys().next().value ?? null);
+}
+
+/** The field at fault, which can be the empty name; `null` if it is the whole body. */
+function fieldOf(issue: z.core.$ZodIssue): string | null {
+  const path = [...issue.path, ...(issue.code === "unrecognized_keys" ? issue.keys.slice(0, 1) : [])];
+  return path.length === 0 ? null : path.join(".");
 }

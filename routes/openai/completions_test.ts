@@ -161,6 +161,17 @@ describe("POST /v1/completions", () => {
     });
   }
 
+  it("refuses a header that is out of its field's range by its own name", async () => {
+    for (
+      const [header, value] of [["X-Latency-Budget-Ms", "0"], ["X-Pruning-Rate", "1.5"], ["X-Max-Pruning-Rate", "2"]]
+    ) {
+      const response = await ask(GREEDY, { [header!]: value! });
+      const { error } = await response.json();
+      deepEqual([response.status, error.param], [400, header]);
+      match(error.message, new RegExp(`^${header}: Too `));
+    }
+  });
+
   it("refuses a header that is no number, or says again what a field says", async () => {
     for (const value of ["fast", "-1", "NaN", "1e3", "0x10", ""]) {
       const response = await ask(GREEDY, { "X-Latency-Budget-Ms": value });
