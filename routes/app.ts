@@ -1,6 +1,6 @@
 import { Hono } from "hono";
 import type { ContentfulStatusCode } from "hono/utils/http-status";
-import { RequestError } from "./errors.ts";
+import { refusalForBody, RequestError } from "./errors.ts";
 import { docs } from "./docs.ts";
 import { explainError } from "./explain_error.ts";
 import { generate } from "./generate.ts";
@@ -44,7 +44,8 @@ export function createApp(services: Services): Hono<RecordedEnv> {
     c.header("Allow", [...methods].join(", "));
     throw new RequestError(405, `${c.req.path} takes ${[...methods].join(", ")}`);
   });
-  app.onError((error, c) => {
+  app.onError((thrown, c) => {
+    const error = refusalForBody(c.req.raw.signal) ?? thrown;
     const { record } = c.var;
     const { status, outcome, body, retryAfterSeconds } = explainError(services, error, record);
     if (record === undefined) {

@@ -13,6 +13,11 @@ export class RequestError extends Error {
   }
 }
 
+/** What a request was refused for while it was handled, by its signal; the caller was told that and nothing else. */
+export function refusalForBody({ reason }: AbortSignal): RequestError | null {
+  return reason instanceof RequestError ? reason : null;
+}
+
 /** The caller left before the answer. */
 export class ClientGoneError extends Error {
   override readonly name = "ClientGoneError";

@@ -1,7 +1,7 @@
 import { createServer, type IncomingMessage, type ServerResponse, STATUS_CODES } from "node:http";
 import type { AddressInfo, Socket } from "node:net";
 import { ConnectionPlaces } from "./connection_places.ts";
-import { ClientGoneError, errorAnswer, RequestError } from "./errors.ts";
+import { ClientGoneError, errorAnswer, refusalForBody, RequestError } from "./errors.ts";
 import { requestOf } from "./incoming_request.ts";
 import type { Refusal } from "./refusals.ts";
 import { sendResponse } from "./send_response.ts";
@@ -51,6 +51,12 @@ export interface HttpServer {
  */
 const MOST_PIPELINED = 32;
 
+/**
+ * Bytes that node holds for whoever reads a body or takes an answer, before it reads or asks for no more. It counts no
+ * pieces: its default of 64 KiB can be as many chunks, of half a kilobyte of memory each.
+ */
+const HELD_BYTES = 512;
+
 /** A request whose answer has not been sent. */
 interface Exchange {
   readonly incoming: IncomingMessage;
@@ -95,6 +101,7 @@ export async function listen(
   const limits = { ...DEFAULT_CONNECTION_LIMITS, ...given };
   const server = createServer({
     maxHeaderSize: limits.maxHeaderBytes,
+    highWaterMark: HELD_BYTES,
     requireHostHeader: false, // it is asked for below, with an answer in our words
     headersTimeout: Math.min(limits.headerSeconds, limits.requestSeconds) * 1000,
     requestTimeout: limits.requestSeconds * 1000,
@@ -230,11 +237,13 @@ async function answer(
 ): Promise<void> {
   let response: Response;
   try {
-    response = await handler(requestOf(incoming, outgoing, leaving.signal));
-    const { reason } = leaving.signal;
-    // It was refused for its body, at which the handler has not looked.
-    if (reason instanceof RequestError && response.ok) onRefusal(refusalOf(reason, incoming));
-  } catch (error) {
+    // Awaited, so that the packet is read by then: when its rest is bad, that is what is answered and counted.
+    response = await handler(await Promise.try(requestOf, incoming, outgoing, leaving.signal));
+    const refusal = refusalForBody(leaving.signal);
+    // The handler has not looked at its body.
+    if (refusal !== null && response.ok) onRefusal(refusalOf(refusal, incoming));
+  } catch (caught) {
+    const error = refusalForBody(leaving.signal) ?? caught;
     onRefusal(refusalOf(error, incoming));
     const { status, body } = errorAnswer(error);
     response = Response.json(body, { status });

@@ -9,6 +9,17 @@ const hostname = "127.0.0.1";
 const GREEDY = { prompt: "abc", max_new_tokens: 3, temperature: 0 };
 const body = (value: unknown) => ({ method: "POST", body: JSON.stringify(value) });
 
+/** Whether something settles in less time than a test takes to hang. */
+async function settles(promise: Promise<unknown>): Promise<boolean> {
+  const deadline = Promise.withResolvers<boolean>();
+  const timer = setTimeout(() => deadline.resolve(false), 5000);
+  try {
+    return await Promise.race([promise.then(() => true), deadline.promise]);
+  } finally {
+    clearTimeout(timer);
+  }
+}
+
 /** A service over a toy model whose steps wait at a gate; `logged` gives the next line of its log. */
 async function toyServer(): Promise<
   { server: HttpServer; url: string; runner: ToyRunner; gate: Gate; logged: () => Promise<LogLine> }
@@ -127,17 +138,19 @@ describe("listen()", () => {
     const MEBIBYTE = 1 << 20;
 
     /** A connection that has an answer to a request whose body of some mebibytes is still to be sent. */
-    async function answered(mebibytes: number) {
-      const server = await listen(() => new Response("no", { status: 413 }), { hostname, port: 0 });
+    async function answered(mebibytes: number, text: "no" | null = "no") {
+      const server = await listen(() => new Response(text, { status: 413 }), { hostname, port: 0 });
       const connection = await Deno.connect({ hostname, port: server.port });
       const head = `POST / HTTP/1.1\r\nHost: x\r\nContent-Length: ${mebibytes * MEBIBYTE}\r\n\r\n`;
       await connection.write(new TextEncoder().encode(head));
       const bytes = new Uint8Array(1000);
-      let text = "";
-      for (let count; !text.endsWith("no") && (count = await connection.read(bytes)) !== null;) {
-        text += new TextDecoder().decode(bytes.subarray(0, count));
+      let read = "";
+      const end = `\r\n\r\n${text ?? ""}`;
+      for (let count; !read.endsWith(end) && (count = await connection.read(bytes)) !== null;) {
+        read += new TextDecoder().decode(bytes.subarray(0, count));
       }
-      match(text, /^HTTP\/1\.1 413 [^]*\r\nno$/);
+      match(read, /^HTTP\/1\.1 413 /);
+      ok(read.endsWith(end), read);
       const write = async () => {
         for (let sent = 0; sent < MEBIBYTE;) sent += await connection.write(new Uint8Array(MEBIBYTE - sent));
       };
@@ -152,14 +165,48 @@ describe("listen()", () => {
       await server.close();
     });
 
-    it("takes no more than a few mebibytes", async () => {
-      const { server, connection, write } = await answered(1000);
-      await rejects(async () => {
-        for (let i = 0; i < 1000; i++) await write();
-      });
-      connection.close();
+    it("takes the rest where the answer is a head alone", async () => {
+      const { server, connection, write } = await answered(5, null);
+      for (let i = 0; i < 5; i++) await write();
+      equal(await new Response(connection.readable).text(), "0\r\n\r\n");
       await server.close();
     });
+
+    /** Runs something while no time is up that is waited for a rest. */
+    async function withoutTime(run: () => Promise<void>) {
+      const { setTimeout } = globalThis;
+      globalThis.setTimeout =
+        ((run: () => void, ms?: number) => ms === 1000 ? 0 : setTimeout(run, ms)) as typeof setTimeout;
+      try {
+        await run();
+      } finally {
+        globalThis.setTimeout = setTimeout;
+      }
+    }
+
+    it("takes no more than a few mebibytes", () =>
+      withoutTime(async () => {
+        const { server, connection, write } = await answered(64);
+        // What is not taken fits into the system's buffers no more.
+        await rejects(async () => {
+          for (let i = 0; i < 64; i++) await write();
+        });
+        connection.close();
+        await server.close();
+      }));
+
+    it("takes no more than a few thousand pieces", () =>
+      withoutTime(async () => {
+        const server = await listen(() => new Response("no", { status: 401 }), { hostname, port: 0 });
+        const connection = await Deno.connect({ hostname, port: server.port });
+        const write = (text: string) => connection.write(new TextEncoder().encode(text));
+        await write("POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n");
+        await connection.read(new Uint8Array(1000));
+        // A hundredth of the bytes that would be taken in larger ones.
+        await write("1\r\na\r\n".repeat(50_000)).catch(() => {});
+        equal(await settles(new Response(connection.readable).text().catch(() => {})), true);
+        await server.close();
+      }));
 
     it("does not wait for a rest that does not come", async () => {
       const { server, connection } = await answered(1);
@@ -327,6 +374,139 @@ describe("listen()", () => {
     }
     equal(signals.length, 3);
     await server.close();
+  });
+
+  for (
+    const [text, code] of [
+      ["GET /nowhere HTTP/1.1\r\n", 400],
+      ["POST /nowhere HTTP/1.1\r\n", 400],
+      ["POST /generate HTTP/1.1\r\nContent-Type: image/png\r\n", 400],
+      ["POST /generate HTTP/1.1\r\nExpect: tea\r\n", 400],
+    ] as const
+  ) {
+    it(`counts as it was answered what is refused for more than its body: ${text.trim()}`, async () => {
+      const { app, logged, registry, services } = toyApp();
+      const server = await listen((request) => app.fetch(request), {
+        ...{ hostname, port: 0 },
+        onRefusal: (refusal) => services.refusals.note(refusal),
+      });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const bad = `${text}Host: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n`;
+      await connection.write(new TextEncoder().encode(bad));
+      match(await new Response(connection.readable).text(), new RegExp(`^HTTP/1\\.1 ${code} `));
+      await server.close();
+      deepEqual(logged.map(({ code }) => code), [code]);
+      const counts = (await registry.metrics()).match(/^espalier_requests_total\{.* [1-9]\d*$/gm);
+      deepEqual(counts, [`espalier_requests_total{outcome="invalid",code="${code}"} 1`]);
+    });
+  }
+
+  describe("where a body comes in pieces of a byte each,", () => {
+    /** What a body of so many spaces and a good request are answered, and how it is counted. */
+    async function answerTo(pieces: number) {
+      const { app, registry, services } = toyApp();
+      const server = await listen((request) => app.fetch(request), {
+        ...{ hostname, port: 0 },
+        onRefusal: (refusal) => services.refusals.note(refusal),
+      });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const head = "POST /generate HTTP/1.1\r\nHost: x\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n";
+      const good = JSON.stringify(GREEDY);
+      const end = `${good.length.toString(16)}\r\n${good}\r\n0\r\n\r\n`;
+      const bytes = new TextEncoder().encode(head + "1\r\n \r\n".repeat(pieces) + end);
+      const answer = new Response(connection.readable).text();
+      try {
+        for (let sent = 0; sent < bytes.length;) sent += await connection.write(bytes.subarray(sent));
+      } catch {
+        // It is cut off.
+      }
+      const text = await answer;
+      await server.close();
+      return { text, counts: (await registry.metrics()).match(/^espalier_requests_total\{.* [1-9]\d*$/gm) };
+    }
+
+    it("takes some thousands", async () => {
+      const { text } = await answerTo(4000);
+      match(text, /^HTTP\/1\.1 200 /);
+    });
+
+    it("refuses more and closes at once, whatever is to come", async () => {
+      const server = await listen((request) => toyApp().app.fetch(request), { hostname, port: 0 });
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const head = "POST /generate HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n";
+      const { setTimeout } = globalThis;
+      const dropping = Promise.withResolvers<string>();
+      globalThis.setTimeout = ((run: () => void, ms?: number) => {
+        if (ms === 1000) dropping.resolve("waits for the rest");
+        return setTimeout(run, ms);
+      }) as typeof setTimeout;
+      try {
+        const closed = new Response(connection.readable).text().catch(() => "HTTP/1.1 400 ");
+        await connection.write(new TextEncoder().encode(head + "1\r\n \r\n".repeat(5000)));
+        match(await Promise.race([closed, dropping.promise]), /^HTTP\/1\.1 400 /);
+        await closed;
+      } finally {
+        globalThis.setTimeout = setTimeout;
+      }
+      await server.close();
+    });
+
+    it("refuses more, and counts that once", async () => {
+      const { text, counts } = await answerTo(5000);
+      match(text, /^HTTP\/1\.1 400 [^]*The body comes in too many tiny pieces/);
+      deepEqual(counts, ['espalier_requests_total{outcome="invalid",code="400"} 1']);
+    });
+  });
+
+  it("refuses more headers than anybody sends, and drops none", async () => {
+    const refusals: unknown[] = [];
+    const onRefusal = ({ status, path }: { status: number; path: string | null }) => refusals.push([status, path]);
+    const last = ({ headers }: Request) => new Response(headers.get("X-Last"));
+    const server = await listen(last, { hostname, port: 0, onRefusal });
+    const answerTo = async (count: number) => {
+      const connection = await Deno.connect({ hostname, port: server.port });
+      const others = Array.from({ length: count - 3 }, (_, i) => `x${i}:\r\n`).join("");
+      const head = `GET /a HTTP/1.1\r\nHost: x\r\nConnection: close\r\n${others}X-Last: here\r\n\r\n`;
+      await connection.write(new TextEncoder().encode(head));
+      return await new Response(connection.readable).text();
+    };
+    match(await answerTo(128), /^HTTP\/1\.1 200 [^]*\r\nhere\r\n/);
+    deepEqual(refusals, []);
+    for (const count of [129, 1010, 2000]) {
+      match(await answerTo(count), /^HTTP\/1\.1 431 [^]*"There are more than 128 headers"/);
+      deepEqual(refusals.splice(0), [[431, "/a"]]);
+    }
+    await server.close();
+  });
+
+  it("lets go of a CONNECT whose client stays", async () => {
+    const server = await listen(() => new Response("ok"), { hostname, port: 0 });
+    const connection = await Deno.connect({ hostname, port: server.port });
+    await connection.write(new TextEncoder().encode("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n"));
+    const bytes = new Uint8Array(1000);
+    while (await connection.read(bytes) !== null) continue;
+    equal(await settles(server.close()), true);
+    connection.close();
+  });
+
+  it("outlives a CONNECT whose client is gone when it is refused", async () => {
+    const uncaught: unknown[] = [];
+    const catchError = (event: ErrorEvent) => {
+      event.preventDefault();
+      uncaught.push(event.message);
+    };
+    globalThis.addEventListener("error", catchError);
+    const server = await listen(() => new Response("ok"), { hostname, port: 0 });
+    const connection = await Deno.connect({ hostname, port: server.port });
+    await connection.write(new TextEncoder().encode("GET / HTTP/1.1\r\nHost: x\r\n\r\n"));
+    await connection.read(new Uint8Array(1));
+    // Closed before the service reads it, with bytes that were not read: the refusal meets a connection that was reset.
+    connection.write(new TextEncoder().encode("CONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n")).catch(() => {});
+    connection.close();
+    equal(await (await fetch(`http://${hostname}:${server.port}`)).text(), "ok");
+    await server.close();
+    globalThis.removeEventListener("error", catchError);
+    deepEqual(uncaught, []);
   });
 
   it("cancels an answer that nobody takes", async () => {

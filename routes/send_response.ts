@@ -7,6 +7,9 @@ import { ClientGoneError } from "./errors.ts";
  */
 const [MOST_DROPPED, DROPPING_MS] = [8 << 20, 1000];
 
+/** Bytes that a piece counts for at least: reading one costs about as much as so many bytes. */
+const PIECE_BYTES = 1024;
+
 /**
  * Writes a response as fast as the client takes it, and leaves its body when the client has left or takes nothing. Where
  * the request's body has not come whole, the rest is dropped for a while: a client that is cut off while it sends does not
@@ -93,18 +96,19 @@ async function withLength(response: Response): Promise<Response> {
 
 /** Settles when a body has been dropped to its end, or as much of it as can be asked for, or the client has left. */
 function dropRest(incoming: IncomingMessage, signal: AbortSignal): Promise<void> {
+  // It has come in too many pieces already.
+  if (incoming.socket.isPaused()) return Promise.resolve();
   return new Promise((resolve) => {
     let left = MOST_DROPPED;
     const timer = setTimeout(() => end(), DROPPING_MS);
     const drop = (piece: Uint8Array) => {
-      left -= piece.byteLength;
+      left -= Math.max(piece.byteLength, PIECE_BYTES);
       if (left < 0) end();
     };
     const end = () => {
       clearTimeout(timer);
-      incoming.off("data", drop).off("close", end);
       signal.removeEventListener("abort", end);
-      incoming.pause();
+      incoming.socket.pause();
       resolve();
     };
     signal.addEventListener("abort", end, { once: true });
