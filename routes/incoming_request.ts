@@ -13,7 +13,8 @@ const MOST_HEADERS = 128;
  *
  * @param signal The request's: aborted when the client leaves, or is refused for its body; the reason is then the body's.
  * @throws {RequestError} If it is nothing that a handler can get, such as a TRACE, names no host or two, or has a body in
- * two codings, or in one that its version does not have; 417 if it expects what we do not know; 431 if it has too many headers.
+ * two codings, or in one that its version does not have; 417 if it expects what we do not know; 431 if it has too many
+ * headers.
  */
 export function requestOf(incoming: IncomingMessage, outgoing: ServerResponse, signal: AbortSignal): Request {
   const { method = "GET", url: target = "/", rawHeaders } = incoming;
@@ -85,8 +86,6 @@ function bodyOf(
       const breakOff = () => controller.error(signal.aborted ? signal.reason : new Error("The body broke off"));
       incoming.on("error", () => end(breakOff));
       incoming.on("close", () => end(breakOff));
-      // Pieces come from now on, and are counted; else the first would be from the next tick, with megabytes behind it.
-      incoming.read(0);
     },
     pull() {
       if (!wanted) onWanted();
