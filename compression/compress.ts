@@ -19,6 +19,7 @@ import { rotatesResidual } from "./recipe.ts";
 import { readFloats, writeFloats } from "./float_files.ts";
 import {
   arrangementFile,
+  checkScores,
   type Journal,
   readJournal,
   removeState,
@@ -30,6 +31,7 @@ import { hadamardRotation } from "./hadamard.ts";
 import { gramOfHeadInputs } from "./head_gram.ts";
 import { levelPerplexities } from "./level_perplexities.ts";
 import { manifestDraft } from "./manifest_draft.ts";
+import { naming } from "./naming.ts";
 import { orderOf } from "./orders/mod.ts";
 import type { WholeOrder } from "./orders/order.ts";
 import { PartialFolder } from "./partial_folder.ts";
@@ -64,8 +66,8 @@ export interface CompressContext {
  * artefact, and the same job started again goes on at its last saved layer, or anew where what was saved is damaged.
  *
  * @param job Already checked with `checkJob`.
- * @throws {RangeError} If another run writes to the same place, what it writes could not become `out`, or a weight is not
- * finite.
+ * @throws {RangeError} If another run writes to the same place, what it writes could not become `out`, or a weight, or
+ * what comes of weights in between, is not finite; the message names the tensor, the matrix or the block.
  */
 export async function compress(job: Job, context: CompressContext): Promise<Report> {
   const started = context.now();
@@ -205,6 +207,9 @@ class Run {
         this.#journal.orders[layer] = await this.#orderLayer(layer, hidden, sessions);
       }
       const influence = influenceOf(before, hidden, hiddenSize, recipe.influenceTokens);
+      if (!Number.isFinite(influence)) {
+        throw new RangeError(`Cannot compress layers.${end - 1}: the activations that leave it are not finite`);
+      }
       for (let layer = start; layer < end; layer++) this.#journal.influence[layer] = influence;
       this.#journal.layers = end;
       if (this.#saveIsDue()) await this.#save({ reference: hidden });
@@ -231,7 +236,11 @@ class Run {
       const method = methodOf(block.kind);
       const kept = method.arrangedBy?.(this.#order);
       arrangedBy.push(kept === undefined ? null : dense.statistics.get(kept)!.slice());
-      orders.push(await method.order(prepared, this.#orderOptions(layer, index, dense.statistics)));
+      const { name } = this.#dense.layers[layer]![index]!;
+      const options = this.#orderOptions(layer, index, dense.statistics);
+      const order = await naming(name, () => method.order(prepared, options));
+      checkScores(name, order);
+      orders.push(order);
     }
     this.#arrangedBy[layer] = arrangedBy;
     return orders;
@@ -292,7 +301,8 @@ class Run {
         const method = methodOf(block.kind);
         const kept = this.#arrangedBy[layer]![index]!;
         const statistics = new Map(kept === null ? [] : [[method.arrangedBy!(this.#order)!, kept]]);
-        const prepared = await method.arrange?.(tensors, this.#orderOptions(layer, index, statistics)) ?? tensors;
+        const options = this.#orderOptions(layer, index, statistics);
+        const prepared = await naming(dense.name, () => method.arrange?.(tensors, options)) ?? tensors;
         errors.push(
           await quantizeBlock(quantization, {
             plan: plan.layers[layer]![index]!,

@@ -33,6 +33,21 @@ const BlockOrder = z.discriminatedUnion("kind", [
 ]);
 export type BlockOrder = z.infer<typeof BlockOrder>;
 
+/**
+ * Checks what a block was ordered by: JSON has no word for what is not finite, so that neither a journal nor a manifest
+ * could be read again.
+ *
+ * @param block Its name.
+ * @throws {RangeError} If a score is not finite: activations, or their squares, overflow.
+ */
+export function checkScores(block: string, order: BlockOrder): void {
+  for (const [field, values] of Object.entries(order)) {
+    if (Array.isArray(values) && !values.flat().every(Number.isFinite)) {
+      throw new RangeError(`Cannot compress ${block}: not all of its ${field} are finite`);
+    }
+  }
+}
+
 const MatrixErrors = z.array(z.strictObject({ matrix: z.string(), relativeError: z.number() }));
 
 /**

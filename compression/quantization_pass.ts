@@ -20,6 +20,7 @@ import { dampeningFor, factorHessian, type Hessian } from "./hessian.ts";
 import { withoutDrift, withoutInputDrift } from "./drift.ts";
 import { type HiddenStates, normalized } from "./hidden_states.ts";
 import type { BlockOrder } from "./journal.ts";
+import { naming } from "./naming.ts";
 import type { PreparedModel } from "./prepared_model.ts";
 import { quantize, type QuantizedMatrix } from "./quantize.ts";
 import type { Recipe } from "./recipe.ts";
@@ -52,6 +53,7 @@ export interface BlockPasses {
  *
  * @param block Its tensors, as the method's `arrange` left them.
  * @param streams What enters the block, in the quantized network and in the unmodified one; what leaves it afterwards.
+ * @throws {RangeError} If a weight is too large for the format, or activations overflow; the message names the matrix.
  */
 export async function quantizeBlock(
   quantization: Quantization,
@@ -78,14 +80,19 @@ export async function quantizeBlock(
     for (const projection of projections.filter((projection) => projection.cut === cut)) {
       const { weight, bias, input } = projection;
       const stored = projection.stored(config, plan);
-      const { reconstruction, relativeSquaredError } = await quantizeCut[cut](quantization, packed[weight]!, {
-        gram: statistics.get(`${input}.gram`)!,
-        drift: statistics.get(`${input}.drift`)!,
-        order: projection.order(config, plan),
-        stored,
-      });
+      const name = stored[0]!.name.replace(/\.0$/, "");
+      const { reconstruction, relativeSquaredError } = await naming(
+        name,
+        () =>
+          quantizeCut[cut](quantization, packed[weight]!, {
+            gram: statistics.get(`${input}.gram`)!,
+            drift: statistics.get(`${input}.drift`)!,
+            order: projection.order(config, plan),
+            stored,
+          }),
+      );
       quantized[weight] = reconstruction;
-      errors.push(errorOf(stored[0]!.name.replace(/\.0$/, ""), relativeSquaredError));
+      errors.push(errorOf(name, relativeSquaredError));
       const added = bias === undefined ? null : packed[bias]!;
       const order = projection.order(config, plan);
       if (added !== null) await writeBias(writer, cut === "rows" ? takeRows(added, 1, order) : added, cut, stored);
@@ -129,6 +136,7 @@ async function writeBias(
  * Quantizes the embedding, which is also the head where that is tied, and returns it as it will be read.
  *
  * @param headGram `XᵀX` of what leaves the last norm of the unmodified network, `[D, D]`.
+ * @throws {RangeError} As for {@linkcode quantizeBlock}.
  */
 export async function quantizeEmbedding(
   quantization: Quantization,
@@ -146,7 +154,7 @@ export async function quantizeEmbedding(
     { ...quantization, recipe: { ...recipe, quantizer } },
     embeddingMatrix(config),
     await model.readEmbedding(),
-    await factorHessian(algebra, gram, D),
+    await naming("embedding", () => factorHessian(algebra, gram, D)),
     progress,
   );
   return { embedding: reconstruction, error: errorOf("embedding", relativeSquaredError) };
@@ -157,6 +165,7 @@ export async function quantizeEmbedding(
  * leaves the unmodified ones.
  *
  * @param streams What leaves the last block in either network.
+ * @throws {RangeError} As for {@linkcode quantizeBlock}.
  */
 export async function quantizeHead(
   quantization: Quantization,
@@ -187,13 +196,13 @@ export async function quantizeHead(
       beta: 1,
     });
   }
-  const hessian = await factorHessian(algebra, gram, D, dampeningFor(D, quantization.tokens));
+  const hessian = await naming("head", () => factorHessian(algebra, gram, D, dampeningFor(D, quantization.tokens)));
   const errors: MatrixError[] = [];
   for (const { matrix, weight, name } of matrices) {
     const { relativeSquaredError } = await quantizeWhole(
       quantization,
       matrix,
-      await withoutInputDrift(algebra, weight!, { drift, gram }),
+      await naming(name, () => withoutInputDrift(algebra, weight!, { drift, gram })),
       hessian,
     );
     errors.push(errorOf(name, relativeSquaredError));
@@ -264,12 +273,13 @@ async function quantizeWhole(
   let relativeSquaredError = 0;
   for (let row = 0; row < outFeatures; row += ROWS_AT_ONCE) {
     const rows = Math.min(ROWS_AT_ONCE, outFeatures - row);
-    const part = await quantizeColumns(
-      quantization,
-      weight.slice(row * inFeatures, (row + rows) * inFeatures),
-      hessian,
-      [inFeatures],
-    );
+    const part = await naming(name, () =>
+      quantizeColumns(
+        quantization,
+        weight.slice(row * inFeatures, (row + rows) * inFeatures),
+        hessian,
+        [inFeatures],
+      ));
     const packed = packInt4(part.int4, { blockSize });
     codes.set(packed.codes, row * blocks * blockSize / 2);
     scales.set(packed.scales, row * blocks);

@@ -24,7 +24,8 @@ export interface QuantizedMatrix {
 /**
  * Quantizes a matrix to int4. Rows do not influence each other, so matrices with the same input may be stacked.
  *
- * @throws {RangeError} If shapes do not fit, a weight is not finite, or a scale is beyond float16.
+ * @throws {RangeError} If shapes do not fit, a weight is not finite, a scale is beyond float16, or squares of
+ * outputs are beyond float32.
  */
 export async function quantize(
   algebra: LinearAlgebra,
@@ -39,6 +40,13 @@ export async function quantize(
   for (let i = 0; i < weight.length; i++) difference[i]! -= reconstruction[i]!;
   const size = await outputEnergy(algebra, weight, hessian);
   const error = await outputEnergy(algebra, difference, hessian);
+  // An infinite size alone would make any error a share of zero.
+  if (!Number.isFinite(size + error)) {
+    const shape = `[${job.outFeatures}, ${job.inFeatures}]`;
+    throw new RangeError(
+      `Cannot quantize a matrix ${shape}: its outputs' squared size is ${size}, of the error ${error}`,
+    );
+  }
   return { int4, reconstruction, relativeSquaredError: size === 0 ? 0 : error / size };
 }
 

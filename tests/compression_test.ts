@@ -193,6 +193,45 @@ describe("compress()", () => {
       await Deno.remove(folder, { recursive: true });
     }
   });
+
+  const overflows: readonly [where: string, tensor: string, value: number, said: RegExp][] = [
+    ["a weight is beyond the format", "layers.1.self_attn.q_proj", 1e9, /layers\.1\.attention\.qkv: .*magnitude/],
+    ["squares of outputs overflow", "layers.1.mlp.down_proj", 1e25, /layers\.1\.mlp\.down: .*squared size is NaN/],
+    ["sums of inputs overflow", "layers.1.post_attention_layernorm", 1e20, /layers\.1\.mlp: Cannot factor/],
+    [
+      "scores overflow",
+      "layers.1.self_attn.q_proj",
+      1e25,
+      /layers\.1\.attention: not all of its pairScores are finite/,
+    ],
+    ["activations overflow", "layers.0.input_layernorm", 3e38, /layers\.0: the activations that leave it/],
+    ["what the head reads overflows", "norm", 3e38, /embedding: Cannot factor .*: its trace is NaN/],
+  ];
+  for (const [where, tensor, value, said] of overflows) {
+    it(`names the part where ${where}, and makes no artefact`, async () => {
+      const folder = await Deno.makeTempDir();
+      try {
+        await writeTinyCheckpoint(`${folder}/checkpoint`, TINY_LLAMA, 1);
+        await spoil(`${folder}/checkpoint/model.safetensors`, { [`model.${tensor}.weight`]: value });
+        using checkpoint = await openCheckpoint(`${folder}/checkpoint`);
+        const job: Job = {
+          checkpoint,
+          out: `${folder}/out`,
+          name: "x",
+          calibration: calibrationData(TEXT, { samples: 2, length: 16, seed: 1 }),
+          blockSize: 32,
+          // Orders by anything would find the activations first.
+          recipe: parseRecipe(where === "activations overflow" ? { order: "random" } : {}),
+          seed: 0,
+          threads: 1,
+        };
+        await rejects(compress(job, context), { name: "RangeError", message: said });
+        equal(await Deno.stat(job.out).catch(() => null), null);
+      } finally {
+        await Deno.remove(folder, { recursive: true });
+      }
+    });
+  }
 });
 
 describe("checkJob()", () => {
