@@ -7,6 +7,7 @@ import { calibrationData } from "../compression/calibration.ts";
 import { compress } from "../compression/compress.ts";
 import { supportsHadamard } from "../compression/hadamard.ts";
 import { checkJob, type Job } from "../compression/job.ts";
+import { bytesHeld } from "../compression/partial_folder.ts";
 import { parseRecipe } from "../compression/recipe.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
 import type { BlockSize } from "../models/int4.ts";
@@ -74,7 +75,8 @@ await runCommand(async () => {
   };
   const { bavail, bsize } = await statfs(await existing(dirname(out)));
   const memory = usableMemory(Deno.systemMemoryInfo().available);
-  await checkJob(job, { supportsHadamard, memory, disk: bavail * bsize });
+  const disk = bavail * bsize + await bytesHeld(out);
+  await checkJob(job, { supportsHadamard, memory, disk });
 
   const stop = new AbortController();
   const interrupt = () => stop.abort(new RangeError("Stopped. The same command goes on where this one was."));

@@ -93,8 +93,7 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
     context.say(`Starting anew: in ${folder}, ${error.message}`);
   }
   report ??= await startAnew();
-  await partial.becomeOut();
-  await removeState(job.out);
+  await partial.becomeOut(context.say);
   return report;
 
   async function startAnew(): Promise<Report> {
@@ -110,6 +109,7 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
       arrangedBy: [],
       written: {},
       errors: [],
+      perplexities: [],
       seconds: 0,
     });
   }
@@ -168,13 +168,24 @@ class Run {
       );
     }
     if (this.#journal.phase === "statistics") await this.#collectStatistics();
-    const draft = await this.#quantize();
-    const manifest = await finishArtefact(this.#folder, draft, this.#job.checkpoint.tokenizer);
-    const perplexities = await levelPerplexities(this.#context.runtime, this.#folder, this.#job, {
-      progress: (share) => this.#progress("perplexity", share),
+    const draft = manifestDraft(this.#job, this.#journal, {
+      checkpointSha256: this.#checkpointDigest,
+      linearAlgebra: this.#algebra.name,
+      onnxRuntime: this.#context.runtime.version,
     });
-    const levels = manifest.levels.map((level, i) => ({ ...level, perplexity: perplexities[i]! }));
-    await finishArtefact(this.#folder, { ...draft, levels }, this.#job.checkpoint.tokenizer);
+    const { tokenizer } = this.#job.checkpoint;
+    if (this.#journal.phase === "quantization") {
+      await this.#quantize(draft);
+      await finishArtefact(this.#folder, draft, tokenizer);
+      this.#journal.perplexities = await levelPerplexities(this.#context.runtime, this.#folder, this.#job, {
+        progress: (share) => this.#progress("perplexity", share),
+      });
+      await this.#saveFinished();
+    } else {
+      (await this.#openWeights(draft)).close();
+    }
+    const levels = draft.levels.map((level, i) => ({ ...level, perplexity: this.#journal.perplexities[i]! }));
+    const manifest = await finishArtefact(this.#folder, { ...draft, levels }, tokenizer);
     const report = reportOf({
       model: this.#job.name,
       plan: planOf(manifest),
@@ -184,6 +195,8 @@ class Run {
       seconds: this.#seconds(),
     });
     await writeWhole(join(this.#folder, "report.json"), `${JSON.stringify(report, null, 2)}\n`);
+    // What cannot be removed now is tried again at the end.
+    await removeState(this.#folder, this.#journal).catch(() => {});
     return report;
   }
 
@@ -246,15 +259,10 @@ class Run {
     return orders;
   }
 
-  /** Second pass: writes the weights' file and returns the manifest that belongs to it. */
-  async #quantize(): Promise<ManifestDraft> {
+  /** Second pass: writes the weights' file. */
+  async #quantize(draft: ManifestDraft): Promise<void> {
     const { checkpoint, calibration, blockSize, recipe } = this.#job;
     const { description } = checkpoint;
-    const draft = manifestDraft(this.#job, this.#journal, {
-      checkpointSha256: this.#checkpointDigest,
-      linearAlgebra: this.#algebra.name,
-      onnxRuntime: this.#context.runtime.version,
-    });
     const plan = planOf({ ...draft, format: "espalier", version: 1, files: {} });
     using writer = await this.#openWeights(draft);
     const quantization: Quantization = {
@@ -328,7 +336,7 @@ class Run {
     const [embedding] = this.#journal.errors[0]![0]!;
     this.#journal.errors[0] = [[embedding!, ...await quantizeHead(quantization, this.#model, { hidden, reference })]];
     await writer.finish();
-    return draft;
+    this.#journal.written = Object.fromEntries(writer.written);
   }
 
   /** A file of the weights, or that of the run that was cut off. */
@@ -404,5 +412,12 @@ class Run {
     await writeJournal(this.#folder, journal);
     await removeState(this.#folder, journal);
     this.#lastSave = this.#context.now();
+  }
+
+  /** Saves that nothing is left to compute: who is cut off from here on loses nothing, and needs no streams any more. */
+  async #saveFinished(): Promise<void> {
+    Object.assign(this.#journal, { phase: "finished", streams: {}, arrangedBy: [] } satisfies Partial<Journal>);
+    this.#journal.seconds = this.#seconds();
+    await writeJournal(this.#folder, this.#journal);
   }
 }

@@ -6,6 +6,7 @@ import { Manifest } from "../models/manifest.ts";
 import { variantSize } from "../models/sizes.ts";
 import { largestToken } from "../models/vocabulary.ts";
 import type { CalibrationData } from "./calibration.ts";
+import { partialPathOf } from "./partial_folder.ts";
 import type { Recipe } from "./recipe.ts";
 
 /** What is to be compressed, how, and where to. */
@@ -39,7 +40,7 @@ export function jobDigest({ checkpoint, calibration, blockSize, recipe, seed }: 
  *
  * @param supportsHadamard Whether there is a Hadamard matrix of an order.
  * @param memory Bytes that are free.
- * @param disk Bytes that are free where the artefact goes.
+ * @param disk Bytes that are free where the artefact goes, with those that an interrupted run holds there.
  * @throws {RangeError} Naming everything that is in the way.
  */
 export async function checkJob(
@@ -86,9 +87,17 @@ export async function checkJob(
   if (there?.isSymlink) problems.push(`${out} is a link`);
   else if (there !== null && !there.isDirectory) problems.push(`${out} is no folder`);
   else if (there !== null && !await isEmpty(out)) problems.push(`${out} exists and is not empty`);
+  const partial = partialPathOf(out);
+  if (await isIn(partial, checkpoint.path)) problems.push(`${partial} holds the checkpoint, and would become ${out}`);
   if (problems.length > 0) {
     throw new RangeError(`Cannot compress ${checkpoint.path}:\n  ${problems.join("\n  ")}`);
   }
+}
+
+/** Whether a path is that of a folder or of something in it, links followed. */
+async function isIn(folder: string, path: string): Promise<boolean> {
+  const [outer, inner] = await Promise.all([folder, path].map((path) => Deno.realPath(path).catch(() => null)));
+  return outer !== null && inner !== null && `${inner}/`.startsWith(`${outer}/`);
 }
 
 async function isEmpty(folder: string): Promise<boolean> {

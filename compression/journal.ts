@@ -57,7 +57,7 @@ const MatrixErrors = z.array(z.strictObject({ matrix: z.string(), relativeError:
 const Journal = z.strictObject({
   /** Says which job this is; another one starts anew. */
   job: z.string(),
-  phase: z.enum(["statistics", "quantization"]),
+  phase: z.enum(["statistics", "quantization", "finished"]),
   /** Layers of this phase that are finished; the streams are what enters the next. */
   layers: z.int().nonnegative(),
   streams: z.strictObject({ hidden: FloatFile.exactOptional(), reference: FloatFile.exactOptional() }),
@@ -68,11 +68,13 @@ const Journal = z.strictObject({
   /** CRC-32 of each tensor in the weights' file. */
   written: z.record(z.string(), z.int().nonnegative()),
   errors: z.array(z.array(MatrixErrors)),
+  /** Of every level, when all is written and measured. */
+  perplexities: z.array(z.number()),
   seconds: z.number(),
 });
 export type Journal = z.infer<typeof Journal>;
 
-const JOURNAL_FILE = "journal.json";
+export const JOURNAL_FILE = "journal.json";
 
 /**
  * The journal of an interrupted run, or null if there was none.
@@ -121,10 +123,12 @@ export async function removeState(folder: string, keep?: Journal): Promise<void>
   const files = keep === undefined ? [] : [...Object.values(keep.streams), ...keep.arrangedBy.flat()];
   const needed = new Set(files.map((file) => file?.name));
   if (keep !== undefined) needed.add(JOURNAL_FILE);
-  for await (const { name } of Deno.readDir(folder)) {
-    const isState = name.startsWith(JOURNAL_FILE) || name.startsWith("hidden.") || name.startsWith("arrangement.");
-    if (isState && !needed.has(name)) await Deno.remove(join(folder, name));
-  }
+  const names = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
+  const isState = /^(journal\.json|hidden\.|arrangement\.)/;
+  const removed = names.filter((name) => isState.test(name) && !needed.has(name));
+  // The journal last: what is left without it would be nobody's.
+  removed.sort((a, b) => Number(a === JOURNAL_FILE) - Number(b === JOURNAL_FILE));
+  for (const name of removed) await Deno.remove(join(folder, name));
 }
 
 /** Activations between two layers: of the quantized network, and of the unmodified one. */

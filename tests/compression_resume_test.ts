@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, match, rejects } from "node:assert/strict";
+import { fileURLToPath } from "node:url";
 import { calibrationData } from "../compression/calibration.ts";
 import { compress, type CompressContext } from "../compression/compress.ts";
 import type { Job } from "../compression/job.ts";
@@ -13,6 +14,8 @@ import { writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
 import { TINY_LLAMA } from "./support/tiny_models.ts";
 
 const TEXT = Int32Array.from({ length: 3000 }, (_, i) => (i * 31 + Math.floor(i / 7) * 17) % 95);
+
+const CALIBRATION = { samples: 6, length: 48, seed: 1 };
 
 describe("compress(), stopped half way,", () => {
   let folder: string;
@@ -92,6 +95,67 @@ describe("compress(), stopped half way,", () => {
     }
   });
 
+  const endings: readonly [at: string, breaks: string][] = [
+    ["it would remove its lock", 'Deno.remove = die((path) => path.endsWith("/.lock"), Deno.remove);'],
+    ["it would remove its journal", 'Deno.remove = die((path) => path.endsWith("/journal.json"), Deno.remove);'],
+  ];
+  for (const [at, breaks] of endings) {
+    it(`killed as ${at}, leaves only what the same job makes the artefact of, and nothing is computed again`, async () => {
+      const job = jobOf(`${folder}/out-${count++}`);
+      await killed(job.out, breaks);
+      equal(await Deno.stat(job.out).catch(() => null), null);
+      deepEqual((await namesIn(`${job.out}.partial`)).filter((name) => /^(hidden|arrangement)/.test(name)), []);
+      const { said, progress } = await goneOn(job);
+      deepEqual([said, progress], [[], 0]);
+    });
+  }
+
+  it("killed as it would be renamed, is an artefact, and the same job says so", async () => {
+    const job = jobOf(`${folder}/out-${count++}`);
+    await killed(job.out, `Deno.rename = die((_, to) => to === ${JSON.stringify(job.out)}, Deno.rename);`);
+    equal((await openArtefact(`${job.out}.partial`)).digest, digest);
+    deepEqual((await namesIn(`${job.out}.partial`)).sort(), (await namesIn(`${folder}/whole`)).sort());
+    await rejects(compress(job, context()), { name: "RangeError", message: /is a whole artefact, to be renamed to/ });
+  });
+
+  it("starts anew where it was finished and its weights are damaged", async () => {
+    const job = jobOf(`${folder}/out-${count++}`);
+    await killed(job.out, endings[0]![1]);
+    await flipTensorBit(`${job.out}.partial/${WEIGHTS_FILE}`);
+    const { said, statistics } = await goneOn(job);
+    equal(statistics, 4);
+    match(said.join(), /^Starting anew: .*weights\.safetensors/);
+  });
+
+  /** Runs a job in a process that ends by force at one call. @param breaks Statement that puts \`die\` before it. */
+  async function killed(out: string, breaks: string): Promise<void> {
+    const here = (module: string) => JSON.stringify(import.meta.resolve(module));
+    const code = `
+      import { calibrationData } from ${here("../compression/calibration.ts")};
+      import { compress } from ${here("../compression/compress.ts")};
+      import { openCheckpoint } from ${here("../models/checkpoint.ts")};
+      import { openRuntime } from ${here("../onnx/mod.ts")};
+      const { text, calibration, ...job } = JSON.parse(Deno.args[0]);
+      const die = (when, call) => (...args) => when(...args) ? Deno.kill(Deno.pid, "SIGKILL") : call(...args);
+      let isOver = false;
+      const progress = (share) => {
+        if (isOver || share < 0.9) return;
+        isOver = true;
+        ${breaks}
+      };
+      const checkpoint = await openCheckpoint(job.checkpoint);
+      await compress(
+        { ...job, checkpoint, calibration: calibrationData(Int32Array.from(text), calibration) },
+        { runtime: openRuntime(), progress, say: () => {}, now: () => performance.now(), saveEveryMs: 0 },
+      );`;
+    const job = { ...jobOf(out), checkpoint: checkpoint.path, text: [...TEXT], calibration: CALIBRATION };
+    const { signal, stderr } = await new Deno.Command(Deno.execPath(), {
+      args: ["eval", code, JSON.stringify(job)],
+      cwd: fileURLToPath(new URL("..", import.meta.url)),
+    }).output();
+    equal(signal, "SIGKILL", new TextDecoder().decode(stderr));
+  }
+
   /** A job of which the first layer of a phase is done and saved. */
   async function stopped(phase: "statistics" | "quantization"): Promise<Job> {
     const job = jobOf(`${folder}/out-${count++}`);
@@ -105,17 +169,20 @@ describe("compress(), stopped half way,", () => {
   }
 
   /** Runs a job to its end. @param same The artefact is that of a run that was never stopped. */
-  async function goneOn(job: Job, { same = true } = {}): Promise<{ said: string[]; statistics: number }> {
+  async function goneOn(job: Job, { same = true } = {}) {
     const said: string[] = [];
-    let statistics = 0;
+    let [statistics, progress] = [0, 0];
     await compress(job, {
       ...context(),
       say: (message) => said.push(message),
-      progress: (_, label) => statistics += label === "statistics" ? 1 : 0,
+      progress: (_, label) => {
+        progress++;
+        if (label === "statistics") statistics++;
+      },
     });
     equal((await openArtefact(job.out)).digest === digest, same);
     deepEqual((await namesIn(job.out)).sort(), (await namesIn(`${folder}/whole`)).sort());
-    return { said, statistics };
+    return { said, statistics, progress };
   }
 
   function jobOf(out: string): Job {
@@ -123,7 +190,7 @@ describe("compress(), stopped half way,", () => {
       checkpoint,
       out,
       name: "tiny",
-      calibration: calibrationData(TEXT, { samples: 6, length: 48, seed: 1 }),
+      calibration: calibrationData(TEXT, CALIBRATION),
       blockSize: 32,
       recipe: parseRecipe({}),
       seed: 5,

@@ -273,6 +273,12 @@ describe("checkJob()", () => {
         const elsewhere = { ...job, out: `${folder}/${out}` };
         await rejects(checkJob(elsewhere, { supportsHadamard, memory: 1000, disk: 1000 }), said);
       }
+      await Deno.symlink(`${folder}/checkpoint`, `${folder}/new.partial`);
+      const onto = { ...job, out: `${folder}/new` };
+      await rejects(
+        checkJob(onto, { supportsHadamard, memory: 1000, disk: 1000 }),
+        /new\.partial holds the checkpoint/,
+      );
     } finally {
       await Deno.remove(folder, { recursive: true });
     }
