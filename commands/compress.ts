@@ -18,7 +18,7 @@ import { formatReport } from "./compress_report.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { progressBar } from "./progress_bar.ts";
-import { runCommand } from "./run_command.ts";
+import { isForLackOfRoom, runCommand } from "./run_command.ts";
 import { usableMemory } from "./usable_memory.ts";
 
 const Flags = z.strictObject({
@@ -90,6 +90,9 @@ await runCommand(async () => {
     now: () => performance.now(),
     saveEveryMs: SAVE_EVERY_MS,
     signal: stop.signal,
+  }).catch((error) => {
+    if (isForLackOfRoom(error)) error.message += "\nOnce there is room, the same command goes on where this was.";
+    throw error;
   });
   bar[Symbol.dispose]();
   console.log(formatReport(report));

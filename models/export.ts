@@ -4,7 +4,7 @@ import type { Artefact } from "./artefact.ts";
 import { decoderGraph } from "./graph/decoder.ts";
 import { planAtLevel } from "./plan.ts";
 import { RangeFile } from "./range_file.ts";
-import { writeAll, writeWholes } from "./whole_file.ts";
+import { type Write, writeWholes } from "./whole_file.ts";
 
 /** Tensors start at multiples of this in the data file, as in the artefact. */
 const ALIGNMENT = 64;
@@ -57,10 +57,10 @@ export async function exportOnnx(artefact: Artefact, out: string, { level }: { l
   });
   const moved: Initializer[] = [];
   await writeWholes([
-    [data, async (file) => {
-      moved.push(...await copyRanges(artefact.folder, model, file, basename(data)));
+    [data, async (write) => {
+      moved.push(...await copyRanges(artefact.folder, model, write, basename(data)));
     }],
-    [out, (file) => writeAll(file, encodeModel({ ...model, initializers: moved }))],
+    [out, (write) => write(encodeModel({ ...model, initializers: moved }))],
   ]);
 }
 
@@ -68,7 +68,7 @@ export async function exportOnnx(artefact: Artefact, out: string, { level }: { l
 async function copyRanges(
   folder: string,
   { initializers }: Model,
-  target: Deno.FsFile,
+  write: Write,
   name: string,
 ): Promise<Initializer[]> {
   const sources = new Map<string, RangeFile>();
@@ -89,9 +89,9 @@ async function copyRanges(
         if (source === undefined) sources.set(file, source = await RangeFile.open(join(folder, file)));
         place = end;
         places.set(key, place);
-        await writeAll(target, await source.read(offset, length));
+        await write(await source.read(offset, length));
         const gap = (ALIGNMENT - length % ALIGNMENT) % ALIGNMENT;
-        await writeAll(target, new Uint8Array(gap));
+        await write(new Uint8Array(gap));
         end += length + gap;
       }
       moved.push({ ...initializer, data: { file: name, offset: place, length } });

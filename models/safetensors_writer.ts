@@ -1,4 +1,5 @@
 import { crc32 } from "node:zlib";
+import { namingFile } from "./naming_file.ts";
 import { PADDING_PREFIX, SAFETENSORS_DTYPES, type SafetensorsDtype } from "./safetensors.ts";
 
 /** Every tensor starts at a multiple of this many bytes in the file, so that a mapped one can be used in place. */
@@ -110,8 +111,8 @@ export class SafetensorsWriter implements Disposable {
     const file = await Deno.open(path, { read: true, write: true, create: true, truncate: true });
     const writer = new SafetensorsWriter(path, file, layout);
     try {
-      await file.truncate(layout.fileBytes);
-      await writeAll(file, layout.header, 0);
+      await namingFile(path, () => file.truncate(layout.fileBytes));
+      await namingFile(path, () => writeAll(file, layout.header, 0));
     } catch (error) {
       writer.close();
       throw error;
@@ -139,13 +140,14 @@ export class SafetensorsWriter implements Disposable {
       if (size !== layout.fileBytes) {
         throw new RangeError(`Cannot resume ${path}: it has ${size} bytes, and these tensors take ${layout.fileBytes}`);
       }
-      const header = await readAll(file, { offset: 0, bytes: layout.header.length });
+      const read = (place: Place) => namingFile(path, () => readAll(file, place));
+      const header = await read({ offset: 0, bytes: layout.header.length });
       if (!header.every((byte, i) => byte === layout.header[i])) {
         throw new RangeError(`Cannot resume ${path}: its header announces other tensors`);
       }
       for (const [name, checksum] of written) {
         const place = layout.places.get(name);
-        if (place === undefined || crc32(await readAll(file, place)) !== checksum) {
+        if (place === undefined || crc32(await read(place)) !== checksum) {
           throw new RangeError(`Cannot resume ${path}: "${name}" is not as it was written`);
         }
         writer.#noteWritten(name, checksum);
@@ -182,7 +184,7 @@ export class SafetensorsWriter implements Disposable {
       );
     }
     const bytes = new Uint8Array(data.buffer, data.byteOffset, data.byteLength);
-    const result = this.#last.then(() => writeAll(this.#file, bytes, place.offset));
+    const result = this.#last.then(() => namingFile(this.path, () => writeAll(this.#file, bytes, place.offset)));
     this.#last = result.catch(() => {});
     await result;
     this.#noteWritten(name, crc32(bytes));
@@ -196,7 +198,7 @@ export class SafetensorsWriter implements Disposable {
   /** Waits until all that was written is on the disk; only then may a record say that it is. */
   async sync(): Promise<void> {
     await this.#last;
-    await this.#file.syncData();
+    await namingFile(this.path, () => this.#file.syncData());
   }
 
   /**

@@ -123,6 +123,14 @@ describe("SafetensorsWriter", () => {
       });
     }));
 
+  it("says which file the system refuses", () =>
+    inTempFile(async (path) => {
+      // What a device cannot do with a file: be as long as is wanted.
+      await Deno.symlink("/dev/full", `${path}.link`);
+      const message = new RegExp(`^${path}\\.link: Invalid argument`);
+      await rejects(SafetensorsWriter.create(`${path}.link`, ENTRIES), { code: "EINVAL", message });
+    }));
+
   it("does not finish before every tensor is written", () =>
     inTempFile(async (path) => {
       using writer = await SafetensorsWriter.create(path, ENTRIES);

@@ -1,6 +1,6 @@
 import { describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, rejects } from "node:assert/strict";
-import { writeWhole } from "./whole_file.ts";
+import { writeWhole, writeWholes } from "./whole_file.ts";
 
 describe("writeWhole()", () => {
   it("replaces a file, and leaves nothing else", () =>
@@ -17,6 +17,25 @@ describe("writeWhole()", () => {
       await rejects(writeWhole(`${folder}/a`, "one"));
       deepEqual(await namesIn(folder), ["a"]);
       deepEqual(await namesIn(`${folder}/a`), ["b"]);
+    }));
+});
+
+describe("writeWholes()", () => {
+  it("says which file there is no room for, as the system does, and leaves none", () =>
+    inTempFolder(async (folder) => {
+      await Deno.symlink("/dev/full", `${folder}/b.partial`);
+      const written = writeWholes([
+        [`${folder}/a`, (write) => write(new Uint8Array(5))],
+        [`${folder}/b`, (write) => write(new Uint8Array(5))],
+      ]);
+      await rejects(written, { code: "ENOSPC", message: new RegExp(`^${folder}/b: No space left`) });
+      deepEqual(await namesIn(folder), []);
+    }));
+
+  it("leaves what is wrong with the content as it is", () =>
+    inTempFolder(async (folder) => {
+      const written = writeWholes([[`${folder}/a`, async () => void await Deno.stat(`${folder}/b`)]]);
+      await rejects(written, { code: "ENOENT", message: /^No such file/ });
     }));
 });
 

@@ -407,6 +407,26 @@ describe("Commands", () => {
       ({ digest } = await openArtefact(`${folder}/whole`));
     });
 
+    it("by a file without room, names it, and the same command ends it", async () => {
+      const out = `${folder}/no-room`;
+      // A file may have 64 KiB: there is room for all but the weights.
+      const [deno, ...own] = project.tasks.compress.split(" ");
+      equal(deno, "deno");
+      const { code, stderr } = await new Deno.Command("sh", {
+        args: ["-c", `trap "" XFSZ; ulimit -f 128; exec "$@"`, "sh", Deno.execPath(), ...own, ...args(out)],
+        cwd: fileURLToPath(new URL("..", import.meta.url)),
+      }).output();
+      const said = new TextDecoder().decode(stderr);
+      match(
+        said,
+        new RegExp(`^${out}\\.partial/\\S+: File too large .*\\nOnce there is room, the same command goes on`, "m"),
+      );
+      equal(code, 1);
+      const again = await run("compress", ...args(out));
+      equal(again.code, 0, again.stderr);
+      equal((await openArtefact(out)).digest, digest);
+    });
+
     // At the start of quantization, and when all is written but nothing measured.
     for (const file of ["weights.safetensors", "espalier.json"]) {
       for (const signal of ["SIGKILL", "SIGINT"] as const) {
