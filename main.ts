@@ -10,7 +10,7 @@ import { checkOpenFiles } from "./commands/serve/open_files.ts";
 import { messageOf, say } from "./commands/serve/say.ts";
 import { securityOf } from "./commands/serve/security.ts";
 import { watchContention, watchDevice } from "./commands/serve/sensors.ts";
-import { requestLog, servicesOf, textsOf } from "./commands/serve/services.ts";
+import { conversationProblem, requestLog, servicesOf, textsOf } from "./commands/serve/services.ts";
 import { Settings } from "./commands/serve/settings.ts";
 import { stepTable, watchTable } from "./commands/serve/step_times.ts";
 import { exitOnSignals, keepHangUpIgnored, stopOnSignals } from "./commands/serve/stop_signals.ts";
@@ -48,6 +48,8 @@ async function serve(settings: Settings): Promise<void> {
   checkOpenFiles(settings.maxConnections, openFilesLimit());
   const artefact = await openArtefact(settings.model);
   const texts = textsOf(artefact);
+  const problem = await conversationProblem(texts);
+  if (problem !== null) say(`Conversations will be refused: ${problem}`);
   const pruningRates = artefact.levels.map(({ pruningRate }) => pruningRate);
   const policy = createPolicy(settings.policy, { pruningRates, shed: settings.shed });
   const maxTokens = Math.min(settings.maxContext, artefact.plan.config.maxPositionEmbeddings);

@@ -11,7 +11,8 @@ import { bytesHeld } from "../compression/partial_folder.ts";
 import { parseRecipe } from "../compression/recipe.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
 import type { BlockSize } from "../models/int4.ts";
-import { chatTemplateOf } from "../models/chat_template.ts";
+import { PLAIN_MESSAGES } from "../models/chat_template.ts";
+import { threadedChatTemplateOf } from "../models/threaded_chat_template.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
 import { openRuntime } from "../onnx/mod.ts";
 import { formatReport } from "./compress_report.ts";
@@ -55,10 +56,12 @@ await runCommand(async () => {
   using checkpoint = await openCheckpoint(flags.model);
   if (checkpoint.tokenizer === null) throw new RangeError(`Cannot compress ${flags.model}: it has no tokenizer`);
   try {
-    chatTemplateOf(checkpoint.tokenizer.tokenizerConfig);
+    using template = threadedChatTemplateOf(checkpoint.tokenizer.tokenizerConfig);
+    await template?.render(PLAIN_MESSAGES);
   } catch (cause) {
-    // What cannot be parsed could not be served.
-    throw new RangeError(`Cannot compress ${flags.model}: ${(cause as Error).message}`, { cause });
+    // What refuses this refuses everybody.
+    const reason = `${(cause as Error).message} (without a chat template it could be compressed for prompts alone)`;
+    throw new RangeError(`Cannot compress ${flags.model}: ${reason}`, { cause });
   }
   const text = await Deno.readTextFile(flags.calibration ?? DEFAULT_TEXT);
   const tokens = new Tokenizer(checkpoint.tokenizer).encode(text, { addSpecialTokens: false });

@@ -1,5 +1,6 @@
 import { Template } from "@huggingface/jinja";
 import { z } from "zod";
+import { joinUndefined } from "./join_undefined.ts";
 
 /** One turn of a conversation. */
 export interface ChatMessage {
@@ -21,11 +22,21 @@ const TemplateSource = z.union([
     .transform((templates) => templates.find(({ name }) => name === "default")?.template),
 ]);
 
-const TokenizerConfig = z.looseObject({
-  chat_template: TemplateSource.nullish(),
+/** What templates know of a tokenizer: its special tokens, those that it has. */
+const SpecialTokens = z.object({
   bos_token: Token.nullish(),
   eos_token: Token.nullish(),
+  unk_token: Token.nullish(),
+  sep_token: Token.nullish(),
+  pad_token: Token.nullish(),
+  cls_token: Token.nullish(),
+  mask_token: Token.nullish(),
 });
+
+const TokenizerConfig = z.looseObject({ chat_template: TemplateSource.nullish() });
+
+/** A conversation that every model takes which takes any. */
+export const PLAIN_MESSAGES: readonly ChatMessage[] = [{ role: "user", content: "Hello!" }];
 
 /** Writes a conversation as the one text that a model was trained to answer. */
 export class ChatTemplate {
@@ -34,18 +45,14 @@ export class ChatTemplate {
 
   /**
    * @param source In Jinja, as `chat_template` of `tokenizer_config.json` holds it.
-   * @param tokens What the template knows as `bos_token` and `eos_token`; null is unknown to it.
+   * @param tokens What the template knows as `bos_token` and so on.
    * @throws {ChatTemplateError} If the source cannot be parsed.
    */
-  constructor(source: string, tokens: { readonly bosToken: string | null; readonly eosToken: string | null }) {
+  constructor(source: string, tokens: Readonly<Record<string, string>>) {
     this.#template = asTemplateError("Cannot parse the chat template", () => new Template(source));
-    const { bosToken, eosToken } = tokens;
-    this.#variables = {
-      // As in transformers, where templates ask whether there are any.
-      ...{ tools: null, documents: null, add_generation_prompt: true },
-      ...(bosToken !== null && { bos_token: bosToken }),
-      ...(eosToken !== null && { eos_token: eosToken }),
-    };
+    joinUndefined(this.#template);
+    // As in transformers, where templates ask whether there are any.
+    this.#variables = { tools: null, documents: null, add_generation_prompt: true, ...tokens };
   }
 
   /**
@@ -70,9 +77,17 @@ export class ChatTemplate {
  */
 export function chatTemplateOf(tokenizerConfig: Readonly<Record<string, unknown>>): ChatTemplate | null {
   const config = TokenizerConfig.safeParse(tokenizerConfig);
-  if (!config.success) throw new ChatTemplateError("chat_template, bos_token or eos_token is malformed");
-  const { chat_template: source, bos_token: bosToken = null, eos_token: eosToken = null } = config.data;
-  return source ? new ChatTemplate(source, { bosToken, eosToken }) : null;
+  if (!config.success) throw new ChatTemplateError("chat_template is malformed");
+  const { chat_template: source } = config.data;
+  if (!source) return null;
+  const tokens = SpecialTokens.safeParse(tokenizerConfig);
+  if (!tokens.success) throw new ChatTemplateError(`${tokens.error.issues[0]!.path[0]!.toString()} is malformed`);
+  // As in transformers: one that is empty is none.
+  return new ChatTemplate(source, Object.fromEntries(Object.entries(tokens.data).filter(hasText)));
+}
+
+function hasText(entry: [name: string, token: string | null | undefined]): entry is [string, string] {
+  return !!entry[1];
 }
 
 function asTemplateError<T>(what: string, action: () => T): T {

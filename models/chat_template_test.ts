@@ -30,6 +30,24 @@ describe("chatTemplateOf()", () => {
     equal(chatTemplateOf({ chat_template: source, eos_token: "</s>" })?.render(ask), "</s> Hi? ");
   });
 
+  it("knows the special tokens that the tokenizer has", () => {
+    const source = "{{ pad_token }}{% if unk_token is defined or mask_token is defined %}more{% endif %}";
+    equal(
+      chatTemplateOf({ chat_template: source, pad_token: "<pad>", unk_token: "", mask_token: null })?.render(ask),
+      "<pad>",
+    );
+  });
+
+  it("joins what is not defined as nothing, wherever it stands", () => {
+    const rendered = (source: string) => chatTemplateOf({ chat_template: source, bos_token: null })?.render(ask);
+    equal(rendered("{{ bos_token ~ messages[0].content ~ messages[0].name }}"), " Hi? ");
+    equal(rendered("{% for m in messages %}{% if m.role == 'user' %}{{ eos_token ~ 1 }}{% endif %}{% endfor %}"), "1");
+    equal(rendered("{{ {eos_token ~ 'a': bos_token ~ 'b'}['a'] }}"), "b");
+    equal(rendered("{% set x = bos_token ~ bos_token %}{% macro m() %}{{ x ~ x ~ 'c' }}{% endmacro %}{{ m() }}"), "c");
+    // Which Jinja2 refuses too.
+    throws(() => rendered("{{ bos_token + 'a' }}"), ChatTemplateError);
+  });
+
   it("takes the default of several templates", () => {
     const templates = [{ name: "tool_use", template: "tools" }, {
       name: "default",
@@ -55,5 +73,6 @@ describe("chatTemplateOf()", () => {
   it("refuses a template that cannot be parsed", () => {
     throws(() => chatTemplateOf({ chat_template: "{% if %}" }), ChatTemplateError);
     throws(() => chatTemplateOf({ chat_template: 5 }), ChatTemplateError);
+    throws(() => chatTemplateOf({ chat_template: "a", eos_token: 5 }), { message: "eos_token is malformed" });
   });
 });

@@ -361,6 +361,17 @@ describe("Commands", () => {
       await refused(/quantizer: (.|\n)*"ordr"/, "compress", ...args, `${folder}/recipe.json`);
     });
 
+    it("a chat template that refuses every conversation, before any work", async () => {
+      const model = `${folder}/template`;
+      await writeTinyCheckpoint(model, TINY_LLAMA, 1);
+      const args = ["--model", model, "--out", `${folder}/x`, "--samples", "6", ...calibrate];
+      for (const chat_template of ["{{ bos_token + messages[0].content }}", "{% for %}"]) {
+        await Deno.writeTextFile(`${model}/tokenizer_config.json`, JSON.stringify({ chat_template }));
+        await refused(/^Cannot compress .*template: .*chat template/, "compress", ...args);
+      }
+      equal(await Deno.stat(`${folder}/x.partial`).catch(() => null), null);
+    });
+
     it("a name that no artefact can have, before any work", async () => {
       const args = ["--model", `${folder}/checkpoint`, "--out", `${folder}/x`, "--samples", "6", ...calibrate];
       await refused(/name "my model"/, "compress", ...args, "--name", "my model");

@@ -2,6 +2,7 @@ import type { Registry } from "prom-client";
 import type { Metrics } from "../../engine/mod.ts";
 import type { Artefact } from "../../models/artefact.ts";
 import { cacheElementBytes } from "../../models/decoder.ts";
+import { ChatTemplateError, PLAIN_MESSAGES } from "../../models/chat_template.ts";
 import { threadedChatTemplateOf } from "../../models/threaded_chat_template.ts";
 import { ThreadedTokenizer } from "../../models/threaded_tokenizer.ts";
 import { BodyRoom, type Build, Refusals, type Security, type Services } from "../../routes/mod.ts";
@@ -46,6 +47,20 @@ export function textsOf({ tokenizer }: Pick<Artefact, "tokenizer">): Texts {
     tokenizer: new ThreadedTokenizer(tokenizer),
     chatTemplate: threadedChatTemplateOf(tokenizer.tokenizerConfig),
   };
+}
+
+/**
+ * Why every conversation will be refused, or null if they will not: a template may parse and yet render nothing. That is
+ * told at start, since the other requests can be served.
+ */
+export async function conversationProblem({ chatTemplate }: Texts): Promise<string | null> {
+  try {
+    await chatTemplate?.render(PLAIN_MESSAGES);
+    return null;
+  } catch (error) {
+    if (error instanceof ChatTemplateError) return error.message;
+    throw error;
+  }
 }
 
 /** What the routes work with besides an engine. */
