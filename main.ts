@@ -57,8 +57,11 @@ async function serve(settings: Settings): Promise<void> {
   const planFor = (chosen: Pick<ChosenDevice, "device" | "operators">) =>
     memoryPlan(artefact, { maxTokens, slots, chosen });
   const memoryBytes = usableMemory(Deno.systemMemoryInfo().total);
+  const file = artefact.weightBytes;
   // The least that it can be: with our own operators.
-  if (isCpuOnly(settings.device)) checkMemory(planFor({ device: "cpu", operators: "ours" }), memoryBytes);
+  if (isCpuOnly(settings.device)) {
+    checkMemory(planFor({ device: "cpu", operators: "ours" }), { file, total: memoryBytes });
+  }
 
   // Where the model runs.
   const runtime = openRuntime();
@@ -68,7 +71,7 @@ async function serve(settings: Settings): Promise<void> {
     (done, total) => say(`Compiling kernels: ${done} of ${total}`),
   );
   const memory = planFor(chosen);
-  checkMemory(memory, chosen.device === "cuda" ? cudaDevice().memory().free : memoryBytes);
+  checkMemory(memory, { file, total: chosen.device === "cuda" ? cudaDevice().memory().free : memoryBytes });
   const open = () =>
     openDecoder(runtime, {
       plan: artefact.plan,

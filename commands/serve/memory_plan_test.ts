@@ -20,7 +20,8 @@ describe("memoryPlan()", () => {
 
   it("counts what every slot can come to take at the full width", () => {
     deepEqual(memoryPlan(artefact, { maxTokens: 100, slots: 3, chosen: CPU }), {
-      weights: 2 * artefact.weightBytes, // the file, and what stock operators pack of it
+      // Of a block of 32, which has 18 bytes in the file: codes, twice a scale in float32, and a sum.
+      weights: Math.ceil(artefact.weightBytes * (16 + 2 * 4 + 4) / 18),
       kv_cache: 3 * 100 * (2 * 2 * 2 * 32) * 4, // layers, keys and values, their heads, components, bytes of each
       states: 0,
       logits: 3 * 96 * 4,
@@ -45,12 +46,19 @@ describe("checkMemory()", () => {
   const plan = { weights: 5 << 20, kv_cache: 3 << 20, states: 2 << 20, logits: 1 << 19 };
   const needed = 10.5 * 2 ** 20;
 
-  it("takes a machine that has just enough", () => doesNotThrow(() => checkMemory(plan, needed)));
+  const file = plan.weights;
+
+  it("takes a machine that has just enough", () => doesNotThrow(() => checkMemory(plan, { file, total: needed })));
 
   it("refuses one that has a byte less, and says what takes how much", () =>
-    throws(() => checkMemory(plan, needed - 1), {
+    throws(() => checkMemory(plan, { file, total: needed - 1 }), {
       name: "RangeError",
       message: "the weights take 5.0 MiB, caches up to 3.0 MiB, Mamba states 2.0 MiB, logits 0.5 MiB, and there are " +
         "10.5 MiB; try fewer --slots or less --max-context",
+    }));
+
+  it("says what file the weights are in where they take another number", () =>
+    throws(() => checkMemory(plan, { file: 4 << 20, total: 1 }), {
+      message: /^the weights take 5\.0 MiB \(packed of a file of 4\.0 MiB\), caches/,
     }));
 });
