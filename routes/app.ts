@@ -10,34 +10,40 @@ import { metrics } from "./metrics.ts";
 import { models, oneModel } from "./models.ts";
 import { chatCompletions } from "./openai/chat_completions.ts";
 import { completions } from "./openai/completions.ts";
-import { openapi } from "./openapi.ts";
+import { openapi, openApiDocument } from "./openapi.ts";
 import { pageRoutes } from "./page/page.ts";
 import { guard } from "./security/guard.ts";
 import { recorded, type RecordedEnv } from "./request_record.ts";
+import { matches, type Route } from "./route.ts";
 import type { Services } from "./services.ts";
 
-/** All routes of the service. */
+/** All routes of the service, in the order in which they are described. */
+export const ROUTES: readonly Route[] = [
+  generate,
+  completions,
+  chatCompletions,
+  models,
+  oneModel,
+  info,
+  metrics,
+  livez,
+  readyz,
+  openapi,
+  docs,
+  ...pageRoutes,
+];
+
+/** The service as an app of all routes. */
 export function createApp(services: Services): Hono<RecordedEnv> {
   const app = new Hono<RecordedEnv>();
   // Before the guard: whom it refuses is recorded too.
-  app.on("POST", ["/generate", "/v1/completions", "/v1/chat/completions"], recorded(services));
-  app.use(guard(services));
-  app.post("/generate", generate(services));
-  app.post("/v1/completions", completions(services));
-  app.post("/v1/chat/completions", chatCompletions(services));
-  app.get("/v1/models", models(services));
-  app.get("/v1/models/:model", oneModel(services));
-  app.get("/info", info(services));
-  app.get("/metrics", metrics(services));
-  app.get("/livez", livez());
-  app.get("/readyz", readyz(services));
-
-  app.get("/openapi.json", openapi(services));
-  app.get("/docs", docs(services));
-  for (const { path, handler } of pageRoutes()) app.get(path, handler);
+  for (const route of ROUTES) if (route.recorded) app.on(route.method, route.path, recorded(services));
+  app.use(guard(services, ROUTES));
+  const document = openApiDocument(services.build.version, ROUTES);
+  for (const { method, path, handler } of ROUTES) app.on(method, path, handler(services, document));
 
   app.notFound((c) => {
-    const here = app.routes.filter(({ method, path }) => method !== "ALL" && matches(path, c.req.path));
+    const here = ROUTES.filter(({ path }) => matches(path, c.req.path));
     // Whatever answers GET answers HEAD.
     const methods = new Set(here.flatMap(({ method }) => method === "GET" ? ["GET", "HEAD"] : [method]));
     if (methods.size === 0) throw new RequestError(404, `There is no ${c.req.path}`);
@@ -56,11 +62,4 @@ export function createApp(services: Services): Hono<RecordedEnv> {
     return c.json(body, status as ContentfulStatusCode);
   });
   return app;
-}
-
-/** Whether a route such as `/v1/models/:model` is what a path asks for. */
-function matches(route: string, path: string): boolean {
-  const [parts, asked] = [route.split("/"), path.split("/")];
-  return parts.length === asked.length &&
-    parts.every((part, i) => part.startsWith(":") ? asked[i] !== "" : part === asked[i]);
 }

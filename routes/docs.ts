@@ -1,18 +1,23 @@
-import type { Handler } from "hono";
 import { html, raw } from "hono/html";
-import { openApiDocument } from "./openapi.ts";
+import { tells } from "./operation.ts";
 import { PAGE_HEADERS } from "./page/page.ts";
-import type { Services } from "./services.ts";
+import type { Route } from "./route.ts";
 
 // deno-lint-ignore no-explicit-any -- it walks a document of many shapes
 type Any = any;
 type Html = ReturnType<typeof html>;
 
-/** `GET /docs`: the OpenAPI document as a page, without a script. */
-export function docs({ build }: Pick<Services, "build">): Handler {
-  const page = docsPage(openApiDocument(build.version));
-  return async (c) => c.html(await page, 200, PAGE_HEADERS);
-}
+/** The OpenAPI document as a page, without a script. */
+export const docs: Route = {
+  method: "GET",
+  path: "/docs",
+  open: true,
+  operation: tells("This document to read", "text/html"),
+  handler(_services, document) {
+    const page = docsPage(document);
+    return async (c) => c.html(await page, 200, PAGE_HEADERS);
+  },
+};
 
 /** Renders the document's operations and the bodies that they take. */
 function docsPage(document: Any): Html {

@@ -1,16 +1,29 @@
-import type { Handler } from "hono";
 import type { TextEvent } from "../engine/mod.ts";
+import { GenerateAnswer } from "./answer_schemas.ts";
 import type { Answer } from "./generate_answer.ts";
 import { generateRequest } from "./generate_request.ts";
+import { generates, reference } from "./operation.ts";
 import { readJson } from "./read_json.ts";
-import type { RecordedEnv } from "./request_record.ts";
+import type { Route } from "./route.ts";
 import { GenerateBody, parseBody } from "./schemas.ts";
-import type { Services } from "./services.ts";
 import { startAnswer } from "./start_answer.ts";
 
-/** `POST /generate`: one JSON, or server-sent events. */
-export function generate(services: Services): Handler<RecordedEnv> {
-  return async (c) => {
+/** One JSON, or server-sent events. */
+export const generate: Route = {
+  method: "POST",
+  path: "/generate",
+  recorded: true,
+  operation: generates({
+    summary: "Continues a prompt",
+    body: "GenerateBody",
+    answer: {
+      description: "The answer. With stream: events start, token and end, of which end is the answer without its " +
+        "text; or error",
+      schema: reference("GenerateAnswer"),
+    },
+  }),
+  schemas: { GenerateBody, GenerateAnswer },
+  handler: (services) => async (c) => {
     const { record } = c.var;
     const body = parseBody(GenerateBody, await readJson(c.req.raw, services));
     record.prompt = body.prompt ?? body.prompt_tokens;
@@ -21,8 +34,8 @@ export function generate(services: Services): Handler<RecordedEnv> {
     const whole = answer.whole(await Array.fromAsync(events));
     c.header("X-Pruning-Rate", String(whole["pruning_rate"]));
     return c.json(whole);
-  };
-}
+  },
+};
 
 async function* serverEvents(answer: Answer, events: AsyncIterable<TextEvent>): AsyncGenerator<string, void> {
   yield serverEvent("start", answer.start());

@@ -1,10 +1,12 @@
-import type { Handler } from "hono";
+import { tells } from "./operation.ts";
 import { tenths } from "./request_record.ts";
-import type { Services } from "./services.ts";
+import type { Route } from "./route.ts";
 
-/** `GET /info`: the model at each rate, and what runs it. */
-export function info({ engine, model, tokenizer, build }: Services): Handler {
-  return (c) =>
+export const info: Route = {
+  method: "GET",
+  path: "/info",
+  operation: tells("The model at each rate, what it costs now, and what runs it"),
+  handler: ({ engine, model, tokenizer, build }) => (c) =>
     c.json({
       model: {
         name: model.name,
@@ -34,8 +36,8 @@ export function info({ engine, model, tokenizer, build }: Services): Handler {
       threads: build.threads,
       slots: engine.slots,
       memory_bytes: build.memory,
-    });
-}
+    }),
+};
 
 function hundredths(ms: number): number {
   return Math.round(ms * 100) / 100;

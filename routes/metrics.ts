@@ -1,10 +1,13 @@
-import type { Handler } from "hono";
 import { openMetrics } from "./open_metrics.ts";
-import type { Services } from "./services.ts";
+import { tells } from "./operation.ts";
+import type { Route } from "./route.ts";
 
-/** `GET /metrics`: Prometheus' text format, or OpenMetrics where it is asked for. */
-export function metrics({ registry }: Pick<Services, "registry">): Handler {
-  return async (c) => {
+/** Prometheus' text format, or OpenMetrics where it is asked for. */
+export const metrics: Route = {
+  method: "GET",
+  path: "/metrics",
+  operation: tells("Metrics for Prometheus, or OpenMetrics if asked for", "text/plain"),
+  handler: ({ registry }) => async (c) => {
     const text = await registry.metrics();
     if (!wantsOpenMetrics(c.req.header("Accept") ?? "")) {
       return c.body(text, 200, { "Content-Type": "text/plain; version=0.0.4; charset=utf-8" });
@@ -12,8 +15,8 @@ export function metrics({ registry }: Pick<Services, "registry">): Handler {
     return c.body(openMetrics(text), 200, {
       "Content-Type": "application/openmetrics-text; version=1.0.0; charset=utf-8",
     });
-  };
-}
+  },
+};
 
 /** Whether a header `Accept` names OpenMetrics, and not with the weight 0, which refuses it. */
 function wantsOpenMetrics(accept: string): boolean {

@@ -1,20 +1,28 @@
-import type { Handler } from "hono";
 import type { TextToken } from "../../engine/mod.ts";
 import { type ChatMessage, ChatTemplateError } from "../../models/chat_template.ts";
 import { RequestError } from "../errors.ts";
 import { checkLength } from "../generate_request.ts";
 import { readJson } from "../read_json.ts";
-import type { RecordedEnv } from "../request_record.ts";
+import type { Route } from "../route.ts";
 import { parseBody } from "../schemas.ts";
 import type { ServedTokenizer, Services } from "../services.ts";
 import { nativeRequest } from "./native_request.ts";
+import { generatesOpenAi } from "./operation.ts";
 import { withRateHeaders } from "./rate_headers.ts";
 import { respond, type Wording } from "./respond.ts";
 import { ChatBody } from "./schemas.ts";
 
-/** `POST /v1/chat/completions`, as OpenAI's clients call it. */
-export function chatCompletions(services: Services): Handler<RecordedEnv> {
-  return async (c) => {
+export const chatCompletions: Route = {
+  method: "POST",
+  path: "/v1/chat/completions",
+  recorded: true,
+  operation: generatesOpenAi({
+    summary: "Answers a conversation, as OpenAI has it",
+    body: "ChatBody",
+    object: "chat.completion, or chat.completion.chunk in a stream",
+  }),
+  schemas: { ChatBody },
+  handler: (services) => async (c) => {
     const { raw } = c.req;
     const body = parseBody(ChatBody, withRateHeaders(await readJson(raw, services), raw.headers));
     c.var.record.prompt = body.messages;
@@ -38,8 +46,8 @@ export function chatCompletions(services: Services): Handler<RecordedEnv> {
     const wording = chatWording(request.sampling.logprobs === null ? null : services.tokenizer);
     const includeUsage = body.stream_options?.include_usage ?? false;
     return respond(c, services, { request, wording, stream: body.stream ?? false, includeUsage });
-  };
-}
+  },
+};
 
 /** @throws {RequestError} 400 if the model takes no conversations, or not this one; 413 if it is too long. */
 async function encodeMessages(

@@ -1,10 +1,10 @@
-import type { Handler } from "hono";
 import type { TextToken } from "../../engine/mod.ts";
 import { readJson } from "../read_json.ts";
-import type { RecordedEnv } from "../request_record.ts";
+import type { Route } from "../route.ts";
 import { parseBody } from "../schemas.ts";
-import type { ServedTokenizer, Services } from "../services.ts";
+import type { ServedTokenizer } from "../services.ts";
 import { nativeRequest } from "./native_request.ts";
+import { generatesOpenAi } from "./operation.ts";
 import { withRateHeaders } from "./rate_headers.ts";
 import { respond, type Wording } from "./respond.ts";
 import { CompletionBody } from "./schemas.ts";
@@ -12,9 +12,17 @@ import { CompletionBody } from "./schemas.ts";
 /** As OpenAI has it. */
 const DEFAULT_MAX_TOKENS = 16;
 
-/** `POST /v1/completions`, as OpenAI's clients call it. */
-export function completions(services: Services): Handler<RecordedEnv> {
-  return async (c) => {
+export const completions: Route = {
+  method: "POST",
+  path: "/v1/completions",
+  recorded: true,
+  operation: generatesOpenAi({
+    summary: "Continues a prompt, as OpenAI has it",
+    body: "CompletionBody",
+    object: "text_completion",
+  }),
+  schemas: { CompletionBody },
+  handler: (services) => async (c) => {
     const { raw } = c.req;
     const body = parseBody(CompletionBody, withRateHeaders(await readJson(raw, services), raw.headers));
     const prompt = onlyPrompt(body.prompt);
@@ -34,8 +42,8 @@ export function completions(services: Services): Handler<RecordedEnv> {
     const wording = completionWording(request.sampling.logprobs === null ? null : services.tokenizer);
     const includeUsage = body.stream_options?.include_usage ?? false;
     return respond(c, services, { request, wording, stream: body.stream ?? false, includeUsage });
-  };
-}
+  },
+};
 
 function onlyPrompt(prompt: CompletionBody["prompt"]): string | readonly number[] {
   if (typeof prompt === "string") return prompt;

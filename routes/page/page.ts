@@ -1,4 +1,5 @@
-import type { Handler } from "hono";
+import { tells } from "../operation.ts";
+import type { Route } from "../route.ts";
 import icon from "./icon.svg" with { type: "text" };
 import index from "./index.html" with { type: "text" };
 import program from "./page.js" with { type: "text" };
@@ -21,10 +22,11 @@ const FILES: Readonly<Record<string, { readonly text: string; readonly type: str
   "/page/icon.svg": { text: icon, type: "image/svg+xml" },
 };
 
-/** A route for each file of the page at `/`. */
-export function pageRoutes(): readonly { readonly path: string; readonly handler: Handler }[] {
-  return Object.entries(FILES).map(([path, { text, type }]) => ({
-    path,
-    handler: (c) => c.body(text, 200, { ...PAGE_HEADERS, "Content-Type": type }),
-  }));
-}
+/** The page at `/`, and what it loads. */
+export const pageRoutes: readonly Route[] = Object.entries(FILES).map(([path, { text, type }]) => ({
+  method: "GET",
+  path,
+  open: true,
+  operation: path === "/" ? tells("A page to try the model", "text/html") : null,
+  handler: () => (c) => c.body(text, 200, { ...PAGE_HEADERS, "Content-Type": type }),
+}));

@@ -1,9 +1,9 @@
 import type { Context, MiddlewareHandler } from "hono";
 import { RequestError } from "../errors.ts";
+import { matches, type Route } from "../route.ts";
 import type { Services } from "../services.ts";
 
-/** Probes and what a browser loads of the page: they tell nothing about requests and cost nothing. */
-const OPEN_PATHS = new Set(["/livez", "/readyz", "/", "/docs", "/openapi.json"]);
+/** What a browser loads of the page. Here it learns without a key what there is not, too. */
 const OPEN_FOLDER = "/page/";
 /** A probe comes with an address of the moment as its host. */
 const PROBES = new Set(["/livez", "/readyz"]);
@@ -16,7 +16,7 @@ const EXPOSED = "X-Pruning-Rate, X-Predicted-Ms, Retry-After";
  * Lets a request pass, or refuses it: by its host (403), by the page that sends it (403), or for want of a key (401).
  * Answers to CORS preflights, which come without a key.
  */
-export function guard({ security }: Pick<Services, "security">): MiddlewareHandler {
+export function guard({ security }: Pick<Services, "security">, routes: readonly Route[]): MiddlewareHandler {
   return async function guard(c, next) {
     c.header("X-Content-Type-Options", "nosniff");
     c.header("Referrer-Policy", "no-referrer");
@@ -24,7 +24,7 @@ export function guard({ security }: Pick<Services, "security">): MiddlewareHandl
     if (!PROBES.has(path)) checkHost(c.req.header("Host"), security.hosts);
     const preflight = allowOrigin(c, security.origins);
     if (preflight !== null) return preflight;
-    const open = OPEN_PATHS.has(path) || path.startsWith(OPEN_FOLDER) ||
+    const open = isOpen(path, routes) || path.startsWith(OPEN_FOLDER) ||
       (path === "/metrics" && security.metricsWithoutKey);
     if (!open && security.keys?.accept(c.req.header("Authorization")) === false) {
       c.header("WWW-Authenticate", 'Bearer realm="espalier"');
@@ -32,6 +32,12 @@ export function guard({ security }: Pick<Services, "security">): MiddlewareHandl
     }
     await next();
   };
+}
+
+/** Whether a path needs no key, whatever the method: where it has several routes, all of them are open. */
+function isOpen(path: string, routes: readonly Route[]): boolean {
+  const here = routes.filter((route) => matches(route.path, path));
+  return here.length > 0 && here.every(({ open }) => open);
 }
 
 function checkHost(host: string | undefined, hosts: readonly string[] | null): void {

@@ -1,7 +1,10 @@
 import { deepEqual, equal, match } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
+import { Hono } from "hono";
+import type { Route } from "../route.ts";
 import { toyApp } from "../testing/toy_app.ts";
 import { ApiKeys } from "./api_keys.ts";
+import { guard } from "./guard.ts";
 import type { Security } from "./security.ts";
 
 const KEY = "a key of sixteen";
@@ -31,6 +34,22 @@ describe("guard()", () => {
     for (const path of ["/info", "/metrics", "/v1/models"]) equal((await ask(path, headers)).status, 200, path);
     equal((await ask("/generate", headers, "POST")).status, 200);
     match(await registry.metrics(), /^espalier_requests_total\{outcome="invalid",code="401"\} 8$/m);
+  });
+
+  it("wants no key where all routes of a path are open", async () => {
+    const route: Omit<Route, "path"> = { method: "GET", operation: null, handler: () => (c) => c.text("") };
+    const routes: Route[] = [
+      { ...route, path: "/open/:name", open: true },
+      { ...route, path: "/half", open: true },
+      { ...route, path: "/half", method: "POST" },
+    ];
+    const app = new Hono();
+    app.use(guard({ security: { ...OPEN, keys: new ApiKeys([KEY]) } }, routes));
+    app.all("*", (c) => c.body(null, 204));
+    app.onError((_error, c) => c.body(null, 401));
+    for (const [path, status] of [["/open/a", 204], ["/open/", 401], ["/open/a/b", 401], ["/half", 401]] as const) {
+      equal((await app.request(path)).status, status, path);
+    }
   });
 
   it("leaves a line in the log of each generation that it refuses, and counts it once", async () => {
