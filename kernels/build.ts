@@ -9,39 +9,16 @@ import { fileURLToPath } from "node:url";
 
 export type Architecture = "x86_64" | "aarch64";
 
-/** What computes: translation units of every processor. */
-const COMMON_UNITS: readonly string[] = [
-  "routines",
-  "routines_portable",
-  "memory",
-  "prefix_product",
-  "lane_attention",
-  "lane_scan",
-  "team",
-];
-
-/** What makes operators of it, and the library's symbols. A test program brings its own `main` instead. */
-const LIBRARY_UNITS: readonly string[] = [
-  "operator",
-  "operators",
-  "operator_node",
-  "chain",
-  "layer_attributes",
-  "lane_arrays",
-  "prefix_matmul",
-  "cached_attention",
-  "selective_scan",
-  "read_loop",
-  "register",
-];
-
 const AVX512: readonly string[] = [
   ...["-mavx512f", "-mavx512bw", "-mavx512vl", "-mavx512dq", "-mavx512vnni", "-mavx2", "-mfma", "-mf16c"],
   "-mprefer-vector-width=512",
 ];
 
-/** Translation units of one processor, with the instructions that the compiler may use in them. */
-const UNITS: Readonly<Record<Architecture, Readonly<Record<string, readonly string[]>>>> = {
+/**
+ * Translation units of one processor, with the instructions that the compiler may use in them. Every other file of
+ * `native/` is a unit of all processors.
+ */
+const INSTRUCTIONS: Readonly<Record<Architecture, Readonly<Record<string, readonly string[]>>>> = {
   x86_64: {
     routines_avx2: ["-mavx2", "-mfma", "-mf16c"],
     routines_avxvnni: ["-mavxvnni", "-mavx2", "-mfma", "-mf16c"],
@@ -93,8 +70,10 @@ export interface BuildOptions {
   readonly out: string;
   /** Further flags for compiling and linking: sanitizers, a static link. */
   readonly flags?: readonly string[];
-  /** A unit with a `main`, below `native/`: makes a program of it instead of the library. */
+  /** A unit with a `main`, below `native/`: makes a program of it, with all others, instead of the library. */
   readonly program?: string;
+  /** The sources' folder, with a slash. */
+  readonly sources?: string;
   /** Told after every unit. */
   readonly onUnit?: (done: number, total: number) => void;
 }
@@ -106,24 +85,27 @@ export interface BuildOptions {
  * @throws {Error} With the compiler's own words, if it fails.
  */
 export async function buildKernels(options: BuildOptions): Promise<void> {
-  const { compiler, architecture, out, flags = [], program, onUnit } = options;
+  const { compiler, architecture, out, flags = [], program, sources = SOURCES, onUnit } = options;
   const folder = await Deno.makeTempDir({ dir: dirname(out), prefix: OBJECTS });
   try {
     const leftOut = await unknownUnits(compiler, architecture);
     const without = leftOut.map((unit) => `-D${NEWER_UNITS[unit]}`);
-    const units: [string, readonly string[]][] = [
-      ...[...COMMON_UNITS, ...program === undefined ? LIBRARY_UNITS : [program]].map((
-        unit,
-      ): [string, readonly string[]] => [unit, without]),
-      ...Object.entries(UNITS[architecture]).filter(([unit]) => !leftOut.includes(unit)),
+    const files = (await filesOf(sources, /\.cpp$/)).map((file) => file.slice(0, -".cpp".length));
+    const instructions = INSTRUCTIONS[architecture];
+    // Of an inline function that several units have, the linker takes the first: that must run on every processor.
+    const units = [
+      ...program === undefined ? [] : [program],
+      ...files.filter((unit) => !Object.values(INSTRUCTIONS).some((special) => unit in special)),
+      ...files.filter((unit) => unit in instructions && !leftOut.includes(unit)),
     ];
     const objects = units.map((_, index) => `${folder}/${index}.o`);
-    await eachAtOnce(units, async ([unit, unitFlags], index) => {
-      const source = `${SOURCES}${unit}.cpp`;
-      await compile(compiler, [...FLAGS, ...unitFlags, ...flags, "-c", source, "-o", objects[index]!]);
+    await eachAtOnce(units, async (unit, index) => {
+      const unitFlags = instructions[unit] ?? without;
+      await compile(compiler, [...FLAGS, ...unitFlags, ...flags, "-c", `${sources}${unit}.cpp`, "-o", objects[index]!]);
     }, onUnit);
     const linked = `${folder}/linked`;
-    await compile(compiler, [...program === undefined ? ["-shared"] : [], ...flags, "-o", linked, ...objects]);
+    const library = program === undefined ? ["-shared", "-Wl,-z,defs"] : [];
+    await compile(compiler, [...library, ...flags, "-o", linked, ...objects]);
     await putInPlace(linked, out);
   } finally {
     await Deno.remove(folder, { recursive: true });
@@ -133,7 +115,7 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
 /** Those of the newer units whose flags this compiler refuses. */
 async function unknownUnits(compiler: string, architecture: Architecture): Promise<readonly string[]> {
   const unknown: string[] = [];
-  for (const [unit, instructions] of Object.entries(UNITS[architecture])) {
+  for (const [unit, instructions] of Object.entries(INSTRUCTIONS[architecture])) {
     if (!(unit in NEWER_UNITS)) continue;
     const takes = compile(compiler, [...instructions, "-fsyntax-only", "-x", "c++", "/dev/null"]);
     if (!await takes.then(() => true, () => false)) unknown.push(unit);
@@ -174,13 +156,18 @@ async function allowedCompilers(): Promise<readonly string[]> {
  * @param sources The folder of the sources, with a slash. Test programs in folders below it do not count.
  */
 export async function sourceDigest(architecture: Architecture, sources: string = SOURCES): Promise<string> {
-  const hash = createHash("sha256").update(
-    JSON.stringify([architecture, FLAGS, UNITS, NEWER_UNITS, COMMON_UNITS, LIBRARY_UNITS]),
-  );
-  const names: string[] = [];
-  for await (const { name } of Deno.readDir(sources)) if (/\.(cpp|h)$/.test(name)) names.push(name);
-  for (const name of names.sort()) hash.update(name).update(await Deno.readFile(sources + name));
+  const hash = createHash("sha256").update(JSON.stringify([architecture, FLAGS, INSTRUCTIONS, NEWER_UNITS]));
+  for (const file of await filesOf(sources, /\.(cpp|h)$/)) {
+    hash.update(file).update(await Deno.readFile(sources + file));
+  }
   return hash.digest("hex").slice(0, 16);
+}
+
+/** Names of the files in a folder that match, sorted. */
+export async function filesOf(folder: string, pattern: RegExp): Promise<string[]> {
+  const names: string[] = [];
+  for await (const { name, isFile } of Deno.readDir(folder)) if (isFile && pattern.test(name)) names.push(name);
+  return names.sort();
 }
 
 /** Runs as many at once as there are cores. After the first that fails none begins; rejects when those begun have ended. */

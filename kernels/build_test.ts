@@ -76,6 +76,31 @@ if (compiler !== null) {
       });
     }
 
+    it("compiles every file of the folder but other processors', and links no library that lacks a symbol", async () => {
+      const folder = await Deno.makeTempDir() + "/";
+      try {
+        const [sources, out] = [`${folder}native/`, `${folder}built/library.so`];
+        for (const name of [sources, `${folder}built`]) await Deno.mkdir(name);
+        const files = {
+          "kinds.cpp":
+            'extern int scale;\nextern "C" __attribute__((visibility("default"))) int kinds() { return scale; }\n',
+          "notes.txt": "no unit",
+          [Deno.build.arch === "x86_64" ? "routines_i8mm.cpp" : "routines_avx2.cpp"]: "#error of another processor",
+        };
+        for (const [name, text] of Object.entries(files)) await Deno.writeTextFile(sources + name, text);
+        const options = { compiler, architecture: Deno.build.arch, out, sources };
+        await rejects(buildKernels(options), /failed:\n.*undefined.*scale/s);
+        deepEqual(await Array.fromAsync(Deno.readDir(`${folder}built`)), []);
+        await Deno.writeTextFile(`${sources}scale.cpp`, "int scale = 7;\n");
+        await buildKernels(options);
+        const library = Deno.dlopen(out, { kinds: { parameters: [], result: "i32" } });
+        equal(library.symbols.kinds(), 7);
+        library.close();
+      } finally {
+        await Deno.remove(folder, { recursive: true });
+      }
+    });
+
     it("fails with the compiler's own words, and leaves nothing behind", async () => {
       const folder = await Deno.makeTempDir();
       try {

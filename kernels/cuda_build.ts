@@ -6,7 +6,7 @@
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
-import { answers, type Architecture, compile, eachAtOnce, FLAGS, OBJECTS, putInPlace } from "./build.ts";
+import { answers, type Architecture, compile, eachAtOnce, filesOf, FLAGS, OBJECTS, putInPlace } from "./build.ts";
 
 /**
  * GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper (whose tensor cores of
@@ -150,10 +150,4 @@ export async function cudaSourceDigest(
   ];
   for (const file of files) hash.update(file).update(await Deno.readFile(sources + file));
   return hash.digest("hex").slice(0, 16);
-}
-
-async function filesOf(folder: string, pattern: RegExp): Promise<string[]> {
-  const names: string[] = [];
-  for await (const { name, isFile } of Deno.readDir(folder)) if (isFile && pattern.test(name)) names.push(name);
-  return names.sort();
 }

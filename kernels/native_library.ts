@@ -209,7 +209,7 @@ function problemOf(error: unknown): string {
 /** A failure in one line: of what a compiler says, the first error. */
 function inOneLine(failure: Error): string {
   const [what, ...lines] = failure.message.trim().split("\n");
-  const error = lines.find((line) => /\berror\b/.test(line)) ?? lines[0];
+  const error = lines.find((line) => /\berror\b|\bundefined\b/.test(line)) ?? lines[0];
   return error === undefined ? what! : `${what} ${error.trim()}`;
 }
 
