@@ -6,6 +6,7 @@
 import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
+import { seal } from "./seal.ts";
 
 export type Architecture = "x86_64" | "aarch64";
 
@@ -106,6 +107,7 @@ export async function buildKernels(options: BuildOptions): Promise<void> {
     const linked = `${folder}/linked`;
     const library = program === undefined ? ["-shared", "-Wl,-z,defs"] : [];
     await compile(compiler, [...library, ...flags, "-o", linked, ...objects]);
+    if (program === undefined) await seal(linked);
     await putInPlace(linked, out);
   } finally {
     await Deno.remove(folder, { recursive: true });

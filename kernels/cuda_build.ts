@@ -7,6 +7,7 @@ import { createHash } from "node:crypto";
 import { dirname } from "node:path";
 import { fileURLToPath } from "node:url";
 import { answers, type Architecture, compile, eachAtOnce, filesOf, FLAGS, OBJECTS, putInPlace } from "./build.ts";
+import { seal } from "./seal.ts";
 
 /**
  * GPUs that are compiled for unless `ESPALIER_CUDA_ARCHITECTURES` says otherwise: Orin, Hopper (whose tensor cores of
@@ -88,6 +89,7 @@ export async function buildCudaKernels(options: CudaBuildOptions): Promise<void>
       ...program === undefined ? ["-shared", "-Wl,-z,defs"] : ["-pthread"],
       ...["-o", linked, ...hostUnits.map(({ object }) => object), "-ldl"],
     ]);
+    if (program === undefined) await seal(linked);
     await putInPlace(linked, out);
   } finally {
     await Deno.remove(folder, { recursive: true });

@@ -1,6 +1,7 @@
 import { fileURLToPath } from "node:url";
 import { type Architecture, buildKernels, findCompiler, missingCompiler, OBJECTS, sourceDigest } from "./build.ts";
 import { buildCudaKernels, cudaSourceDigest, findNvcc, gpuArchitectures, knownTo } from "./cuda_build.ts";
+import { checkSeal } from "./seal.ts";
 
 /** Our operators, compiled for this machine. */
 export interface NativeKernels {
@@ -47,12 +48,12 @@ const INTERRUPTED_MS = 3_600_000;
  * is to be removed then.
  *
  * @param onUnit Told while it compiles.
- * @throws {RangeError} If the library that is named is none of ours, or has no such instruction set for this processor.
+ * @throws {RangeError} If the library that is named is none of ours or not whole, or has no such instruction set for this processor.
  */
 export async function openKernels(onUnit?: (done: number, total: number) => void): Promise<KernelsState> {
   const setting = Deno.env.get("ESPALIER_KERNELS");
   if (setting === "off") return { kernels: null, reason: "switched off (ESPALIER_KERNELS=off)" };
-  if (setting) return { kernels: describe(setting, openNamed("ESPALIER_KERNELS", setting, open)), reason: null };
+  if (setting) return { kernels: describe(setting, await openNamed("ESPALIER_KERNELS", setting, open)), reason: null };
   const { os, arch } = Deno.build;
   if (os !== "linux") return { kernels: null, reason: `kernels are made for Linux, not ${os}` };
   const path = await libraryPath(arch);
@@ -81,14 +82,14 @@ export async function openKernels(onUnit?: (done: number, total: number) => void
  * not know is left out; a newer nvcc is not noticed, `build/kernels` is to be removed then.
  *
  * @param onUnit Told while it compiles.
- * @throws {RangeError} If the library that is named is none of ours.
+ * @throws {RangeError} If the library that is named is none of ours, or not whole.
  * @throws {Error} If a compiler fails, with its own words.
  */
 export async function openCudaKernels(onUnit?: (done: number, total: number) => void): Promise<CudaKernelsState> {
   const setting = Deno.env.get("ESPALIER_CUDA_KERNELS");
   if (setting === "off") return { kernels: null, reason: "switched off (ESPALIER_CUDA_KERNELS=off)" };
   if (setting) {
-    openNamed("ESPALIER_CUDA_KERNELS", setting, openCuda);
+    await openNamed("ESPALIER_CUDA_KERNELS", setting, openCuda);
     return { kernels: { path: setting, skipped: [] }, reason: null };
   }
   const { os, arch } = Deno.build;
@@ -153,9 +154,10 @@ function openCuda(path: string): unknown {
   return Deno.dlopen(path, { EspalierCudaProblem: { parameters: [], result: "pointer" } });
 }
 
-/** @throws {RangeError} If it is no library of ours. */
-function openNamed<Opened>(variable: string, path: string, open: (path: string) => Opened): Opened {
+/** @throws {RangeError} If it is no library of ours, or no longer whole. */
+async function openNamed<Opened>(variable: string, path: string, open: (path: string) => Opened): Promise<Opened> {
   try {
+    await checkSeal(path);
     return open(path);
   } catch (cause) {
     throw new RangeError(
@@ -175,6 +177,7 @@ async function openEarlier<Opened>(
 ): Promise<{ readonly library: Opened | null; readonly problem: string }> {
   if (!await Deno.stat(path).then(() => true, () => false)) return { library: null, problem: "none built before" };
   try {
+    await checkSeal(path);
     return { library: open(path), problem: "" };
   } catch (error) {
     return { library: null, problem: `the one built before cannot be used: ${problemOf(error)}` };

@@ -25,11 +25,15 @@ describe("openKernels()", () => {
 
   it("refuses a library that is none, or none of ours", async () => {
     const script = fileURLToPath(import.meta.url);
-    for (const path of ["/nowhere.so", script]) {
+    const problems = {
+      "/nowhere.so": "No such file",
+      [script]: `${script}: cut short, changed, or not made by a build`,
+    };
+    for (const [path, problem] of Object.entries(problems)) {
       await withEnvironment("ESPALIER_KERNELS", path, () =>
         rejects(openKernels(), ({ name, message }: Error) => {
           const wanted =
-            `ESPALIER_KERNELS must be the path of a library of our operators, or off, not "${path}": ${path}: `;
+            `ESPALIER_KERNELS must be the path of a library of our operators, or off, not "${path}": ${problem}`;
           ok(name === "RangeError" && message.startsWith(wanted), message);
           return true;
         }));
