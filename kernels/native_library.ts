@@ -70,7 +70,6 @@ export async function openKernels(onUnit?: (done: number, total: number) => void
     const failure = error as Error;
     return { kernels: null, reason: `cannot be built in build/kernels: ${inOneLine(failure)}`, failure };
   }
-  await removeInterrupted();
   return { kernels: describe(path, library), reason: null };
 }
 
@@ -115,7 +114,6 @@ export async function openCudaKernels(onUnit?: (done: number, total: number) => 
     ...{ compiler, nvcc, architecture: arch, gpuArchitectures: known, out: path },
     ...(onUnit && { onUnit }),
   });
-  await removeInterrupted();
   openCuda(path);
   return { kernels: { path, skipped: asked.filter((name) => !known.includes(name)) }, reason: null };
 }
@@ -169,12 +167,13 @@ async function openNamed<Opened>(variable: string, path: string, open: (path: st
 
 /**
  * What an earlier build left. A file that cannot be opened counts as none, and the next build replaces it: it may be
- * damaged, or made where the system's libraries are newer.
+ * damaged, or made where the system's libraries are newer. What an interrupted build left is removed.
  */
 async function openEarlier<Opened>(
   path: string,
   open: (path: string) => Opened,
 ): Promise<{ readonly library: Opened | null; readonly problem: string }> {
+  await removeInterrupted();
   if (!await Deno.stat(path).then(() => true, () => false)) return { library: null, problem: "none built before" };
   try {
     await checkSeal(path);
@@ -216,16 +215,18 @@ function inOneLine(failure: Error): string {
   return error === undefined ? what! : `${what} ${error.trim()}`;
 }
 
-/** Removes the objects of builds that were interrupted. */
+/** Removes the objects of builds that were interrupted, if it may. */
 async function removeInterrupted(): Promise<void> {
+  const { state } = await Deno.permissions.query({ name: "write", path: FOLDER });
+  if (state !== "granted") return;
   const latest = Date.now() - INTERRUPTED_MS;
-  for await (const { name } of Deno.readDir(FOLDER)) {
-    if (!name.startsWith(OBJECTS)) continue;
-    try {
+  try {
+    for await (const { name } of Deno.readDir(FOLDER)) {
+      if (!name.startsWith(OBJECTS)) continue;
       const { mtime } = await Deno.stat(FOLDER + name);
       if (mtime!.getTime() < latest) await Deno.remove(FOLDER + name, { recursive: true });
-    } catch {
-      // Another process's build has ended meanwhile, or removed it too.
     }
+  } catch {
+    // Nothing was built yet, or another process is removing them too.
   }
 }

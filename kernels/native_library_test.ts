@@ -122,14 +122,16 @@ if (Deno.build.os !== "linux") {
     it("removes what builds left that were interrupted long ago", async () => {
       await imitate("c++", `[ -z "$out" ] || /bin/cp ${real} "$out"`);
       const built = `${folder}/build/kernels`;
-      for (const [name, hours] of [["objects-old", 2], ["objects-young", 0], ["others", 2]] as const) {
-        await Deno.mkdir(`${built}/${name}`, { recursive: true });
-        const time = Date.now() / 1000 - hours * 3600;
-        await Deno.utime(`${built}/${name}`, time, time);
+      for (const library of ["built", "found"]) {
+        for (const [name, hours] of [["objects-old", 2], ["objects-young", 0], ["others", 2]] as const) {
+          await Deno.mkdir(`${built}/${name}`, { recursive: true });
+          const time = Date.now() / 1000 - hours * 3600;
+          await Deno.utime(`${built}/${name}`, time, time);
+        }
+        equal((await open()).opened, true);
+        const left = (await Array.fromAsync(Deno.readDir(built))).map(({ name }) => name);
+        deepEqual(left.filter((name) => !name.endsWith(".so")).sort(), ["objects-young", "others"], library);
       }
-      equal((await open()).opened, true);
-      const left = (await Array.fromAsync(Deno.readDir(built))).map(({ name }) => name);
-      deepEqual(left.filter((name) => !name.endsWith(".so")).sort(), ["objects-young", "others"]);
     });
   });
 }
