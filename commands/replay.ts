@@ -34,7 +34,7 @@ const Flags = z.strictObject({
   shape: z.enum(SHAPES).optional().describe("Random weights in this model's dimensions instead"),
   url: z.url({ protocol: /^http$/ }).optional().describe("A service that runs, instead of one for each policy"),
   policies: z.string().default("fixed:0,fixed:0.35,queue-threshold,budget,slackfit,predictive")
-    .describe("Policies to run in turn, separated by commas"),
+    .describe(`Policies to run in turn, separated by commas: ${POLICY_NAMES.join(", ")}`),
   loads: z.string().default("0.5,1.2,3").describe("Offered loads, as multiples of what rate 0 sustains"),
   seconds: z.number().min(1).max(86_400).default(60).describe("Length of a trace"),
   arrivals: z.enum(SHAPES_OF_LOAD).default("gamma").describe("How the load moves over time"),
