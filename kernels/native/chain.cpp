@@ -260,10 +260,9 @@ ort::Status* Chain::compute(ort::KernelContext* context) const {
     if (bytes > workBytes) workBytes = bytes;
   }
   RETURN_IF_FAILED(forWork.allocate(workBytes, &work));
-  runTogether(api_, context, memory, loops_, [&](const Parallel& parallel) {
+  return runTogether(api_, context, memory, loops_, [&](const Parallel& parallel) {
     for (size_t p = 0; p < parts_.count; p++) parts_[p].op->compute(runs + parts_[p].place, work, parallel);
   });
-  return nullptr;
 }
 
 constexpr ort::CustomOp describe() {

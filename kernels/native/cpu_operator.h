@@ -14,10 +14,11 @@ class CpuOperator {
   // Reads and checks attributes and constants, once.
   virtual ort::Status* prepare(const OperatorInfo&) = 0;
 
-  // Floats of a row of its output, which has as many rows as its first input.
+  // Floats of a row of its output, which has as many rows as its first input. Known once it is prepared, before any
+  // input has a shape: from constants, or from an attribute.
   virtual size_t columns() const = 0;
 
-  // Loops of a run at most.
+  // Loops of a run at most: every `forEach` and `once` of `compute` counts.
   virtual size_t loops() const = 0;
 
   // Bytes of what `bind` writes, aligned to 16.
@@ -58,10 +59,10 @@ struct OperatorKind {
   void (*describeInputs)(ort::CustomOp*);
 };
 
-// Lets the session's threads run body(parallel) as one team.
+// Lets the session's threads run body(parallel) as one team. Fails if it has more loops.
 // @param memory `Team::bytes(loops)`
 template <typename Body>
-void runTogether(ort::Api api, const ort::KernelContext* context, void* memory, size_t loops, Body&& body) {
+ort::Status* runTogether(ort::Api api, const ort::KernelContext* context, void* memory, size_t loops, Body&& body) {
   struct Shared {
     Team team;
     std::remove_reference_t<Body>& body;
@@ -70,11 +71,13 @@ void runTogether(ort::Api api, const ort::KernelContext* context, void* memory, 
     auto& shared = *static_cast<Shared*>(user);
     shared.team.join(shared.body);
   };
-  ort::Status* status = ort::ParallelFor::call(api, context, join, Team::processors(), 0, &shared);
-  if (!status) return;
   // Only a run without threads fails, before it calls anything.
-  ort::ReleaseStatus::call(api, status);
-  join(&shared, 0);
+  if (ort::Status* status = ort::ParallelFor::call(api, context, join, Team::processors(), 0, &shared)) {
+    ort::ReleaseStatus::call(api, status);
+    join(&shared, 0);
+  }
+  if (!shared.team.hadMoreLoops()) return nullptr;
+  return failure(api, "compute() has more loops than the %zu of loops()", loops);
 }
 
 }  // namespace espalier

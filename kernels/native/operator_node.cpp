@@ -30,9 +30,8 @@ class OperatorNode {
     void* run = static_cast<uint8_t*>(memory) + teamBytes;
     RETURN_IF_FAILED(op_->bind(operands, run));
     if (const size_t bytes = op_->workBytes(run)) RETURN_IF_FAILED(forWork.allocate(bytes, &work));
-    runTogether(api_, context, memory, op_->loops(),
-                [&](const Parallel& parallel) { op_->compute(run, work, parallel); });
-    return nullptr;
+    return runTogether(api_, context, memory, op_->loops(),
+                       [&](const Parallel& parallel) { op_->compute(run, work, parallel); });
   }
 
  private:

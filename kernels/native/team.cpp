@@ -41,6 +41,10 @@ void Team::runLoop(void* user, void (*body)(void* user, size_t index), size_t to
   Member& member = *static_cast<Member*>(user);
   Team& team = *member.team;
   const size_t loop = member.nextLoop++, count = shares();
+  if (loop >= team.loops_) {
+    __atomic_store_n(&team.hadMoreLoops_, true, __ATOMIC_RELAXED);
+    return;
+  }
   uint32_t* done = team.done_ + loop;
   if (__atomic_load_n(done, __ATOMIC_ACQUIRE) == total) return;
   uint32_t mine = 0;

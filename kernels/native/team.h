@@ -37,6 +37,9 @@ class Team {
     __atomic_store_n(&ended_, true, __ATOMIC_RELEASE);
   }
 
+  // Whether the code had more loops than the team is made for; those were left out. Asked when all members have left.
+  bool hadMoreLoops() const { return hadMoreLoops_; }
+
   // Threads that this machine can run at once.
   static size_t processors();
 
@@ -60,6 +63,7 @@ class Team {
   size_t members_ = 0;
   uint32_t sleepers_ = 0;
   bool ended_ = false;
+  bool hadMoreLoops_ = false;
 };
 
 }  // namespace espalier

@@ -26,6 +26,7 @@
 #include "products.h"
 #include "routines.h"
 #include "scans.h"
+#include "team.h"
 
 using namespace espalier;
 
@@ -89,6 +90,7 @@ int main(int count, char** arguments) {
 
   Random random{seed};
   checkMemory(random);
+  checkTeam();
   if (steps == 0 && decoderSteps == 0) runTable(random);
   for (uint64_t step = 0; step < steps; step++) {
     const size_t blockSize = blockSizes[random.below(3)];

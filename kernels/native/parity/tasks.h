@@ -26,12 +26,10 @@ void runBackward(void*, void (*body)(void* user, size_t index), size_t total, vo
   for (size_t i = total; i > 0; i--) body(user, i - 1);
 }
 
-// Carries out body(parallel), which has so many loops at most.
+// Lets threads run body(parallel) as a team that is made for so many loops. Whether it had more.
 template <typename Body>
-void carryOut(const Order& order, size_t loops, Body&& body) {
-  if (order.kind == Order::Kind::forward) return body(Parallel{nullptr, runForward});
-  if (order.kind == Order::Kind::backward) return body(Parallel{nullptr, runBackward});
-  std::vector<uint8_t> memory(Team::bytes(loops), 0xff);
+bool runTeam(size_t threads, size_t loops, Body&& body) {
+  Guarded memory(Team::bytes(loops), 0xff);
   struct Shared {
     Team team;
     std::remove_reference_t<Body>& body;
@@ -41,11 +39,21 @@ void carryOut(const Order& order, size_t loops, Body&& body) {
     shared.team.join(shared.body);
     return nullptr;
   };
-  std::vector<pthread_t> members(order.threads);
+  std::vector<pthread_t> members(threads);
   for (pthread_t& member : members) {
     if (pthread_create(&member, nullptr, join, &shared) != 0) std::abort();
   }
   for (pthread_t member : members) pthread_join(member, nullptr);
+  memory.checkBands("a team's memory");
+  return shared.team.hadMoreLoops();
+}
+
+// Carries out body(parallel), which has so many loops at most.
+template <typename Body>
+void carryOut(const Order& order, size_t loops, Body&& body) {
+  if (order.kind == Order::Kind::forward) return body(Parallel{nullptr, runForward});
+  if (order.kind == Order::Kind::backward) return body(Parallel{nullptr, runBackward});
+  check(!runTeam(order.threads, loops, body), "more than %zu loops", loops);
 }
 
 }  // namespace
