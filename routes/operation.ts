@@ -16,7 +16,7 @@ const REFUSALS: Readonly<Record<number, string>> = {
   429:
     "The queue is full, other requests stand in the way of the budget, or no rate meets it and on_miss is reject; see " +
     "Retry-After",
-  431: "The headers are too long",
+  431: "The headers are too long, or too many",
   500: "The service failed",
   503: "The service is stopping, or not ready",
 };
