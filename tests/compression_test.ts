@@ -173,16 +173,7 @@ describe("compress()", () => {
       const [gate, norm] = ["model.layers.1.mlp.gate_proj.weight", "model.norm.weight"];
       await spoil(`${folder}/checkpoint/model.safetensors`, { [gate!]: NaN, [norm!]: -Infinity });
       using checkpoint = await openCheckpoint(`${folder}/checkpoint`);
-      const job: Job = {
-        checkpoint,
-        out: `${folder}/out`,
-        name: "x",
-        calibration: calibrationData(TEXT, { samples: 2, length: 16, seed: 1 }),
-        blockSize: 32,
-        recipe: parseRecipe({}),
-        seed: 0,
-        threads: 1,
-      };
+      const job = smallJob(checkpoint, `${folder}/out`, {});
       const progress = () => ok(false, "it began");
       await rejects(compress(job, { ...context, progress }), (error: Error) => {
         const { path } = checkpoint;
@@ -214,17 +205,8 @@ describe("compress()", () => {
         await writeTinyCheckpoint(`${folder}/checkpoint`, TINY_LLAMA, 1);
         await spoil(`${folder}/checkpoint/model.safetensors`, { [`model.${tensor}.weight`]: value });
         using checkpoint = await openCheckpoint(`${folder}/checkpoint`);
-        const job: Job = {
-          checkpoint,
-          out: `${folder}/out`,
-          name: "x",
-          calibration: calibrationData(TEXT, { samples: 2, length: 16, seed: 1 }),
-          blockSize: 32,
-          // Orders by anything would find the activations first.
-          recipe: parseRecipe(where === "activations overflow" ? { order: "random" } : {}),
-          seed: 0,
-          threads: 1,
-        };
+        // Orders by anything would find the activations first.
+        const job = smallJob(checkpoint, `${folder}/out`, where === "activations overflow" ? { order: "random" } : {});
         await rejects(compress(job, context), { name: "RangeError", message: said });
         equal(await Deno.stat(job.out).catch(() => null), null);
       } finally {
@@ -233,6 +215,19 @@ describe("compress()", () => {
     });
   }
 });
+
+function smallJob(checkpoint: Job["checkpoint"], out: string, recipe: unknown): Job {
+  return {
+    checkpoint,
+    out,
+    name: "x",
+    calibration: calibrationData(TEXT, { samples: 2, length: 16, seed: 1 }),
+    blockSize: 32,
+    recipe: parseRecipe(recipe),
+    seed: 0,
+    threads: 1,
+  };
+}
 
 describe("checkJob()", () => {
   it("names everything that is in the way, before any work", async () => {
