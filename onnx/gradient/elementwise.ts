@@ -1,5 +1,10 @@
-import { MICROSOFT } from "../mod.ts";
-import { floatAttribute, knowOnly, onlyGradient, type Rule, unbroadcast } from "./rule.ts";
+import { MICROSOFT, type Value } from "../mod.ts";
+import { type Differentiated, floatAttribute, knowOnly, onlyGradient, type Rule, unbroadcast } from "./rule.ts";
+
+/** The gradient where a condition holds, and zero elsewhere. */
+function through(node: Differentiated, condition: Value): Value {
+  return node.graph.op("Where", [condition, onlyGradient(node), node.graph.floats(0)]);
+}
 
 /** Operators that work element by element; the binary ones broadcast. */
 export const ELEMENTWISE: Readonly<Record<string, Rule>> = {
@@ -55,6 +60,18 @@ export const ELEMENTWISE: Readonly<Record<string, Rule>> = {
       const slope = graph.op("Mul", [y!, graph.op("Sub", [graph.floats(1), y!])]);
       return graph.op("Mul", [onlyGradient(node), slope]);
     }];
+  },
+
+  /** At 0, where there is no slope, 0. */
+  Relu(node) {
+    const { graph, inputs: [x] } = node;
+    return [() => through(node, graph.op("Greater", [x!, graph.floats(0)]))];
+  },
+
+  /** Nothing flows where x lies beyond a limit, nor to the limits. */
+  Clip(node) {
+    const { graph, inputs: [x], outputs: [y] } = node;
+    return [() => through(node, graph.op("Equal", [x!, y!])), null, null];
   },
 
   /** y = log(1 + eˣ): dx = g · sigmoid(x) */

@@ -48,6 +48,9 @@ const CASES: readonly Case[] = [
   { op: "Sqrt", shapes: [[5]], range: [0.5, 2] },
   { op: "Sigmoid", shapes: [[5]] },
   { op: "Softplus", shapes: [[5]], range: [-4, 4] },
+  { op: "Relu", shapes: [[9]] },
+  { op: "Clip", shapes: [[9]], inputs: (g, [x]) => [x!, g.floats(-0.4), g.floats(0.5)] },
+  { op: "Clip", about: "from below", shapes: [[9]], inputs: (g, [x]) => [x!, g.floats(-0.4)] },
   {
     op: "Where",
     shapes: [[2, 3], [3]],
