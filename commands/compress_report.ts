@@ -30,5 +30,10 @@ export function formatReport(report: Report): string {
       ...[float16, rate0, rate35].map((bytes) => bytes.toFixed(bytes < 1 ? 3 : 2)),
     ]),
   );
-  return [rates, layers, memory].join("\n\n");
+  const { recovery } = report;
+  const recovered = recovery === null ? [] : [
+    `Recovery: ${recovery.steps} steps took narrow levels from ${recovery.first.toFixed(3)} to ` +
+    `${recovery.last.toFixed(3)} nats per token from the whole model.`,
+  ];
+  return [rates, ...recovered, layers, memory].join("\n\n");
 }

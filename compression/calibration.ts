@@ -4,6 +4,8 @@ import { xoroshiro128plus } from "pure-rand/generator/xoroshiro128plus";
 export interface CalibrationData {
   /** Windows that statistics and Hessians are made from. */
   readonly windows: readonly Int32Array[];
+  /** The text that they are cut from: all of it but its end. */
+  readonly text: Int32Array;
   /** Windows of the text's end, which calibration never sees: the report's perplexity is measured on them. */
   readonly heldOut: readonly Int32Array[];
 }
@@ -38,6 +40,7 @@ export function calibrationData(
   const window = (start: number) => all.subarray(start, start + length);
   return {
     windows: Array.from({ length: samples }, () => window(uniformInt(random, 0, places))),
+    text: all.subarray(0, border),
     heldOut: Array.from({ length: heldOutCount }, (_, i) => window(border + i * length)),
   };
 }

@@ -11,7 +11,7 @@ import type { SafetensorsWriter } from "../models/safetensors_writer.ts";
 import { writeWhole } from "../models/whole_file.ts";
 import type { Runtime } from "../onnx/mod.ts";
 import type { OrderOptions } from "./blocks/method.ts";
-import { checkSameKind, methodOf } from "./blocks/mod.ts";
+import { methodOf } from "./blocks/mod.ts";
 import { HiddenStates, influenceOf } from "./hidden_states.ts";
 import { influenceGroups } from "./influence_groups.ts";
 import { checkWeights, type Job, jobDigest } from "./job.ts";
@@ -22,6 +22,7 @@ import {
   checkScores,
   type Journal,
   readJournal,
+  recoveryFile,
   removeState,
   type Stream,
   streamFile,
@@ -37,8 +38,12 @@ import type { WholeOrder } from "./orders/order.ts";
 import { PartialFolder } from "./partial_folder.ts";
 import { type PreparedModel, prepareModel, rotateResidual } from "./prepared_model.ts";
 import { type Quantization, quantizeBlock, quantizeEmbedding, quantizeHead } from "./quantization_pass.ts";
+import { adapterParameters, type Adapters } from "./recovery/adapters.ts";
+import { recover, type RecoveryState } from "./recovery/recover.ts";
 import { type Report, reportOf } from "./report.ts";
+import { SortedModel } from "./sorted_model.ts";
 import { readingStatistics, writingStatistics } from "./statistics.ts";
+import { ParameterLayout } from "./training/parameters.ts";
 import { UnusableRunError } from "./unusable_run_error.ts";
 
 /** Tokens over which the λ of uniql.md §3.3 is meant. */
@@ -59,8 +64,8 @@ export interface CompressContext {
 
 /**
  * Compresses a checkpoint into one artefact: statistics of the unmodified network, layer by layer; orders and rotations;
- * layer rates; quantization, layer by layer on what the quantized layers before emit and towards what the unmodified ones
- * do; and the perplexity of every level on held-out text.
+ * layer rates; recovery, if the recipe has it; quantization, layer by layer on what the quantized layers before emit and
+ * towards what the float ones do; and the perplexity of every level on held-out text.
  *
  * Everything is written below `out.partial`, which becomes `out` at the very end. A run that was cut off leaves no
  * artefact, and the same job started again goes on at its last saved layer, or anew where what was saved is damaged.
@@ -107,6 +112,7 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
       orders: [],
       influence: [],
       arrangedBy: [],
+      recovery: null,
       written: {},
       errors: [],
       perplexities: [],
@@ -115,8 +121,11 @@ export async function compress(job: Job, context: CompressContext): Promise<Repo
   }
 }
 
-/** Shares of the whole work, measured on SmolLM2-135M with 64 windows of 512 tokens. */
-const SHARES = { statistics: 0.16, embedding: 0.06, quantization: 0.63, perplexity: 0.15 };
+/** Shares of the whole work without recovery, measured on SmolLM2-135M with 64 windows of 512 tokens. */
+const SHARES = { statistics: 0.16, recovery: 0, embedding: 0.06, quantization: 0.63, perplexity: 0.15 };
+
+/** What learning from a token takes, in units of what a token of the statistics does; measured likewise. */
+const RECOVERY_COST = 4;
 
 class Run {
   readonly #job: Job;
@@ -128,6 +137,8 @@ class Run {
   readonly #model: PreparedModel;
   readonly #dense: ModelPlan;
   readonly #order: WholeOrder;
+  readonly #sorted: SortedModel;
+  readonly #shares: typeof SHARES;
   /** What blocks are arranged by, of the layers that have an order. */
   readonly #arrangedBy: (Floats | null)[][] = [];
   readonly #journal: Journal;
@@ -158,6 +169,15 @@ class Run {
       : plain;
     this.#dense = densePlan(job.checkpoint.description);
     this.#order = orderOf(job.recipe.order);
+    this.#sorted = new SortedModel({
+      algebra,
+      model: this.#model,
+      description: job.checkpoint.description,
+      dense: this.#dense,
+      orderOf: (layer, index) => journal.orders[layer]![index]!,
+      optionsOf: (layer, index) => this.#arrangeOptions(layer, index),
+    });
+    this.#shares = sharesOf(job);
   }
 
   /** @throws {UnusableRunError} Before any work, if the journal names what is not there as it was. */
@@ -168,11 +188,15 @@ class Run {
       );
     }
     if (this.#journal.phase === "statistics") await this.#collectStatistics();
+    else if (this.#journal.phase === "quantization" && this.#journal.recovery !== null) {
+      this.#sorted.adapters = this.#adaptersOf(await readFloats(this.#folder, this.#journal.recovery.adapters));
+    }
     const draft = manifestDraft(this.#job, this.#journal, {
       checkpointSha256: this.#checkpointDigest,
       linearAlgebra: this.#algebra.name,
       onnxRuntime: this.#context.runtime.version,
     });
+    if (this.#journal.phase === "recovery") await this.#recover(draft);
     const { tokenizer } = this.#job.checkpoint;
     if (this.#journal.phase === "quantization") {
       await this.#quantize(draft);
@@ -227,10 +251,17 @@ class Run {
       this.#journal.layers = end;
       if (this.#saveIsDue()) await this.#save({ reference: hidden });
     }
+    this.#journal.layers = 0;
+    if (recipe.recovery.steps === 0) return await this.#beginQuantization(hidden);
+    this.#journal.phase = "recovery";
+    await this.#save({});
+  }
+
+  /** @param hidden What leaves the last layer before anything is quantized. */
+  async #beginQuantization(hidden: HiddenStates): Promise<void> {
     const norm = await this.#model.readFinalNorm();
     this.#headGram = await gramOfHeadInputs(this.#algebra, hidden, norm, this.#model.config.rmsNormEps);
     this.#journal.phase = "quantization";
-    this.#journal.layers = 0;
   }
 
   /** Orders the blocks of a layer and sends the activations through it as it was. */
@@ -259,6 +290,46 @@ class Run {
     return orders;
   }
 
+  /** Corrects the sorted model by what its narrow levels learn, and sends the activations through what it became. */
+  async #recover(draft: ManifestDraft): Promise<void> {
+    const { checkpoint: { description }, calibration } = this.#job;
+    this.#sorted.adapters = await this.#learn(draft);
+    const embedding = await this.#model.readEmbedding();
+    const hidden = HiddenStates.embed(embedding, calibration.windows, description.config.hiddenSize);
+    using sessions = new BlockSessions(this.#sessions());
+    for (const [layer, blocks] of this.#dense.layers.entries()) {
+      this.#progress("recovery", 1);
+      for (const [index, block] of blocks.entries()) {
+        const session = await sessions.open(block);
+        session.setWeights(await this.#sorted.block(layer, index));
+        for (const window of hidden.windows) await session.run(window);
+      }
+    }
+    await this.#beginQuantization(hidden);
+  }
+
+  async #learn(draft: ManifestDraft): Promise<Adapters> {
+    const { calibration, recipe: { recovery }, seed, threads } = this.#job;
+    const weights = await this.#sorted.weights();
+    const model = {
+      plan: { ...this.#dense, headRotation: weights.has("head_rotation.weight") },
+      elastic: planOf({ ...draft, format: "espalier", version: 1, files: {} }),
+      pairs: this.#sorted.pairs(),
+      rank: recovery.rank,
+    };
+    const state = await recover(
+      this.#context.runtime,
+      { model, weights, text: calibration.text, recipe: recovery, seed, threads },
+      await this.#readRecovery(),
+      async (state) => {
+        this.#progress("recovery", state.divergences.length / recovery.steps);
+        if (this.#saveIsDue()) await this.#saveRecovery(state);
+      },
+    );
+    await this.#saveRecovery(state);
+    return this.#adaptersOf(state.adapters);
+  }
+
   /** Second pass: writes the weights' file. */
   async #quantize(draft: ManifestDraft): Promise<void> {
     const { checkpoint, calibration, blockSize, recipe } = this.#job;
@@ -283,11 +354,14 @@ class Run {
       this.#journal.errors = [[[error]]];
       return HiddenStates.embed(embedding, calibration.windows, description.config.hiddenSize);
     });
-    const reference = await this.#resumeStream(
-      "reference",
-      async () =>
-        HiddenStates.embed(await this.#model.readEmbedding(), calibration.windows, description.config.hiddenSize),
-    );
+    const narrow = recipe.narrowShare === 0
+      ? null
+      : await this.#resumeStream("narrow", () => Promise.resolve(hidden.copy()));
+    const reference = await this.#resumeStream("reference", async () => {
+      const embedding = await this.#model.readEmbedding();
+      return HiddenStates.embed(embedding, calibration.windows, description.config.hiddenSize);
+    });
+    const streams = { hidden, narrow, reference };
     const collecting = { ...this.#sessions(), withOutput: false };
     using reading = new BlockSessions({
       ...collecting,
@@ -300,28 +374,19 @@ class Run {
     using running = new BlockSessions(this.#sessions());
     for (let layer = this.#journal.layers; layer < description.layers.length; layer++) {
       const errors: Journal["errors"][number] = [];
-      for (const [index, block] of description.layers[layer]!.entries()) {
-        this.#progress("quantization", (layer + index / description.layers[layer]!.length) / description.layers.length);
-        const order = this.#journal.orders[layer]![index]!;
-        checkSameKind(`block ${index} of layer ${layer}`, block, order);
-        const dense = this.#dense.layers[layer]![index]!;
-        const tensors = await this.#model.readBlock(block);
-        const method = methodOf(block.kind);
-        const kept = this.#arrangedBy[layer]![index]!;
-        const statistics = new Map(kept === null ? [] : [[method.arrangedBy!(this.#order)!, kept]]);
-        const options = this.#orderOptions(layer, index, statistics);
-        const prepared = await naming(dense.name, () => method.arrange?.(tensors, options)) ?? tensors;
+      const blocks = this.#dense.layers[layer]!;
+      for (const [index, dense] of blocks.entries()) {
+        this.#progress("quantization", (layer + index / blocks.length) / description.layers.length);
         errors.push(
           await quantizeBlock(quantization, {
             plan: plan.layers[layer]![index]!,
-            block: prepared,
-            order,
+            sorted: await this.#sorted.block(layer, index),
             passes: {
               reading: await reading.open(dense),
               writing: await writing.open(dense),
               running: await running.open(dense),
             },
-            streams: { hidden, reference },
+            streams,
           }),
         );
       }
@@ -330,11 +395,11 @@ class Run {
       if (this.#saveIsDue()) {
         await writer.sync();
         this.#journal.written = Object.fromEntries(writer.written);
-        await this.#save({ hidden, reference });
+        await this.#save({ hidden, reference, ...(narrow && { narrow }) });
       }
     }
     const [embedding] = this.#journal.errors[0]![0]!;
-    this.#journal.errors[0] = [[embedding!, ...await quantizeHead(quantization, this.#model, { hidden, reference })]];
+    this.#journal.errors[0] = [[embedding!, ...await quantizeHead(quantization, this.#model, streams)]];
     await writer.finish();
     this.#journal.written = Object.fromEntries(writer.written);
   }
@@ -373,14 +438,22 @@ class Run {
     };
   }
 
+  /** What a block is arranged by: as `#orderOptions`, of the statistics what was kept. */
+  #arrangeOptions(layer: number, index: number): OrderOptions {
+    const { kind } = this.#dense.layers[layer]![index]!;
+    const kept = this.#arrangedBy[layer]![index]!;
+    const statistics = kept === null ? [] : [[methodOf(kind).arrangedBy!(this.#order)!, kept] as const];
+    return this.#orderOptions(layer, index, new Map(statistics));
+  }
+
   #progress(phase: keyof typeof SHARES, share: number): void {
     this.#context.signal?.throwIfAborted();
     let before = 0;
-    for (const [name, part] of Object.entries(SHARES)) {
+    for (const [name, part] of Object.entries(this.#shares)) {
       if (name === phase) break;
       before += part;
     }
-    this.#context.progress(before + SHARES[phase] * share, phase);
+    this.#context.progress(before + this.#shares[phase] * share, phase);
   }
 
   async #resumeStream(stream: Stream, start: () => Promise<HiddenStates>): Promise<HiddenStates> {
@@ -388,6 +461,32 @@ class Run {
     const file = this.#journal.streams[stream];
     if (file === undefined) throw new UnusableRunError(`the journal names no ${stream} stream`);
     return new HiddenStates(await readFloats(this.#folder, file), this.#job.calibration.windows.length);
+  }
+
+  #adaptersOf(values: Floats): Adapters {
+    const { rank } = this.#job.recipe.recovery;
+    return { layout: new ParameterLayout(adapterParameters(this.#dense, rank)), values, rank };
+  }
+
+  /** What a recovery that was cut off goes on from. */
+  async #readRecovery(): Promise<RecoveryState | null> {
+    const { recovery } = this.#journal;
+    if (recovery === null) return null;
+    const [adapters, mean, square] = await Promise.all(
+      [recovery.adapters, ...recovery.means].map((file) => readFloats(this.#folder, file)),
+    );
+    return { divergences: recovery.divergences, adapters: adapters!, mean: mean!, square: square! };
+  }
+
+  async #saveRecovery({ divergences, adapters, mean, square }: RecoveryState): Promise<void> {
+    const write = (part: "adapters" | "mean" | "square", floats: Floats) =>
+      writeFloats(this.#folder, recoveryFile(divergences.length, part), floats);
+    this.#journal.recovery = {
+      divergences: [...divergences],
+      adapters: await write("adapters", adapters),
+      means: [await write("mean", mean), await write("square", square)],
+    };
+    await this.#save({});
   }
 
   #saveIsDue(): boolean {
@@ -420,4 +519,12 @@ class Run {
     this.#journal.seconds = this.#seconds();
     await writeJournal(this.#folder, this.#journal);
   }
+}
+
+/** `SHARES` with recovery, whose share follows from the tokens that it learns from. */
+function sharesOf({ recipe: { recovery }, calibration: { windows } }: Job): typeof SHARES {
+  const learnt = recovery.steps * recovery.sequences * recovery.sequenceLength;
+  const work = SHARES.statistics * RECOVERY_COST * learnt / (windows.length * windows[0]!.length);
+  const entries = Object.entries({ ...SHARES, recovery: work });
+  return Object.fromEntries(entries.map(([phase, share]) => [phase, share / (1 + work)])) as typeof SHARES;
 }

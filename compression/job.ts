@@ -8,6 +8,7 @@ import { largestToken } from "../models/vocabulary.ts";
 import type { CalibrationData } from "./calibration.ts";
 import { partialPathOf } from "./partial_folder.ts";
 import type { Recipe } from "./recipe.ts";
+import { adapterSize, recoveryMemory } from "./recovery/size.ts";
 
 /** What is to be compressed, how, and where to. */
 export interface Job {
@@ -31,7 +32,7 @@ export interface Job {
 export function jobDigest({ checkpoint, calibration, blockSize, recipe, seed }: Job, checkpointDigest: string): string {
   const hash = createHash("sha256");
   hash.update(JSON.stringify([checkpointDigest, checkpoint.description, blockSize, recipe, seed]));
-  for (const window of [...calibration.windows, ...calibration.heldOut]) hash.update(window);
+  for (const part of [...calibration.windows, calibration.text, ...calibration.heldOut]) hash.update(part);
   return hash.digest("hex");
 }
 
@@ -63,7 +64,7 @@ export async function checkJob(
   if (recipe.hadamard === true && !supportsHadamard(config.hiddenSize)) {
     problems.push(`there is no Hadamard matrix of order ${config.hiddenSize} for the recipe's rotation`);
   }
-  const largest = [...calibration.windows, ...calibration.heldOut].reduce(
+  const largest = [calibration.text, ...calibration.heldOut].reduce(
     (largest, window) => Math.max(largest, largestToken(window)),
     -1,
   );
@@ -74,11 +75,20 @@ export async function checkJob(
   if (length > config.maxPositionEmbeddings) {
     problems.push(`the windows have ${length} tokens, the model holds ${config.maxPositionEmbeddings}`);
   }
-  const needed = memoryNeeded(checkpoint, calibration);
+  const { recovery } = recipe;
+  if (recovery.steps > 0 && recovery.sequenceLength > config.maxPositionEmbeddings) {
+    problems.push(
+      `recovery's sequences have ${recovery.sequenceLength} tokens, the model holds ${config.maxPositionEmbeddings}`,
+    );
+  }
+  if (recovery.steps > 0 && recovery.sequenceLength > calibration.text.length) {
+    problems.push(`recovery's sequences have ${recovery.sequenceLength} tokens, the text ${calibration.text.length}`);
+  }
+  const needed = memoryNeeded(checkpoint, calibration, recipe);
   if (needed > memory) {
     problems.push(`it needs about ${sizeText(needed)} of memory, ${sizeText(memory)} are free`);
   }
-  const stored = diskNeeded(checkpoint, calibration, blockSize);
+  const stored = diskNeeded(checkpoint, calibration, { blockSize, recipe });
   if (stored > disk) {
     problems.push(`it needs about ${sizeText(stored)} of disk, ${sizeText(disk)} are free`);
   }
@@ -127,22 +137,29 @@ function areFinite(values: Float32Array): boolean {
   return true;
 }
 
-/** Bytes at the worst moment, roughly: activations of two networks, a block with its statistics, the embedding twice. */
-export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationData): number {
+/** Bytes at the worst moment, roughly: activations of three networks, a block with its statistics, the embedding twice. */
+export function memoryNeeded(checkpoint: Checkpoint, { windows }: CalibrationData, { recovery }: Recipe): number {
   const { hiddenSize, intermediateSize, mamba, vocabSize } = checkpoint.description.config;
   const inner = Math.max(intermediateSize, mamba === undefined ? 0 : mamba.numHeads * mamba.headDim);
   const activations = 4 * windows.length * windows[0]!.length * hiddenSize;
-  const statistics = 4 * inner ** 2 + 3 * 8 * inner ** 2;
+  const statistics = 2 * 4 * inner ** 2 + 3 * 8 * inner ** 2;
   const block = 4 * 3 * hiddenSize * inner;
-  return 2 * activations + statistics + 4 * block + 4 * 4 * vocabSize * hiddenSize;
+  const compressing = 3 * activations + statistics + 4 * block + 4 * 4 * vocabSize * hiddenSize;
+  return Math.max(compressing, recovery.steps === 0 ? 0 : recoveryMemory(densePlan(checkpoint.description), recovery));
 }
 
 /** Bytes that the artefact and what a stopped run keeps will take, roughly. */
-export function diskNeeded(checkpoint: Checkpoint, { windows }: CalibrationData, blockSize: BlockSize): number {
+export function diskNeeded(
+  checkpoint: Checkpoint,
+  { windows }: CalibrationData,
+  { blockSize, recipe: { recovery } }: Pick<Job, "blockSize" | "recipe">,
+): number {
   const { description } = checkpoint;
   const activations = 4 * windows.length * windows[0]!.length * description.config.hiddenSize;
-  // Four sets: the streams of two networks, and new files are written before the old ones are removed.
-  return variantSize(densePlan(description), 0, blockSize).bytes + 4 * activations;
+  const plan = densePlan(description);
+  const adapters = recovery.steps === 0 ? 0 : adapterSize(plan, recovery.rank);
+  // New files are written before the old ones are removed: the streams of three networks, adapters and two means.
+  return variantSize(plan, 0, blockSize).bytes + Math.max(6 * activations, 2 * 3 * 4 * adapters) + 4 * adapters;
 }
 
 /** In gigabytes, or in megabytes where those would be a fraction. */

@@ -57,14 +57,24 @@ const MatrixErrors = z.array(z.strictObject({ matrix: z.string(), relativeError:
 const Journal = z.strictObject({
   /** Says which job this is; another one starts anew. */
   job: z.string(),
-  phase: z.enum(["statistics", "quantization", "finished"]),
+  phase: z.enum(["statistics", "recovery", "quantization", "finished"]),
   /** Layers of this phase that are finished; the streams are what enters the next. */
   layers: z.int().nonnegative(),
-  streams: z.strictObject({ hidden: FloatFile.exactOptional(), reference: FloatFile.exactOptional() }),
+  streams: z.strictObject({
+    hidden: FloatFile.exactOptional(),
+    narrow: FloatFile.exactOptional(),
+    reference: FloatFile.exactOptional(),
+  }),
   orders: z.array(z.array(BlockOrder)),
   influence: z.array(z.number()),
   /** What each block is arranged by; null where that needs nothing but its order. */
   arrangedBy: z.array(z.array(FloatFile.nullable())),
+  /** What recovery has learnt so far, where there is one: see `RecoveryState`. */
+  recovery: z.strictObject({
+    divergences: z.array(z.number()),
+    adapters: FloatFile,
+    means: z.tuple([FloatFile, FloatFile]),
+  }).nullable(),
   /** CRC-32 of each tensor in the weights' file. */
   written: z.record(z.string(), z.int().nonnegative()),
   errors: z.array(z.array(MatrixErrors)),
@@ -120,19 +130,23 @@ function sha256(text: string): string {
  * @param keep The files that this journal names stay, and the journal too. Without it everything is removed.
  */
 export async function removeState(folder: string, keep?: Journal): Promise<void> {
-  const files = keep === undefined ? [] : [...Object.values(keep.streams), ...keep.arrangedBy.flat()];
+  const files = keep === undefined ? [] : [
+    ...Object.values(keep.streams),
+    ...keep.arrangedBy.flat(),
+    ...(keep.recovery === null ? [] : [keep.recovery.adapters, ...keep.recovery.means]),
+  ];
   const needed = new Set(files.map((file) => file?.name));
   if (keep !== undefined) needed.add(JOURNAL_FILE);
   const names = await Array.fromAsync(Deno.readDir(folder), ({ name }) => name);
-  const isState = /^(journal\.json|hidden\.|arrangement\.)/;
+  const isState = /^(journal\.json|hidden\.|arrangement\.|recovery\.)/;
   const removed = names.filter((name) => isState.test(name) && !needed.has(name));
   // The journal last: what is left without it would be nobody's.
   removed.sort((a, b) => Number(a === JOURNAL_FILE) - Number(b === JOURNAL_FILE));
   for (const name of removed) await Deno.remove(join(folder, name));
 }
 
-/** Activations between two layers: of the quantized network, and of the unmodified one. */
-export type Stream = "hidden" | "reference";
+/** Activations between two layers: of the quantized network, of a narrow level of it, and of the float one. */
+export type Stream = "hidden" | "narrow" | "reference";
 
 /** The file of a stream after so many layers: a name of its own, so that no journal names one that is being written. */
 export function streamFile({ phase, layers }: Pick<Journal, "phase" | "layers">, stream: Stream): string {
@@ -142,4 +156,9 @@ export function streamFile({ phase, layers }: Pick<Journal, "phase" | "layers">,
 /** The file of what a block is arranged by. */
 export function arrangementFile(layer: number, index: number): string {
   return `arrangement.${layer}.${index}`;
+}
+
+/** The file of a part of what recovery has learnt after so many steps. */
+export function recoveryFile(step: number, part: "adapters" | "mean" | "square"): string {
+  return `recovery.${step}.${part}`;
 }

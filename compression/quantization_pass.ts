@@ -1,7 +1,6 @@
 import type { LinearAlgebra } from "../kernels/matrix.ts";
 import { matrix } from "../kernels/matrix.ts";
-import type { BlockTensors } from "../models/block_tensors.ts";
-import { blockVector, type DenseBlock } from "../models/dense_block.ts";
+import { blockVector, type BlockWeights, type DenseBlock } from "../models/dense_block.ts";
 import type { Floats } from "../models/floats.ts";
 import { type BlockSize, groupStartsOf, type Int4Codes, packInt4 } from "../models/int4.ts";
 import { takeColumns, takeRows } from "../models/layout.ts";
@@ -19,19 +18,35 @@ import { checkSameKind, methodOf } from "./blocks/mod.ts";
 import { dampeningFor, factorHessian, type Hessian } from "./hessian.ts";
 import { withoutDrift, withoutInputDrift } from "./drift.ts";
 import { type HiddenStates, normalized } from "./hidden_states.ts";
-import type { BlockOrder } from "./journal.ts";
 import { naming } from "./naming.ts";
 import type { PreparedModel } from "./prepared_model.ts";
 import { quantize, type QuantizedMatrix } from "./quantize.ts";
 import type { Recipe } from "./recipe.ts";
 import type { MatrixError } from "./report.ts";
+import { narrowWeights } from "./narrow_weights.ts";
+import { nestedLeastSquares } from "./nested_least_squares.ts";
 import { inverseOrder, permuteSymmetric } from "./permutations.ts";
+
+/** What passes between two blocks. */
+export interface Streams {
+  /** In the quantized network. */
+  readonly hidden: HiddenStates;
+  /** In the quantized network at `narrowLevel`; null where narrow rates do not count. */
+  readonly narrow: HiddenStates | null;
+  /** In the float network. */
+  readonly reference: HiddenStates;
+}
+
+/** The level that stands for all narrow ones where a network has to be run: the middle one. */
+export function narrowLevel({ levels }: ModelPlan): number {
+  return levels >> 1;
+}
 
 export interface Quantization {
   readonly algebra: LinearAlgebra;
   readonly plan: ModelPlan;
   readonly blockSize: BlockSize;
-  readonly recipe: Pick<Recipe, "quantizer" | "scaleSearch" | "balance">;
+  readonly recipe: Pick<Recipe, "quantizer" | "scaleSearch" | "balance" | "narrowShare">;
   /** Tokens of the calibration text. */
   readonly tokens: number;
   readonly writer: SafetensorsWriter;
@@ -48,28 +63,27 @@ export interface BlockPasses {
 
 /**
  * Quantizes one block and sends the activations through what it became, so that the next block is calibrated on what it
- * will really read (uniql.md §6.3). Each projection is quantized towards what the unmodified network has in its place,
- * those that write the stream last, on what the others became.
+ * will really read (uniql.md §6.3). Each projection is quantized towards what the float network has in its place,
+ * those that write the stream last, on what the others became. What the block reads at a narrow level counts with what it
+ * reads at rate 0: else all that is known of it would be of a network that narrow rates never run.
  *
- * @param block Its tensors, as the method's `arrange` left them.
- * @param streams What enters the block, in the quantized network and in the unmodified one; what leaves it afterwards.
+ * @param sorted Its weights, as `SortedModel` has them.
+ * @param streams What enters the block; what leaves it afterwards.
  * @throws {RangeError} If a weight is too large for the format, or activations overflow; the message names the matrix.
  */
 export async function quantizeBlock(
   quantization: Quantization,
-  { plan, block, order, passes: { reading, writing, running }, streams: { hidden, reference } }: {
+  { plan, sorted, passes: { reading, writing, running }, streams: { hidden, narrow, reference } }: {
     plan: BlockPlan;
-    block: BlockTensors;
-    order: BlockOrder;
+    sorted: BlockWeights;
     passes: BlockPasses;
-    streams: { hidden: HiddenStates; reference: HiddenStates };
+    streams: Streams;
   },
 ): Promise<MatrixError[]> {
-  checkSameKind(plan.name, plan, block, order);
+  checkSameKind(plan.name, plan, sorted);
   const { plan: { config }, writer, recipe } = quantization;
-  const { pack, balance, projections } = methodOf(plan.kind);
-  const unbalanced = pack(config, block, order);
-  const weights = recipe.balance ? balance(config, plan, unbalanced) : unbalanced;
+  const { balance, projections } = methodOf(plan.kind);
+  const weights = recipe.balance ? balance(config, plan, sorted) : sorted;
   for (const { name } of blockVectors(config, plan)) {
     await writer.write(name, blockVector(weights, name.slice(plan.name.length + 1)));
   }
@@ -89,6 +103,7 @@ export async function quantizeBlock(
             drift: statistics.get(`${input}.drift`)!,
             order: projection.order(config, plan),
             stored,
+            levels: plan.chunks.map(({ level }) => level),
           }),
       );
       quantized[weight] = reconstruction;
@@ -99,23 +114,42 @@ export async function quantizeBlock(
     }
   };
 
-  reading.resetStatistics();
+  /** @param wanted What a window of the float network gives in the place of what is counted. */
+  const statisticsOf = async (pass: DenseBlock, wanted: (window: Floats) => Floats) => {
+    const collect = async ({ windows }: HiddenStates) => {
+      pass.resetStatistics();
+      for (const [index, window] of windows.entries()) await pass.run(window, wanted(reference.windows[index]!));
+    };
+    await collect(hidden);
+    if (narrow === null) return pass.statistics;
+    const whole = new Map([...pass.statistics].map(([name, sum]) => [name, sum.slice()]));
+    await collect(narrow);
+    for (const [name, sum] of whole) mix(sum, pass.statistics.get(name)!, recipe.narrowShare);
+    return whole;
+  };
+
   reading.setWeights(weights);
-  for (const [index, window] of hidden.windows.entries()) {
-    await reading.run(window, normalized(reference.windows[index]!, weights.norm, config.rmsNormEps));
-  }
-  await quantizeThose("rows", reading.statistics);
+  const normed = (window: Floats) => normalized(window, weights.norm, config.rmsNormEps);
+  await quantizeThose("rows", await statisticsOf(reading, normed));
 
   running.setWeights(weights);
   for (const window of reference.windows) await running.run(window);
-  writing.resetStatistics();
   writing.setWeights({ ...weights, ...quantized });
-  for (const [index, window] of hidden.windows.entries()) await writing.run(window, reference.windows[index]!);
-  await quantizeThose("columns", writing.statistics);
+  await quantizeThose("columns", await statisticsOf(writing, (window) => window));
 
-  running.setWeights({ ...weights, ...quantized });
+  const found = { ...weights, ...quantized };
+  running.setWeights(found);
   for (const window of hidden.windows) await running.run(window);
+  if (narrow !== null) {
+    running.setWeights(narrowWeights(config, plan, found, narrowLevel(quantization.plan)));
+    for (const window of narrow.windows) await running.run(window);
+  }
   return errors;
+}
+
+/** `(1 − share) · whole + share · narrow`, in place of the first. */
+function mix(whole: Floats, narrow: Floats, share: number): void {
+  for (let i = 0; i < whole.length; i++) whole[i] = (1 - share) * whole[i]! + share * narrow[i]!;
 }
 
 /** A bias on rows goes with them; one on columns' outputs belongs to the segment that is never off. */
@@ -162,17 +196,17 @@ export async function quantizeEmbedding(
 
 /**
  * Quantizes what stands between the last block and the logits, on what leaves the quantized blocks and towards what
- * leaves the unmodified ones.
+ * leaves the float ones.
  *
- * @param streams What leaves the last block in either network.
+ * @param streams What leaves the last block.
  * @throws {RangeError} As for {@linkcode quantizeBlock}.
  */
 export async function quantizeHead(
   quantization: Quantization,
   model: PreparedModel,
-  { hidden, reference }: { hidden: HiddenStates; reference: HiddenStates },
+  { hidden, narrow, reference }: Streams,
 ): Promise<MatrixError[]> {
-  const { algebra, plan: { config }, writer } = quantization;
+  const { algebra, plan: { config }, writer, recipe: { narrowShare } } = quantization;
   const { hiddenSize: D, rmsNormEps } = config;
   const norm = await model.readFinalNorm();
   await writer.write("final_norm", norm);
@@ -185,16 +219,22 @@ export async function quantizeHead(
 
   const gram = new Float32Array(D * D);
   const drift = new Float32Array(D * D);
-  for (const [index, window] of hidden.windows.entries()) {
-    const x = normalized(window, norm, rmsNormEps);
-    const missing = normalized(reference.windows[index]!, norm, rmsNormEps);
-    for (let i = 0; i < x.length; i++) missing[i]! -= x[i]!;
-    const rows = x.length / D;
-    await algebra.gram(matrix(x, rows, D), matrix(gram, D, D), { beta: 1 });
-    await algebra.multiply(matrix(missing, rows, D), matrix(x, rows, D), matrix(drift, D, D), {
-      transposeA: true,
-      beta: 1,
-    });
+  const weighed: readonly (readonly [HiddenStates, number])[] = narrow === null
+    ? [[hidden, 1]]
+    : [[hidden, 1 - narrowShare], [narrow, narrowShare]];
+  for (const [stream, alpha] of weighed) {
+    for (const [index, window] of stream.windows.entries()) {
+      const x = normalized(window, norm, rmsNormEps);
+      const missing = normalized(reference.windows[index]!, norm, rmsNormEps);
+      for (let i = 0; i < x.length; i++) missing[i]! -= x[i]!;
+      const rows = x.length / D;
+      await algebra.gram(matrix(x, rows, D), matrix(gram, D, D), { alpha, beta: 1 });
+      await algebra.multiply(matrix(missing, rows, D), matrix(x, rows, D), matrix(drift, D, D), {
+        transposeA: true,
+        alpha,
+        beta: 1,
+      });
+    }
   }
   const hessian = await naming("head", () => factorHessian(algebra, gram, D, dampeningFor(D, quantization.tokens)));
   const errors: MatrixError[] = [];
@@ -300,6 +340,8 @@ interface ProjectionStatistics {
   /** Packed rows or columns in the order of the segments. */
   readonly order: readonly number[];
   readonly stored: readonly Matrix[];
+  /** The narrowest level that keeps each of them. */
+  readonly levels: readonly number[];
 }
 
 const quantizeCut = { rows: quantizeRows, columns: quantizeSegments };
@@ -337,13 +379,21 @@ async function quantizeRows(
 async function quantizeSegments(
   quantization: Quantization,
   weight: Floats,
-  { gram, drift, order, stored }: ProjectionStatistics,
+  { gram, drift, order, stored, levels }: ProjectionStatistics,
 ): Promise<Quantized> {
   const { algebra, blockSize, writer } = quantization;
   const columns = order.length;
   const dampening = dampeningFor(columns, quantization.tokens);
-  const hessian = await factorHessian(algebra, permuteSymmetric(gram, order), columns, dampening);
-  const wanted = takeColumns(await withoutDrift(algebra, weight, { missing: drift, gram }), columns, order);
+  const whole = takeColumns(await withoutDrift(algebra, weight, { missing: drift, gram }), columns, order);
+  const nested = await nestedLeastSquares(algebra, whole, {
+    gram: permuteSymmetric(gram, order),
+    kept: stored.flatMap(({ inFeatures }, i) =>
+      new Array<number>(inFeatures).fill(keptShare(quantization, levels[i]!))
+    ),
+    dampening,
+  });
+  const hessian = await factorHessian(algebra, nested.gram, columns, dampening);
+  const wanted = nested.weight;
   const { int4, reconstruction, relativeSquaredError } = await quantizeColumns(
     quantization,
     wanted,
@@ -358,6 +408,11 @@ async function quantizeSegments(
     reconstruction: takeColumns(reconstruction, columns, inverseOrder(order)),
     relativeSquaredError,
   };
+}
+
+/** The weight of the levels that keep what a level keeps: of the whole model, and of the others up to it. */
+function keptShare({ plan: { levels }, recipe: { narrowShare } }: Quantization, level: number): number {
+  return levels === 1 ? 1 : 1 - narrowShare + narrowShare * level / (levels - 1);
 }
 
 function quantizeColumns(

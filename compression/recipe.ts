@@ -28,6 +28,27 @@ export const Recipe = z.strictObject({
    * `searchScale`.
    */
   scaleSearch: z.boolean().default(true),
+  /**
+   * How much all narrow rates together count beside the whole model in `nestedLeastSquares`, as a share; 0 leaves what stays
+   * as it is.
+   */
+  narrowShare: z.number().min(0).lt(1).default(0.3),
+  /**
+   * Training before quantization, by which what is left of a model at narrow levels makes up for what they lack (uniql.md §5);
+   * see `recover`.
+   */
+  recovery: z.strictObject({
+    /** 0: none. */
+    steps: z.int().min(0).max(1_000_000).default(0),
+    /** Of a step, each at a level of its own. */
+    sequences: z.int().min(1).max(1024).default(4),
+    /** Tokens of each. */
+    sequenceLength: z.int().min(8).max(32_768).default(256),
+    /** Of what may be added to a matrix. */
+    rank: z.int().min(1).max(1024).default(16),
+    /** At its height. */
+    learningRate: z.number().positive().max(1).default(1e-3),
+  }).prefault({}),
 });
 
 export type Recipe = z.infer<typeof Recipe>;

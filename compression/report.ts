@@ -33,6 +33,11 @@ export interface Report {
     readonly stateWidths?: readonly number[];
     readonly errors: readonly MatrixError[];
   }[];
+  /**
+   * How far narrow levels were from the whole model, in nats per token, over the first tenth of recovery's steps and over the
+   * last; null without recovery.
+   */
+  readonly recovery: { readonly steps: number; readonly first: number; readonly last: number } | null;
   readonly memory: readonly MemorySaving[];
   readonly seconds: number;
 }
@@ -56,7 +61,7 @@ export function reportOf({ model, plan, blockSize, levels, journal, seconds }: {
   plan: ModelPlan;
   blockSize: number;
   levels: Manifest["levels"];
-  journal: Pick<Journal, "influence" | "errors">;
+  journal: Pick<Journal, "influence" | "errors" | "recovery">;
   seconds: number;
 }): Report {
   const [[outer], ...layers] = journal.errors as [Journal["errors"][number], ...Journal["errors"]];
@@ -76,8 +81,19 @@ export function reportOf({ model, plan, blockSize, levels, journal, seconds }: {
         errors: layers[layer]![index]!,
       }))
     ),
+    recovery: journal.recovery && recoveryOf(journal.recovery.divergences),
     memory: [memorySaving(model, plan, blockSize), ...publishedMemory(["llama-3.1-8b", "qwen2.5-7b"])],
     seconds,
+  };
+}
+
+function recoveryOf(divergences: readonly number[]): NonNullable<Report["recovery"]> {
+  const tenth = Math.ceil(divergences.length / 10);
+  const mean = (part: readonly number[]) => part.reduce((sum, value) => sum + value, 0) / part.length;
+  return {
+    steps: divergences.length,
+    first: mean(divergences.slice(0, tenth)),
+    last: mean(divergences.slice(-tenth)),
   };
 }
 

@@ -17,10 +17,13 @@ const TEXT = Int32Array.from({ length: 3000 }, (_, i) => (i * 31 + Math.floor(i 
 
 const CALIBRATION = { samples: 6, length: 48, seed: 1 };
 
+const RECOVERED = { recipe: parseRecipe({ recovery: { steps: 5, sequences: 2, sequenceLength: 16, rank: 2 } }) };
+
 describe("compress(), stopped half way,", () => {
   let folder: string;
   let checkpoint: Checkpoint;
   let digest: string;
+  let recoveredDigest: string;
   let count = 0;
 
   beforeAll(async () => {
@@ -29,6 +32,8 @@ describe("compress(), stopped half way,", () => {
     checkpoint = await openCheckpoint(`${folder}/checkpoint`);
     await compress(jobOf(`${folder}/whole`), context());
     ({ digest } = await openArtefact(`${folder}/whole`));
+    await compress({ ...jobOf(`${folder}/recovered`), ...RECOVERED }, context());
+    ({ digest: recoveredDigest } = await openArtefact(`${folder}/recovered`));
   });
   afterAll(async () => {
     checkpoint.close();
@@ -50,6 +55,26 @@ describe("compress(), stopped half way,", () => {
       equal(statistics, phase === "statistics" ? 2 : 0);
     });
   }
+
+  for (const phase of ["statistics", "recovery", "quantization"] as const) {
+    it(`goes on in the ${phase} of a job with recovery`, async () => {
+      const { said, steps } = await goneOn(await stopped(phase, RECOVERED), { wanted: recoveredDigest });
+      deepEqual(said, []);
+      // Three of five steps were done; the two layers are run at the end of it.
+      equal(steps, { statistics: 5 + 2, recovery: 2 + 2, quantization: 0 }[phase]);
+    });
+  }
+
+  it("starts the recovery anew, and says so, with a bit of what was learnt flipped", async () => {
+    for (const [phase, part] of [["recovery", "mean"], ["quantization", "adapters"]] as const) {
+      const job = await stopped(phase, RECOVERED);
+      const name = (await namesIn(`${job.out}.partial`)).find((name) => name.endsWith(`.${part}`))!;
+      await flipBit(`${job.out}.partial/${name}`);
+      const { said, statistics } = await goneOn(job, { wanted: recoveredDigest });
+      equal(statistics, 4);
+      match(said.join(), new RegExp(`^Starting anew: in ${job.out}.partial, ${name} is not as it was written$`));
+    }
+  });
 
   const damages: readonly [string, "statistics" | "quantization", RegExp, (path: string) => Promise<void>][] = [
     ["a bit of a stream flipped", "statistics", /^hidden\..*\.reference$/, flipBit],
@@ -156,9 +181,12 @@ describe("compress(), stopped half way,", () => {
     equal(signal, "SIGKILL", new TextDecoder().decode(stderr));
   }
 
-  /** A job of which the first layer of a phase is done and saved. */
-  async function stopped(phase: "statistics" | "quantization"): Promise<Job> {
-    const job = jobOf(`${folder}/out-${count++}`);
+  /** A job of which the first layer of a phase, or three steps of recovery, are done and saved. */
+  async function stopped(
+    phase: "statistics" | "recovery" | "quantization",
+    change: Partial<Job> = {},
+  ): Promise<Job> {
+    const job = { ...jobOf(`${folder}/out-${count++}`), ...change };
     const stop = new AbortController();
     let steps = 0;
     const progress: CompressContext["progress"] = (_, label) => {
@@ -168,21 +196,22 @@ describe("compress(), stopped half way,", () => {
     return job;
   }
 
-  /** Runs a job to its end. @param same The artefact is that of a run that was never stopped. */
-  async function goneOn(job: Job, { same = true } = {}) {
+  /** Runs a job to its end. @param same The artefact is that of a run that was never stopped, of the digest `wanted`. */
+  async function goneOn(job: Job, { same = true, wanted = digest } = {}) {
     const said: string[] = [];
-    let [statistics, progress] = [0, 0];
+    let [statistics, steps, progress] = [0, 0, 0];
     await compress(job, {
       ...context(),
       say: (message) => said.push(message),
       progress: (_, label) => {
         progress++;
         if (label === "statistics") statistics++;
+        if (label === "recovery") steps++;
       },
     });
-    equal((await openArtefact(job.out)).digest === digest, same);
+    equal((await openArtefact(job.out)).digest === wanted, same);
     deepEqual((await namesIn(job.out)).sort(), (await namesIn(`${folder}/whole`)).sort());
-    return { said, statistics, progress };
+    return { said, statistics, steps, progress };
   }
 
   function jobOf(out: string): Job {

@@ -86,7 +86,7 @@ for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
         let expected: Float32Array | undefined;
         await denseLogits(runtime, grid, [TOKENS], (logits) => expected = logits.slice(), { threads: 1 });
         const job = {
-          ...jobOf(`${folder}/exact-${order}`, { order, hadamard: false, balance: false }),
+          ...jobOf(`${folder}/exact-${order}`, { order, hadamard: false, balance: false, narrowShare: 0 }),
           checkpoint: grid,
         };
         await compress(job, context);
@@ -239,9 +239,13 @@ describe("checkJob()", () => {
         checkpoint,
         out: folder,
         name: "x",
-        calibration: { windows: [new Int32Array(300).fill(200)], heldOut: [Int32Array.of(1, 2)] },
+        calibration: {
+          windows: [new Int32Array(300).fill(200)],
+          text: new Int32Array(300).fill(200),
+          heldOut: [Int32Array.of(1, 2)],
+        },
         blockSize: 128,
-        recipe: parseRecipe({}),
+        recipe: parseRecipe({ recovery: { steps: 1, sequenceLength: 301 } }),
         seed: 0,
         threads: 1,
       };
@@ -253,6 +257,8 @@ describe("checkJob()", () => {
             "head_dim 12",
             "token 200",
             "300 tokens, the model holds 256",
+            "recovery's sequences have 301 tokens, the model holds 256",
+            "recovery's sequences have 301 tokens, the text 300",
             ...free,
             "not empty",
           ]

@@ -31,7 +31,7 @@ export async function packedParameters(checkpoint: Checkpoint, plan: ModelPlan):
 }
 
 /** A block's packed weights by the names that its graph gives them. */
-function namedWeights(config: ModelConfig, plan: BlockPlan, weights: BlockWeights): [string, Floats][] {
+export function namedWeights(config: ModelConfig, plan: BlockPlan, weights: BlockWeights): [string, Floats][] {
   const packed = weights as unknown as Readonly<Record<string, Floats | null>>;
   const named = methodOf(plan.kind).projections.flatMap(({ weight, bias, stored }): [string, Floats | null][] => {
     const { name } = stored(config, plan)[0]!;

@@ -1,11 +1,12 @@
 import { languageModelHead } from "../../models/graph/decoder.ts";
 import { residualBlock } from "../../models/graph/block.ts";
-import { chunkedLinear } from "../../models/graph/elastic_linear.ts";
+import { chunkedLinear, type ElasticLinear } from "../../models/graph/elastic_linear.ts";
 import { ungated } from "../../models/graph/gates.ts";
 import { afterRotation, rotaryOf } from "../../models/graph/rotary.ts";
 import { softmaxAttention } from "../../models/graph/softmax_attention.ts";
+import type { StateSpaceCore } from "../../models/graph/state_space.ts";
 import { stockMixer } from "../../models/graph/stock_mixer.ts";
-import { floatWeights } from "../../models/graph/weights.ts";
+import { floatWeights, type Weights } from "../../models/graph/weights.ts";
 import { rotaryDimOf } from "../../models/description.ts";
 import { originalPairs, pairPlaces } from "../../models/layout.ts";
 import { embeddingMatrix, type ModelPlan } from "../../models/plan.ts";
@@ -52,22 +53,51 @@ function lossGraph(plan: ModelPlan, shape: BatchShape): { graph: GraphBuilder; l
 }
 
 /** The logits `[sequences · length, V]` that the loss is of. Input: `tokens`, see `evaluationModel`. */
-export function logitsOf(graph: GraphBuilder, plan: ModelPlan, { sequences, length }: BatchShape): Value {
+export function logitsOf(graph: GraphBuilder, plan: ModelPlan, shape: BatchShape): Value {
   const { config } = plan;
-  const tokens = graph.input("tokens", ElementType.int64, [sequences * length]);
+  const head = { rotaryDim: rotaryDimOf(config), headDim: config.headDim };
+  const pairs = originalPairs(config).flatMap((pairs) => pairPlaces(head, pairs));
+  return sequenceLogits(graph, plan, {
+    shape,
+    tokens: graph.input("tokens", ElementType.int64, [shape.sequences * shape.length]),
+    weights: { ...floatWeights(), pairs: (graph, _block, shape) => graph.integers(pairs, shape) },
+  });
+}
+
+/** The parts of a model that a training may change. */
+export interface SequenceParts {
+  readonly linear: ElasticLinear;
+  readonly stateSpaceCore: StateSpaceCore;
+}
+
+/**
+ * The logits `[sequences · length, V]` of whole sequences, out of operators that have gradients.
+ *
+ * @param tokens int64 `[sequences · length]`
+ * @param change What stands in the place of some of a model's parts.
+ */
+export function sequenceLogits(
+  graph: GraphBuilder,
+  plan: ModelPlan,
+  { shape: { sequences, length }, tokens, weights, change = (parts) => parts }: {
+    shape: BatchShape;
+    tokens: Value;
+    weights: Weights;
+    change?: (parts: SequenceParts) => SequenceParts;
+  },
+): Value {
+  const { config } = plan;
   const positions = graph.integers(Array.from({ length: sequences * length }, (_, row) => row % length));
-  const rotaryDim = rotaryDimOf(config);
-  const pairs = originalPairs(config).flatMap((head) => pairPlaces({ rotaryDim, headDim: config.headDim }, head));
-  const weights = {
-    ...floatWeights(),
-    pairs: () => graph.integers(pairs, [config.numKeyValueHeads, config.headDim / 2]),
-  };
+  const { linear, stateSpaceCore } = change({
+    linear: chunkedLinear(weights, ungated),
+    stateSpaceCore: trainableStateSpace(config, length),
+  });
   const context = {
     config,
     weights,
-    linear: chunkedLinear(weights, ungated),
+    linear,
     core: afterRotation(rotaryOf(graph, config, positions), softmaxAttention(graph, config, length)),
-    stateSpace: stockMixer(config, weights, trainableStateSpace(config, length)),
+    stateSpace: stockMixer(config, weights, stateSpaceCore),
   };
   let hidden = weights.embed(graph, tokens, embeddingMatrix(config));
   for (const block of plan.layers.flat()) hidden = residualBlock(graph, hidden, block, context);

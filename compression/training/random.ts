@@ -12,10 +12,10 @@ const WARM_UP = 16;
  */
 export function randomFor(
   seed: number,
-  purpose: "weights" | "windows" | "recast",
+  purpose: "weights" | "windows" | "recast" | "recovery",
   index = 0,
 ): () => number {
-  const kind = { weights: 1, windows: 2, recast: 3 }[purpose];
+  const kind = { weights: 1, windows: 2, recast: 3, recovery: 4 }[purpose];
   const mixed = Math.imul(seed | 0, 0x9e3779b1) ^ Math.imul(index | 0, 0x85ebca6b) ^ Math.imul(kind, 0xc2b2ae35);
   const generator = xoroshiro128plus(mixed);
   for (let i = 0; i < WARM_UP; i++) uniformFloat64(generator);

@@ -1,6 +1,6 @@
 import { type GraphBuilder, MICROSOFT, type Value } from "../../onnx/mod.ts";
 import { type MambaConfig, mambaOf, type ModelConfig } from "../../models/description.ts";
-import { type StateSpaceCore, wholeSequences } from "../../models/graph/state_space.ts";
+import { type SequenceOperations, type StateSpaceCore, wholeSequences } from "../../models/graph/state_space.ts";
 
 /**
  * A Mamba block's core over the rows of B whole sequences of T tokens each, written out with operators that have
@@ -9,11 +9,16 @@ import { type StateSpaceCore, wholeSequences } from "../../models/graph/state_sp
  * @param length T; the rows must be a multiple of it.
  */
 export function trainableStateSpace(config: ModelConfig, length: number): StateSpaceCore {
-  return wholeSequences(config, {
+  return wholeSequences(config, sequenceOperations(config, length));
+}
+
+/** What that core is made of. */
+export function sequenceOperations(config: ModelConfig, length: number): SequenceOperations {
+  return {
     convolve: (graph, channels, weight, bias) =>
       convolveSequences(graph, { x: channels, weight, bias }, { kernel: mambaOf(config).convKernel, length }),
     scan: (graph, inputs) => scanSequences(graph, inputs, mambaOf(config), length),
-  });
+  };
 }
 
 /**

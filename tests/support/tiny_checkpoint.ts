@@ -6,7 +6,7 @@ import { describe } from "../../models/families/mod.ts";
 import { SafetensorsWriter } from "../../models/safetensors_writer.ts";
 
 /** A byte-level tokenizer of nothing but the printable characters: token `i` is character `i + 32`. */
-const TOKENIZER = {
+export const TINY_TOKENIZER = {
   version: "1.0",
   added_tokens: [],
   normalizer: null,
@@ -74,7 +74,7 @@ export async function writeRandomCheckpoint(
 ): Promise<void> {
   await Deno.mkdir(folder, { recursive: true });
   await Deno.writeTextFile(join(folder, "config.json"), JSON.stringify(raw));
-  await Deno.writeTextFile(join(folder, "tokenizer.json"), JSON.stringify(TOKENIZER));
+  await Deno.writeTextFile(join(folder, "tokenizer.json"), JSON.stringify(TINY_TOKENIZER));
   await Deno.writeTextFile(join(folder, "tokenizer_config.json"), "{}");
 
   const random = xoroshiro128plus(seed);
