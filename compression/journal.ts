@@ -157,8 +157,3 @@ export function streamFile({ phase, layers }: Pick<Journal, "phase" | "layers">,
 export function arrangementFile(layer: number, index: number): string {
   return `arrangement.${layer}.${index}`;
 }
-
-/** The file of a part of what recovery has learnt after so many steps. */
-export function recoveryFile(step: number, part: "adapters" | "mean" | "square"): string {
-  return `recovery.${step}.${part}`;
-}
