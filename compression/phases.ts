@@ -7,7 +7,7 @@ import type { Job } from "./job.ts";
 const SHARES = { statistics: 0.16, recovery: 0, embedding: 0.06, quantization: 0.63, perplexity: 0.15 };
 
 /** What learning from a token takes, in units of what a token of the statistics does; measured likewise. */
-const RECOVERY_COST = 4;
+const RECOVERY_COST = 2;
 
 export type Phase = keyof typeof SHARES;
 
