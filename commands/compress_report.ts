@@ -30,10 +30,11 @@ export function formatReport(report: Report): string {
       ...[float16, rate0, rate35].map((bytes) => bytes.toFixed(bytes < 1 ? 3 : 2)),
     ]),
   );
-  const { recovery } = report;
-  const recovered = recovery === null ? [] : [
-    `Recovery: ${recovery.steps} steps took narrow levels from ${recovery.first.toFixed(3)} to ` +
-    `${recovery.last.toFixed(3)} nats per token from the whole model.`,
-  ];
+  const recovered = report.recovery === null ? [] : [recoveryLine(report.recovery)];
   return [rates, ...recovered, layers, memory].join("\n\n");
+}
+
+function recoveryLine({ steps, first, last }: NonNullable<Report["recovery"]>): string {
+  const [before, after] = [first, last].map((divergence) => divergence.toFixed(3));
+  return `Recovery: ${before} nats per token from the whole model in the first tenth of ${steps} steps, ${after} in the last.`;
 }

@@ -34,8 +34,8 @@ export interface Report {
     readonly errors: readonly MatrixError[];
   }[];
   /**
-   * How far narrow levels were from the whole model, in nats per token, over the first tenth of recovery's steps and over the
-   * last; null without recovery.
+   * How far the levels that were drawn were from the whole model, in nats per token, over the first tenth of recovery's steps
+   * and over the last; null without recovery.
    */
   readonly recovery: { readonly steps: number; readonly first: number; readonly last: number } | null;
   readonly memory: readonly MemorySaving[];
