@@ -189,15 +189,14 @@ async function quantizeSegments(
   const columns = order.length;
   const dampening = dampeningFor(columns, quantization.tokens);
   const whole = takeColumns(await withoutDrift(algebra, weight, { missing: drift, gram }), columns, order);
-  const nested = await nestedLeastSquares(algebra, whole, {
+  const { weight: wanted, gram: weighed } = await nestedLeastSquares(algebra, whole, {
     gram: permuteSymmetric(gram, order),
     kept: stored.flatMap(({ inFeatures }, i) =>
       new Array<number>(inFeatures).fill(keptShare(quantization, levels[i]!))
     ),
     dampening,
   });
-  const hessian = await factorHessian(algebra, nested.gram, columns, dampening);
-  const wanted = nested.weight;
+  const hessian = await factorHessian(algebra, weighed, columns, dampening);
   const { int4, reconstruction, relativeSquaredError } = await quantizeColumns(
     quantization,
     wanted,

@@ -40,8 +40,8 @@ export function narrowWeights(
     narrow[weight] = matrix;
     if (vector) narrow[bias!] = vector;
   }
-  if (weights.kind === "mamba" && weights.convBcBias !== null) {
-    narrow["convBcBias"] = withoutStates(config, plan as MambaPlan, weights.convBcBias, level);
+  if (plan.kind === "mamba" && weights.kind === "mamba" && weights.convBcBias !== null) {
+    narrow["convBcBias"] = withoutStates(config, plan, weights.convBcBias, level);
   }
   return { ...weights, ...narrow };
 }

@@ -232,12 +232,13 @@ export class Run {
     await this.#beginQuantization(hidden);
   }
 
+  /** From where it was cut off, if it was. */
   async #learn(draft: ManifestDraft): Promise<Adapters> {
     const { calibration, recipe: { recovery }, seed, threads } = this.#job;
     const weights = await this.#sorted.weights();
     const model = {
       plan: { ...this.#dense, headRotation: weights.has("head_rotation.weight") },
-      elastic: planOf({ ...draft, format: "espalier", version: 1, files: {} }),
+      elastic: elasticPlan(draft),
       pairs: this.#sorted.pairs(),
       rank: recovery.rank,
     };
@@ -258,7 +259,7 @@ export class Run {
   async #quantize(draft: ManifestDraft): Promise<void> {
     const { checkpoint, calibration, blockSize, recipe } = this.#job;
     const { description } = checkpoint;
-    const plan = planOf({ ...draft, format: "espalier", version: 1, files: {} });
+    const plan = elasticPlan(draft);
     using writer = await this.#openWeights(draft);
     const quantization: Quantization = {
       algebra: this.#algebra,
@@ -422,4 +423,9 @@ export class Run {
     this.#journal.seconds = this.#seconds();
     await writeJournal(this.#folder, this.#journal);
   }
+}
+
+/** The plan of every level, before there are files. */
+function elasticPlan(draft: ManifestDraft): ModelPlan {
+  return planOf({ ...draft, format: "espalier", version: 1, files: {} });
 }

@@ -11,7 +11,6 @@ import { parseRecipe, rotatesResidual } from "../compression/recipe.ts";
 import { openLinearAlgebra } from "../kernels/linear_algebra.ts";
 import { type Artefact, openArtefact } from "../models/artefact.ts";
 import { densePlan, packOriginal } from "../models/block_tensors.ts";
-import type { ModelConfig } from "../models/description.ts";
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
 import { openDecoder } from "../models/decoder.ts";
 import { DenseBlock, DenseHead } from "../models/dense_block.ts";
@@ -21,9 +20,9 @@ import { RangeFile } from "../models/range_file.ts";
 import { readSafetensorsHeader } from "../models/safetensors.ts";
 import { storedTensors } from "../models/stored_tensors.ts";
 import { openRuntime } from "../onnx/mod.ts";
-import { writeRandomCheckpoint, writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
+import { writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
+import { TINY_FAMILIES } from "./support/tiny_families.ts";
 import { TINY_LLAMA, TINY_QWEN } from "./support/tiny_models.ts";
-import { TINY_BAMBA, TINY_MAMBA2, TINY_NEMOTRON_H } from "./support/tiny_state_space.ts";
 
 const runtime = openRuntime();
 const algebra = openLinearAlgebra();
@@ -31,20 +30,7 @@ const TOKENS = Int32Array.from({ length: 40 }, (_, i) => (i * i * 7 + 3 * i) % 9
 /** Calibration needs no sense, only tokens. */
 const TEXT = Int32Array.from({ length: 3000 }, (_, i) => (i * 31 + Math.floor(i / 7) * 17) % 95);
 
-type WriteCheckpoint = (folder: string, seed: number, options?: { onGrid: boolean }) => Promise<void>;
-const dense = (config: ModelConfig, architecture: string): WriteCheckpoint => (folder, seed, options) =>
-  writeTinyCheckpoint(folder, config, seed, { architecture, ...options });
-const stateSpace = (raw: object): WriteCheckpoint => (folder, seed, options) =>
-  writeRandomCheckpoint(folder, raw, seed, options);
-const FAMILIES: Readonly<Record<string, WriteCheckpoint>> = {
-  llama: dense(TINY_LLAMA, "LlamaForCausalLM"),
-  qwen2: dense(TINY_QWEN, "Qwen2ForCausalLM"),
-  mamba2: stateSpace(TINY_MAMBA2),
-  nemotron_h: stateSpace(TINY_NEMOTRON_H),
-  bamba: stateSpace(TINY_BAMBA),
-};
-
-for (const [name, writeCheckpoint] of Object.entries(FAMILIES)) {
+for (const [name, writeCheckpoint] of Object.entries(TINY_FAMILIES)) {
   describe(`Compression of a tiny ${name}`, () => {
     let folder: string;
     let checkpoint: Checkpoint;

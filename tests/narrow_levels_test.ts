@@ -1,11 +1,15 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
 import { deepEqual, equal, ok, rejects } from "node:assert/strict";
 import { blockWidths } from "../compression/block_widths.ts";
+import type { OrderOptions } from "../compression/blocks/method.ts";
 import { methodOf } from "../compression/blocks/mod.ts";
 import { calibrationData } from "../compression/calibration.ts";
 import { compress } from "../compression/compress.ts";
+import { hadamardRotation } from "../compression/hadamard.ts";
 import type { Job } from "../compression/job.ts";
 import { narrowWeights } from "../compression/narrow_weights.ts";
+import { orderOf } from "../compression/orders/mod.ts";
+import { prepareModel, rotateResidual } from "../compression/prepared_model.ts";
 import { randomNumbers } from "../compression/random_numbers.ts";
 import { parseRecipe } from "../compression/recipe.ts";
 import type { Report } from "../compression/report.ts";
@@ -13,7 +17,9 @@ import { AdapterTraining } from "../compression/recovery/adapter_training.ts";
 import { adapterParameters, type Adapters, mergeAdapters } from "../compression/recovery/adapters.ts";
 import { maskedLogits, type MaskedModel, sortedWeights } from "../compression/recovery/divergence.ts";
 import { drawnLevel, recover, type RecoveryState } from "../compression/recovery/recover.ts";
+import { SortedModel } from "../compression/sorted_model.ts";
 import { constantWeights, namedWeights, packedParameters } from "../compression/training/checkpoint_weights.ts";
+import { sequenceLogits } from "../compression/training/loss.ts";
 import { ParameterLayout, trainedParameters } from "../compression/training/parameters.ts";
 import { randomFor } from "../compression/training/random.ts";
 import { tinyLlama, type TinyModel } from "../compression/training/testing/tiny_models.ts";
@@ -26,16 +32,15 @@ import { densePlan, packOriginal, readBlock, specOf } from "../models/block_tens
 import { type Checkpoint, openCheckpoint } from "../models/checkpoint.ts";
 import { openDecoder } from "../models/decoder.ts";
 import { DenseHead } from "../models/dense_block.ts";
-import { embed } from "../models/dense_model.ts";
-import type { ModelConfig, ModelDescription } from "../models/description.ts";
+import { denseLogits, embed } from "../models/dense_model.ts";
+import type { ModelDescription } from "../models/description.ts";
 import type { Floats } from "../models/floats.ts";
 import { originalPairs, takeColumns, takeRows } from "../models/layout.ts";
 import { type ModelPlan, planModel } from "../models/plan.ts";
 import { PRUNING_RATES } from "../models/widths.ts";
 import { ElementType, GraphBuilder, openRuntime } from "../onnx/mod.ts";
-import { TINY_TOKENIZER, writeRandomCheckpoint, writeTinyCheckpoint } from "./support/tiny_checkpoint.ts";
-import { TINY_LLAMA, TINY_QWEN } from "./support/tiny_models.ts";
-import { TINY_BAMBA, TINY_MAMBA2, TINY_NEMOTRON_H } from "./support/tiny_state_space.ts";
+import { TINY_TOKENIZER } from "./support/tiny_checkpoint.ts";
+import { TINY_FAMILIES } from "./support/tiny_families.ts";
 
 const runtime = openRuntime();
 const algebra = openLinearAlgebra();
@@ -48,19 +53,7 @@ const STORIES = Array.from(
 const COUNTING = Int32Array.from(STORIES.flat());
 const TEXT = Int32Array.from({ length: 3000 }, (_, i) => (i * 31 + Math.floor(i / 7) * 17) % 95);
 
-type WriteCheckpoint = (folder: string, seed: number) => Promise<void>;
-const transformer = (config: ModelConfig, architecture: string): WriteCheckpoint => (folder, seed) =>
-  writeTinyCheckpoint(folder, config, seed, { architecture });
-const stateSpace = (raw: object): WriteCheckpoint => (folder, seed) => writeRandomCheckpoint(folder, raw, seed);
-const FAMILIES: Readonly<Record<string, WriteCheckpoint>> = {
-  llama: transformer(TINY_LLAMA, "LlamaForCausalLM"),
-  qwen2: transformer(TINY_QWEN, "Qwen2ForCausalLM"),
-  mamba2: stateSpace(TINY_MAMBA2),
-  nemotron_h: stateSpace(TINY_NEMOTRON_H),
-  bamba: stateSpace(TINY_BAMBA),
-};
-
-for (const [family, writeCheckpoint] of Object.entries(FAMILIES)) {
+for (const [family, writeCheckpoint] of Object.entries(TINY_FAMILIES)) {
   describe(`Recovery of a tiny ${family}`, () => {
     let folder: string;
     let checkpoint: Checkpoint;
@@ -111,17 +104,72 @@ for (const [family, writeCheckpoint] of Object.entries(FAMILIES)) {
         norm: weights.get("final_norm")!,
         head: weights.get("head.weight") ?? weights.get("embedding.weight")!,
       });
-      const [served] = await servedLogits([5]);
-      const hidden = embed(weights.get("embedding.weight")!, TOKENS, config.hiddenSize);
-      for (const [i, block] of plan.layers.flat().entries()) {
-        const session = await sessions.open(block);
-        const packed = packOriginal(config, await readBlock(checkpoint, blocks[i]!));
-        const merged = await mergeAdapters(algebra, packed, { config, block, adapters });
-        session.setWeights(narrowWeights(config, elastic.layers.flat()[i]!, merged, 5));
-        await session.run(hidden);
+      const served = await servedLogits(PRUNING_RATES.map((_, level) => level));
+      for (const [level, logits] of served.entries()) {
+        const hidden = embed(weights.get("embedding.weight")!, TOKENS, config.hiddenSize);
+        for (const [i, block] of plan.layers.flat().entries()) {
+          const session = await sessions.open(block);
+          const packed = packOriginal(config, await readBlock(checkpoint, blocks[i]!));
+          const merged = await mergeAdapters(algebra, packed, { config, block, adapters });
+          session.setWeights(narrowWeights(config, elastic.layers.flat()[i]!, merged, level));
+          await session.run(hidden);
+        }
+        closeTo(await head.run(hidden), logits);
       }
-      closeTo(await head.run(hidden), served!);
     });
+
+    for (const rotated of [false, true]) {
+      it(`teaches what the checkpoint says, in another order${rotated ? ", the stream rotated" : ""}`, async () => {
+        const { description } = checkpoint;
+        const { config } = description;
+        const plain = prepareModel(checkpoint);
+        const prepared = rotated ? rotateResidual(plain, hadamardRotation(config.hiddenSize)) : plain;
+        const optionsOf = (layer: number, index: number): OrderOptions => {
+          return {
+            order: orderOf("random"),
+            statistics: new Map(),
+            config,
+            algebra,
+            ridge: 1,
+            seed: 9 * layer + index,
+          };
+        };
+        const orders = await Promise.all(
+          description.layers.map((blocks, layer) =>
+            Promise.all(
+              blocks.map(async (block, index) =>
+                methodOf(block.kind).order(await prepared.readBlock(block), optionsOf(layer, index))
+              ),
+            )
+          ),
+        );
+        const sorted = new SortedModel({
+          algebra,
+          model: prepared,
+          description,
+          dense: model.plan,
+          orderOf: (layer, index) => orders[layer]![index]!,
+          optionsOf,
+        });
+        const found = await sorted.weights();
+        const plan = { ...model.plan, headRotation: found.has("head_rotation.weight") };
+        const graph = new GraphBuilder();
+        const tokens = graph.input("tokens", ElementType.int64, [TOKENS.length]);
+        const shape = { sequences: 1, length: TOKENS.length };
+        const parts = { shape, tokens, weights: sortedWeights({ ...model, plan, pairs: sorted.pairs() }) };
+        graph.output("logits", sequenceLogits(graph, plan, parts), ElementType.float32);
+        using session = await runtime.openSession({ model: graph.build(), threads: 1 });
+        const logits = new Float32Array(TOKENS.length * config.vocabSize);
+        using binding = session.bind()
+          .input("tokens", runtime.tensor(ElementType.int64, [TOKENS.length], BigInt64Array.from(TOKENS, BigInt)))
+          .output("logits", runtime.tensor(ElementType.float32, [TOKENS.length, config.vocabSize], logits));
+        for (const { name, shape } of trainedParameters(plan)) {
+          binding.input(name, runtime.tensor(ElementType.float32, shape, found.get(name)!));
+        }
+        await binding.run();
+        await denseLogits(runtime, checkpoint, [TOKENS], (wanted) => closeTo(logits, wanted), { threads: 1 });
+      });
+    }
 
     it("has the gradients of its adapters: they agree with differences", async () => {
       using training = await openTraining();
@@ -367,7 +415,7 @@ describe("compress(), for narrow levels", () => {
 
   for (const family of ["qwen2", "nemotron_h", "bamba"] as const) {
     it(`recovers a ${family}, and leaves it nearly as it was in three small steps`, async () => {
-      await FAMILIES[family]!(`${folder}/${family}`, 11);
+      await TINY_FAMILIES[family](`${folder}/${family}`, 11);
       using checkpoint = await openCheckpoint(`${folder}/${family}`);
       const calibration = calibrationData(TEXT, { samples: 6, length: 48, seed: 1 });
       const recovery = { steps: 3, sequences: 2, sequenceLength: 16, learningRate: 1e-5 };
