@@ -696,6 +696,25 @@ describe("listen()", () => {
     });
   });
 
+  it("waits for no connection without a request when it closes, and for every answer", async () => {
+    const [asked, answered] = [Promise.withResolvers<void>(), Promise.withResolvers<Response>()];
+    const server = await listen(() => (asked.resolve(), answered.promise), { hostname, port: 0 });
+    const silent = await Deno.connect({ hostname, port: server.port });
+    const begun = await Deno.connect({ hostname, port: server.port });
+    await begun.write(new TextEncoder().encode("GET / HT"));
+    const answer = fetch(`http://${hostname}:${server.port}`).then((response) => response.text());
+    await asked.promise;
+    let isClosed = false;
+    const closed = server.close().then(() => isClosed = true);
+    for (const connection of [silent, begun]) {
+      equal(await settles(new Response(connection.readable).text().catch(() => {})), true);
+    }
+    equal(isClosed, false);
+    answered.resolve(new Response("ok"));
+    equal(await answer, "ok");
+    equal(await settles(closed), true);
+  });
+
   it("closes a connection that is idle", async () => {
     const server = await listen(() => new Response("ok"), { hostname, port: 0, limits: { idleSeconds: 0.2 } });
     const connection = await Deno.connect({ hostname, port: server.port });
