@@ -186,7 +186,7 @@ export async function listen(
       return new Promise((resolve) => {
         server.close(() => resolve());
         // Node would wait for connections on which nothing was ever asked, and no longer looks at the clock for them. Clients
-        // open such: fetch tries a second one while the first is being asked.
+        // open such: Deno's fetch tries a second one while the first is in use.
         for (const socket of open) if ((connections.get(socket)?.exchanges.size ?? 0) === 0) socket.destroy();
       });
     },
