@@ -142,12 +142,6 @@ export class Service implements AsyncDisposable {
       .filter(([, local, , state]) => local?.endsWith(port) && (state === "01" || state === "08")).length;
   }
 
-  /** Resident memory in bytes. */
-  residentBytes(): number {
-    const status = Deno.readTextFileSync(`/proc/${this.#child.pid}/status`);
-    return 1024 * Number(/^VmRSS:\s+(\d+) kB$/m.exec(status)![1]);
-  }
-
   signal(signal: Deno.Signal): void {
     this.#child.kill(signal);
   }
