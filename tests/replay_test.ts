@@ -53,7 +53,7 @@ describe("replay", () => {
     const { code, stdout, stderr } = await replay(
       ...BRIEF,
       ...["--policies", "fixed:0.35,predictive", "--loads", "0.5", "--trace", `${folder}/trace.csv`],
-      ...["--oracle-candidates", "200", "--half-cpu-at", "0", "--json", json, "--html", html],
+      ...["--oracle-candidates", "200", "--half-cpu-at", "0", "--rounds", "2", "--json", json, "--html", html],
     );
     equal(code, 0, stderr);
     for (const name of ["fixed:0.35", "predictive", "oracle"]) match(stdout, new RegExp(`^\\| ${name} `, "m"));
@@ -61,21 +61,24 @@ describe("replay", () => {
 
     const report = JSON.parse(await Deno.readTextFile(json));
     equal(report.model, "demo");
-    ok(report.capacity > 0);
-    for (const [level, ms] of report.costs.decodeMs.entries()) {
-      const prompts = report.costs.prefillMs[level].map(({ ms }: { ms: number }) => ms);
-      for (const times of [ms, prompts]) deepEqual(times, times.toSorted((a: number, b: number) => a - b));
+    deepEqual(report.rounds.map(({ seed }: { seed: number }) => seed), [1, 2]);
+    for (const { capacity, costs } of report.rounds) {
+      ok(capacity > 0);
+      for (const [level, ms] of costs.decodeMs.entries()) {
+        const prompts = costs.prefillMs[level].map(({ ms }: { ms: number }) => ms);
+        for (const times of [ms, prompts]) deepEqual(times, times.toSorted((a: number, b: number) => a - b));
+      }
+      equal(costs.decodeMs[0].length, 2);
     }
-    equal(report.costs.decodeMs[0].length, 2);
     const [{ requests, runs, oracle }] = report.loads;
-    equal(requests.length, 10);
-    deepEqual(requests.map(({ promptTokens }: { promptTokens: number }) => promptTokens), [
-      ...[4, 5, 6, 7, 8, 9, 10, 11, 12, 13],
-    ]);
+    const once = [4, 5, 6, 7, 8, 9, 10, 11, 12, 13];
+    deepEqual(requests.map(({ promptTokens }: { promptTokens: number }) => promptTokens), [...once, ...once]);
+    deepEqual(requests.map(({ round }: { round: number }) => round), [...once.map(() => 0), ...once.map(() => 1)]);
+    deepEqual(runs.map(({ policy }: { policy: string }) => policy), ["fixed:0.35", "predictive"]);
     ok(oracle.attainment >= 0 && oracle.attainment <= 1);
     for (const { summary, outcomes, halfCpu } of runs) {
-      deepEqual([summary.offered, summary.failed, outcomes.length], [10, 0, 10]);
-      equal(summary.answered + summary.refused, 10);
+      deepEqual([summary.offered, summary.failed, outcomes.length], [20, 0, 20]);
+      equal(summary.answered + summary.refused, 20);
       ok(outcomes.every(({ status }: { status: number }) => [200, 429].includes(status)));
       deepEqual(Object.keys(halfCpu), ["before", "within", "after"]);
     }

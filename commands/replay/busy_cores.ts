@@ -1,3 +1,5 @@
+import { physicalCores } from "../physical_cores.ts";
+
 /** How long it computes before it looks whether its input is still open. */
 const BURST_MS = 50;
 
@@ -14,6 +16,11 @@ const LOOP = `
     await new Promise((resolve) => setTimeout(resolve));
   }
 `;
+
+/** @throws {RangeError} If a process may not run on one of them. */
+export function takeHalfOfTheCpu(): Promise<BusyCores> {
+  return BusyCores.start(Math.max(1, physicalCores() >> 1));
+}
 
 /** Processes that compute for nothing, each on a core of its own where the system can pin them. */
 export class BusyCores implements AsyncDisposable {

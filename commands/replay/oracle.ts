@@ -73,8 +73,8 @@ export function findOracle(options: OracleOptions): Oracle {
     if (current.energy < best.energy) best = current;
     if (i % 200 === 0) onProgress?.(i / candidates);
   }
-  const { decisions, attainment, meanRate, missed } = best;
-  return { decisions, attainment, meanRate, missed };
+  const { energy: _, ...oracle } = best;
+  return oracle;
 }
 
 /** Decisions that differ a little, in one of five ways. */

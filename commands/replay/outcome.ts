@@ -3,6 +3,8 @@ import type { TraceRequest } from "./trace.ts";
 
 /** A request of a trace with what it is given to answer in. */
 export interface BudgetedRequest extends TraceRequest {
+  /** Of the trace, from 0. Arrivals count from the start of each. */
+  readonly round: number;
   /** Arrival to last token. */
   readonly budgetMs: number;
 }
@@ -37,9 +39,9 @@ export interface Served {
 
 /** The outcome of a request from the reply to it. */
 export function outcomeOf(request: BudgetedRequest, sentMs: number, { status, ms, answer }: Reply): Outcome {
-  const { arrivalMs, promptTokens, newTokens, budgetClass, budgetMs } = request;
+  const { round, arrivalMs, promptTokens, newTokens, budgetClass, budgetMs } = request;
   return {
-    ...{ arrivalMs, promptTokens, newTokens, budgetClass, budgetMs, sentMs, status, ms },
+    ...{ round, arrivalMs, promptTokens, newTokens, budgetClass, budgetMs, sentMs, status, ms },
     served: answer === null ? null : {
       pruningRate: answer.pruning_rate,
       meanPruningRate: answer.mean_pruning_rate,

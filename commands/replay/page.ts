@@ -1,5 +1,6 @@
 import { mean, median } from "../statistics.ts";
 import { colourOf, escapeXml, type Plot, plotSvg, type Series } from "./plot.ts";
+import type { BudgetedRequest } from "./outcome.ts";
 import type { LoadReport, PolicyRun, ReplayReport } from "./report.ts";
 import { costTable, halfCpuTable, policyTable, reportLines, type Table } from "./tables.ts";
 
@@ -27,13 +28,15 @@ export function reportPage(report: ReplayReport): string {
     `<h1>${escapeXml(title)}</h1>`,
     `<ul>${reportLines(report).map((line) => `<li>${escapeXml(line)}</li>`).join("")}</ul>`,
     ...report.loads.flatMap((load) => loadSection(load, report)),
-    "<h2>What steps cost, in ms</h2>",
-    tableHtml(costTable(report)),
+    ...report.rounds.flatMap(({ seed, costs }) => [
+      `<h2>What steps cost, in ms${report.rounds.length === 1 ? "" : ` (before seed ${seed})`}</h2>`,
+      tableHtml(costTable(costs)),
+    ]),
     "</body></html>\n",
   ].join("\n");
 }
 
-function loadSection(load: LoadReport, { seconds, halfCpuAtSeconds }: ReplayReport): string[] {
+function loadSection(load: LoadReport, report: ReplayReport): string[] {
   const half = halfCpuTable(load);
   return [
     `<h2>${load.load} × what rate 0 sustains: ${load.requests.length} requests</h2>`,
@@ -41,9 +44,7 @@ function loadSection(load: LoadReport, { seconds, halfCpuAtSeconds }: ReplayRepo
       legend(load).map(([name, colour]) => `<span><i style="background:${colour}"></i> ${escapeXml(name)}</span>`)
         .join("")
     }</p>`,
-    `<div class="plots">${
-      plots(load, { seconds, halfCpuAtSeconds }).map((plot) => `<figure>${plotSvg(plot)}</figure>`).join("\n")
-    }</div>`,
+    `<div class="plots">${plots(load, report).map((plot) => `<figure>${plotSvg(plot)}</figure>`).join("\n")}</div>`,
     tableHtml(policyTable(load)),
     ...(half === null ? [] : [tableHtml(half)]),
   ];
@@ -54,19 +55,23 @@ function legend({ runs, oracle }: LoadReport): [name: string, colour: string][] 
   return names.map((name, index) => [name, colourOf(index)]);
 }
 
-/** The plots of one load. */
+/** The plots of one load; over time, rounds follow each other. */
 export function plots(
   { requests, runs, oracle }: LoadReport,
-  { seconds, halfCpuAtSeconds }: Pick<ReplayReport, "seconds" | "halfCpuAtSeconds">,
+  { seconds: traceSeconds, rounds, halfCpuAtSeconds }: Pick<ReplayReport, "seconds" | "rounds" | "halfCpuAtSeconds">,
 ): Plot[] {
-  const windowMs = 1000 * seconds / WINDOWS;
+  const seconds = traceSeconds * rounds.length;
+  const windows = <R extends BudgetedRequest>(of: readonly R[], value: (of: readonly R[]) => number) =>
+    valueByWindow(of, { traceMs: 1000 * traceSeconds, lengthMs: 1000 * seconds, value });
   const each = (points: (run: PolicyRun) => [number, number][], kind: Series["kind"] = "line") =>
     runs.map((run, colour): Series => ({ name: run.policy, colour, kind, points: points(run) }));
   const best: Series[] = oracle === null
     ? []
     : [{ name: "oracle", colour: runs.length, kind: "level", points: [[oracle.meanRate, oracle.attainment]] }];
   const time = { label: "Arrival, s", range: [0, seconds] as const };
-  const note = halfCpuAtSeconds === null ? "" : ` (half of the cores taken away at ${halfCpuAtSeconds} s)`;
+  const note = halfCpuAtSeconds === null
+    ? ""
+    : ` (half of the cores taken away at ${halfCpuAtSeconds} s${rounds.length === 1 ? "" : " of each trace"})`;
   return [
     {
       title: "Budgets met, and the quality given up for it",
@@ -82,7 +87,7 @@ export function plots(
         name: "offered",
         colour: COLOUR_OF_LOAD,
         kind: "line",
-        points: windows(requests, windowMs, (of) => of.length / (windowMs / 1000)),
+        points: windows(requests, (of) => of.length / (seconds / WINDOWS)),
       }],
     },
     {
@@ -92,7 +97,6 @@ export function plots(
       series: each(({ outcomes }) =>
         windows(
           outcomes,
-          windowMs,
           (of) => mean(of.flatMap(({ served }) => served === null ? [] : [served.pruningRate])),
         )
       ),
@@ -111,7 +115,7 @@ export function plots(
       x: time,
       y: { label: "Median of |predicted − measured| / measured", percent: true },
       series: each(({ outcomes }) =>
-        windows(outcomes, windowMs, (of) =>
+        windows(outcomes, (of) =>
           median(
             of.flatMap(({ served }) => served === null ? [] : [Math.abs(served.predictedMs / served.totalMs - 1)]),
           ))
@@ -124,15 +128,21 @@ export function plots(
 const COLOUR_OF_LOAD = 6;
 
 /** A value for every window of arrivals, at its middle in seconds. */
-function windows<R extends { readonly arrivalMs: number }>(
+function valueByWindow<R extends BudgetedRequest>(
   requests: readonly R[],
-  windowMs: number,
-  value: (of: readonly R[]) => number,
+  { traceMs, lengthMs, value }: {
+    readonly traceMs: number;
+    /** Of all rounds. */
+    readonly lengthMs: number;
+    readonly value: (of: readonly R[]) => number;
+  },
 ): [number, number][] {
-  return Array.from({ length: WINDOWS }, (_, i) => [
-    (i + 0.5) * windowMs / 1000,
-    value(requests.filter(({ arrivalMs }) => Math.floor(arrivalMs / windowMs) === i)),
-  ]);
+  const windowOf = ({ round, arrivalMs }: R) => Math.floor((round * traceMs + arrivalMs) * WINDOWS / lengthMs);
+  const windows = Map.groupBy(requests, windowOf);
+  return Array.from(
+    { length: WINDOWS },
+    (_, i) => [(i + 0.5) * lengthMs / WINDOWS / 1000, value(windows.get(i) ?? [])],
+  );
 }
 
 function tableHtml({ head, rows }: Table): string {

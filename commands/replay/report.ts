@@ -12,27 +12,35 @@ export interface ReplayReport {
   readonly slots: number;
   /** How arrivals came, in words. */
   readonly trace: string;
+  /** Of the trace of each round. */
   readonly seconds: number;
-  readonly seed: number;
   readonly onMiss: string;
   /** Budgets as multiples of the time that a request takes at rate 0 when it is alone. */
   readonly budgets: Readonly<Record<string, number>>;
   /** When half of the cores were taken away, if they were. */
   readonly halfCpuAtSeconds: number | null;
-  readonly costs: MeasuredCosts;
-  /** Requests per second that rate 0 sustains. */
-  readonly capacity: number;
+  /** What was measured before each round. */
+  readonly rounds: readonly RoundReport[];
   readonly loads: readonly LoadReport[];
 }
 
-/** One trace, and how every policy did with it. */
+/** The machine as a round found it; its traces are scaled by this. */
+export interface RoundReport {
+  readonly seed: number;
+  readonly costs: MeasuredCosts;
+  /** Requests per second that rate 0 sustains. */
+  readonly capacity: number;
+}
+
+/** The traces of all rounds at one load, and how every policy did with them. */
 export interface LoadReport {
   /** Offered load as a multiple of the capacity. */
   readonly load: number;
+  /** By round and arrival. */
   readonly requests: readonly BudgetedRequest[];
   readonly runs: readonly PolicyRun[];
   /** `null` if it was not asked for. */
-  readonly oracle: Omit<SimulatedResult, "missed"> | null;
+  readonly oracle: Pick<SimulatedResult, "attainment" | "meanRate"> | null;
 }
 
 export interface PolicyRun {
@@ -41,7 +49,8 @@ export interface PolicyRun {
   /** Median absolute prediction error around the moment when cores were taken away. */
   readonly halfCpu: HalfCpuErrors | null;
   /** What the simulator of the oracle makes of the decisions that this policy took. */
-  readonly simulated: Omit<SimulatedResult, "missed">;
+  readonly simulated: Pick<SimulatedResult, "attainment" | "meanRate">;
+  /** By round and arrival. */
   readonly outcomes: readonly Outcome[];
 }
 

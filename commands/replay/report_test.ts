@@ -7,7 +7,7 @@ import { summarize } from "./summary.ts";
 import { markdown, policyTable } from "./tables.ts";
 
 const request = (arrivalMs: number) => ({
-  ...{ arrivalMs, promptTokens: 4, newTokens: 3, budgetMs: 110 },
+  ...{ round: 0, arrivalMs, promptTokens: 4, newTokens: 3, budgetMs: 110 },
   budgetClass: "tight" as const,
 });
 const OUTCOMES: Outcome[] = [0, 500].map((arrivalMs) => ({
@@ -34,9 +34,12 @@ const LOAD: LoadReport = {
   oracle: { attainment: 0.75, meanRate: 0.05 },
 };
 const REPORT: ReplayReport = {
-  ...{ model: "toy", engine: "toy 1.0", kernels: "stock", threads: 2, slots: 2, trace: "gamma", seconds: 1, seed: 1 },
-  ...{ onMiss: "reject", budgets: { tight: 1.5 }, halfCpuAtSeconds: 0.5, capacity: 2.5, loads: [LOAD] },
-  costs: { pruningRates: [0], decodeMs: [[10, 16]], prefillMs: [[{ rows: 4, ms: 30 }]], overheadMs: 1 },
+  ...{ model: "toy", engine: "toy 1.0", kernels: "stock", threads: 2, slots: 2, trace: "gamma", seconds: 1 },
+  ...{ onMiss: "reject", budgets: { tight: 1.5 }, halfCpuAtSeconds: 0.5, loads: [LOAD] },
+  rounds: [{
+    ...{ seed: 1, capacity: 2.5 },
+    costs: { pruningRates: [0], decodeMs: [[10, 16]], prefillMs: [[{ rows: 4, ms: 30 }]], overheadMs: 1 },
+  }],
 };
 
 describe("policyTable()", () => {
@@ -68,6 +71,27 @@ describe("markdown()", () => {
     const runs = LOAD.runs.map((run) => ({ ...run, halfCpu: null }));
     const text = markdown({ ...REPORT, halfCpuAtSeconds: null, loads: [{ ...LOAD, runs }] });
     ok(!/taken away|error before/.test(text));
+  });
+});
+
+describe("rounds", () => {
+  const [first] = REPORT.rounds;
+  const rounds = [first!, { ...first!, seed: 2, capacity: 1.5 }];
+  const requests = [0, 1].flatMap((round) => LOAD.requests.map((request) => ({ ...request, round })));
+
+  it("have their seeds and what each measured in the report", () => {
+    const text = markdown({ ...REPORT, rounds });
+    match(text, /^- Trace: gamma, 1 s, seed 1, 2; /m);
+    match(text, /^- Rate 0 sustains 2\.50, 1\.50 requests\/s; a client waits 1\.0, 1\.0 ms for the way$/m);
+    equal(reportPage({ ...REPORT, rounds }).match(/<h2>What steps cost, in ms \(before seed [12]\)<\/h2>/g)?.length, 2);
+  });
+
+  it("follow each other in plots over time", () => {
+    const { x, series } = plots({ ...LOAD, requests }, { ...REPORT, rounds })[1]!;
+    deepEqual(x.range, [0, 2]);
+    const { points } = series[0]!;
+    const perRound = [0, 1].map((round) => points.filter(([at]) => Math.floor(at) === round));
+    deepEqual(perRound.map((of) => of.filter(([, perSecond]) => perSecond > 0).length), [3, 3]);
   });
 });
 

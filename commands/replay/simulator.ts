@@ -129,6 +129,9 @@ function takeEarliest(waiting: number[], requests: readonly SimulatedRequest[]):
 
 /** What decisions come to. */
 export interface SimulatedResult {
+  readonly offered: number;
+  /** Not refused. */
+  readonly served: number;
   /** Share of all requests whose last token was in time. */
   readonly attainment: number;
   /** Of those that were not refused, each the mean over its tokens; 0 if all were. */
@@ -155,8 +158,20 @@ export function judge(
     else missed.push(index);
   }
   return {
+    offered: requests.length,
+    served,
     attainment: requests.length === 0 ? 0 : met / requests.length,
     meanRate: served === 0 ? 0 : rates / served,
     missed,
+  };
+}
+
+/** What several traces come to together. */
+export function pooled(results: readonly SimulatedResult[]): Pick<SimulatedResult, "attainment" | "meanRate"> {
+  const sum = (of: (result: SimulatedResult) => number) => results.reduce((total, result) => total + of(result), 0);
+  const [offered, served] = [sum((result) => result.offered), sum((result) => result.served)];
+  return {
+    attainment: offered === 0 ? 0 : sum((result) => result.attainment * result.offered) / offered,
+    meanRate: served === 0 ? 0 : sum((result) => result.meanRate * result.served) / served,
   };
 }

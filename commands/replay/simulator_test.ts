@@ -1,7 +1,7 @@
 import { deepEqual, equal, throws } from "node:assert/strict";
 import { describe, it } from "@std/testing/bdd";
 import { RandomDraws } from "./random.ts";
-import { judge, REFUSED, simulate, type SimulatedRequest } from "./simulator.ts";
+import { judge, pooled, REFUSED, simulate, type SimulatedRequest } from "./simulator.ts";
 import { StepClock } from "./measured_costs.ts";
 
 /** Two slots, two levels, chunks of 4; every step of two sequences is dearer than one, not twice. */
@@ -113,10 +113,25 @@ describe("judge()", () => {
   it("counts refusals as misses, and the rates of those that ran", () => {
     const requests = [request(0, 1, 1, 9), request(100, 1, 1, 104), request(200, 1, 1, 300)];
     deepEqual(judge(clock, [0, 0.3], requests, { levels: [0, 1, REFUSED] }), {
+      offered: 3,
+      served: 2,
       attainment: 1 / 3,
       meanRate: 0.15,
       missed: [1],
     });
-    deepEqual(judge(clock, [0, 0.3], requests, { levels: [-1, -1, -1] }), { attainment: 0, meanRate: 0, missed: [] });
+    deepEqual(judge(clock, [0, 0.3], requests, { levels: [-1, -1, -1] }), {
+      ...{ offered: 3, served: 0, attainment: 0, meanRate: 0, missed: [] },
+    });
+  });
+});
+
+describe("pooled()", () => {
+  it("is what one trace of all requests would come to", () => {
+    const few = { offered: 1, served: 1, attainment: 1, meanRate: 0, missed: [] };
+    const many = { offered: 4, served: 3, attainment: 0.5, meanRate: 0.2, missed: [2] };
+    const { attainment, meanRate } = pooled([few, many]);
+    deepEqual([attainment, meanRate], [3 / 5, 0.6000000000000001 / 4]);
+    deepEqual(pooled([few]), { attainment: 1, meanRate: 0 });
+    deepEqual(pooled([{ ...few, served: 0, attainment: 0 }]), { attainment: 0, meanRate: 0 });
   });
 });

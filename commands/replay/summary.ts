@@ -9,7 +9,7 @@ export interface Percentiles {
   readonly p99: number;
 }
 
-/** How one policy did with one trace. Shares are 0 to 1, times milliseconds; NaN where nothing was to be counted. */
+/** How one policy did with the traces of one load. Shares are 0 to 1, times milliseconds; NaN where nothing was to be counted. */
 export interface Summary {
   readonly offered: number;
   readonly answered: number;
@@ -30,7 +30,7 @@ export interface Summary {
   readonly meanLargestRate: number;
   /** Geometric mean over all answers; NaN if the artefact was not measured. */
   readonly meanPerplexity: number;
-  /** Tokens of answers in time, per second of the trace or of its last answer if that is later. */
+  /** Tokens of answers in time, per second of the traces, each of which lasts to its last answer at least. */
   readonly goodputTokensPerSecond: number;
   readonly refusalP99Ms: number;
   /** Of `/metrics` and `/readyz`, asked for all the time. */
@@ -42,7 +42,7 @@ export interface Summary {
   /** Median of |predicted − measured| / measured over all answers, and over those to late arrivals. */
   readonly predictionError: number;
   readonly settledPredictionError: number;
-  /** Answers, in the order of arrival, whose rate differs from the one before. */
+  /** Answers, in the order of arrival, whose rate differs from that of the one before in the same trace. */
   readonly switchesPerMinute: number;
   /** How late the client sent, which should be next to nothing. */
   readonly lateP99Ms: number;
@@ -52,19 +52,24 @@ export interface Summary {
 export const SETTLING_MS = 20_000;
 
 export interface SummaryOptions {
+  /** Length of each trace. */
   readonly seconds: number;
   /** Perplexity by rate, where it is known. */
   readonly perplexity: ReadonlyMap<number, number>;
   readonly probes: ProbeTimes;
 }
 
-/** Counts what came of a trace. @param outcomes By arrival. */
+/** Counts what came of the traces of one load. @param outcomes By round and arrival. */
 export function summarize(outcomes: readonly Outcome[], { seconds, perplexity, probes }: SummaryOptions): Summary {
   const answers = outcomes.flatMap((outcome) => outcome.served === null ? [] : [{ outcome, served: outcome.served }]);
   const met = outcomes.filter(isMet);
   const refusals = outcomes.filter(({ status }) => status === 429 || status === 503);
-  const endMs = Math.max(1000 * seconds, ...outcomes.map(({ sentMs, ms }) => sentMs + ms));
   const rates = answers.map(({ served }) => served.pruningRate);
+  const rounds = Map.groupBy(outcomes, ({ round }) => round).values().toArray();
+  const lastedMs = rounds.reduce(
+    (sum, round) => sum + Math.max(1000 * seconds, ...round.map(({ sentMs, ms }) => sentMs + ms)),
+    0,
+  );
   const share = (of: number, all: number) => all === 0 ? NaN : of / all;
   const classes = [...new Set(outcomes.map(({ budgetClass }) => budgetClass))].sort();
   const inClass = (list: readonly Outcome[], name: string) => list.filter(({ budgetClass }) => budgetClass === name);
@@ -82,7 +87,7 @@ export function summarize(outcomes: readonly Outcome[], { seconds, perplexity, p
     meanRate: mean(answers.map(({ served }) => served.meanPruningRate)),
     meanLargestRate: mean(rates),
     meanPerplexity: Math.exp(mean(rates.map((rate) => Math.log(perplexity.get(rate) ?? NaN)))),
-    goodputTokensPerSecond: met.reduce((sum, { served }) => sum + served!.tokens, 0) / (endMs / 1000),
+    goodputTokensPerSecond: met.reduce((sum, { served }) => sum + served!.tokens, 0) / (lastedMs / 1000),
     refusalP99Ms: percentile(refusals.map(({ ms }) => ms), 0.99),
     probeP99Ms: { metrics: percentile(probes.metrics, 0.99), readyz: percentile(probes.readyz, 0.99) },
     ttftMs: percentiles(answers.map(({ served }) => served.ttftMs)),
@@ -92,7 +97,10 @@ export function summarize(outcomes: readonly Outcome[], { seconds, perplexity, p
     totalMs: percentiles(answers.map(({ outcome }) => outcome.ms)),
     predictionError: predictionError(outcomes, { fromMs: 0, toMs: Infinity }),
     settledPredictionError: predictionError(outcomes, { fromMs: SETTLING_MS, toMs: Infinity }),
-    switchesPerMinute: rates.filter((rate, i) => i > 0 && rate !== rates[i - 1]).length / (endMs / 60_000),
+    switchesPerMinute: answers.filter(({ outcome, served }, i) => {
+      const before = answers[i - 1];
+      return before?.outcome.round === outcome.round && before.served.pruningRate !== served.pruningRate;
+    }).length / (lastedMs / 60_000),
     lateP99Ms: percentile(outcomes.map(({ arrivalMs, sentMs }) => sentMs - arrivalMs), 0.99),
   };
 }

@@ -8,7 +8,7 @@ const SERVED: Served = {
   ...{ predictedMs: 90, ttftMs: 20, decodeMs: 80, totalMs: 100, met: true },
 };
 const outcome = (arrivalMs: number, more: Partial<Outcome>, served: Partial<Served> | null = {}): Outcome => ({
-  ...{ arrivalMs, sentMs: arrivalMs, promptTokens: 4, newTokens: 11, budgetClass: "tight", budgetMs: 110 },
+  ...{ round: 0, arrivalMs, sentMs: arrivalMs, promptTokens: 4, newTokens: 11, budgetClass: "tight", budgetMs: 110 },
   ...{ status: served === null ? 429 : 200, ms: 105 },
   served: served === null ? null : { ...SERVED, ...served },
   ...more,
@@ -58,6 +58,19 @@ describe("summarize()", () => {
     ok(Math.abs(summary.settledPredictionError - 0.01) < 1e-12);
   });
 
+  it("counts the time of every round, as long as its answers take, and no change from one to the next", () => {
+    const narrow = { pruningRate: 0.3 };
+    const { goodputTokensPerSecond, switchesPerMinute, settledPredictionError } = summarize([
+      outcome(0, {}),
+      outcome(59_000, { ms: 109, sentMs: 79_891 }),
+      outcome(0, { round: 1 }, { ...narrow, predictedMs: 150 }),
+      outcome(1000, { round: 1 }),
+    ], OPTIONS);
+    ok(Math.abs(goodputTokensPerSecond - 44 / (80 + 60)) < 1e-12);
+    ok(Math.abs(switchesPerMinute - 60 / (80 + 60)) < 1e-12);
+    ok(Math.abs(settledPredictionError - 0.1) < 1e-12);
+  });
+
   it("has no numbers where nothing was answered", () => {
     const { attainment, meanRate, predictionError } = summarize([outcome(0, {}, null)], OPTIONS);
     deepEqual([attainment, meanRate, predictionError], [0, NaN, NaN]);
@@ -83,7 +96,10 @@ describe("isMet()", () => {
 });
 
 describe("outcomeOf()", () => {
-  const request = { ...{ arrivalMs: 5, promptTokens: 4, newTokens: 2, budgetMs: 50 }, budgetClass: "tight" as const };
+  const request = {
+    ...{ round: 2, arrivalMs: 5, promptTokens: 4, newTokens: 2, budgetMs: 50 },
+    budgetClass: "tight" as const,
+  };
 
   it("reads an answer", () => {
     const { served, ...seen } = outcomeOf(request, 6, {

@@ -1,4 +1,5 @@
-import type { LoadReport, ReplayReport } from "./report.ts";
+import type { MeasuredCosts } from "./measured_costs.ts";
+import type { LoadReport, ReplayReport, RoundReport } from "./report.ts";
 import type { Percentiles } from "./summary.ts";
 
 /** A table of text. */
@@ -69,7 +70,7 @@ export function halfCpuTable({ runs }: LoadReport): Table | null {
 }
 
 /** Measured costs of steps. */
-export function costTable({ costs: { pruningRates, decodeMs, prefillMs } }: ReplayReport): Table {
+export function costTable({ pruningRates, decodeMs, prefillMs }: MeasuredCosts): Table {
   return {
     head: [
       "rate",
@@ -86,15 +87,19 @@ export function costTable({ costs: { pruningRates, decodeMs, prefillMs } }: Repl
 
 /** What was run, in lines. */
 export function reportLines(report: ReplayReport): string[] {
-  const { model, engine, kernels, threads, slots, seconds, seed, onMiss, budgets, costs, capacity } = report;
+  const { model, engine, kernels, threads, slots, seconds, onMiss, budgets, rounds } = report;
   const half = report.halfCpuAtSeconds;
+  const each = (of: (round: RoundReport) => string) => rounds.map(of).join(", ");
   const multiples = Object.entries(budgets).map(([name, multiple]) => `${name} ${multiple} ×`).join(", ");
   return [
     `${model}: ${engine}, ${kernels} kernels, ${threads} threads, ${slots} slots`,
-    `Trace: ${report.trace}, ${seconds} s, seed ${seed}; on_miss ${onMiss}`,
+    `Trace: ${report.trace}, ${seconds} s, seed ${each(({ seed }) => String(seed))}; on_miss ${onMiss}`,
     `Budgets: ${multiples} the time of the request alone at rate 0`,
-    `Rate 0 sustains ${capacity.toFixed(2)} requests/s; a client waits ${costs.overheadMs.toFixed(1)} ms for the way`,
-    ...(half === null ? [] : [`Half of the cores were taken away after ${half} s`]),
+    `Rate 0 sustains ${each(({ capacity }) => capacity.toFixed(2))} requests/s; a client waits ` +
+    `${each(({ costs }) => costs.overheadMs.toFixed(1))} ms for the way`,
+    ...(half === null
+      ? []
+      : [`Half of the cores were taken away after ${half} s${rounds.length === 1 ? "" : " of each trace"}`]),
   ];
 }
 
