@@ -25,8 +25,10 @@ import { usableMemory } from "./usable_memory.ts";
 const Flags = z.strictObject({
   model: z.string().describe("Checkpoint: a Hugging Face folder or a GGUF file"),
   out: z.string().describe("Folder of the artefact; must not exist, or be empty"),
-  calibration: z.string().optional().describe("Text to calibrate with; its last tenth is for measuring"),
-  samples: z.int().min(1).max(100_000).default(64).describe("Windows of calibration text"),
+  calibration: z.string().optional().describe(
+    "Texts to calibrate with, separated by commas; the last tenth of each is for measuring",
+  ),
+  samples: z.int().min(1).max(100_000).default(64).describe("Windows of calibration text; several texts take turns"),
   sequenceLength: z.int().min(8).max(32_768).default(512).describe("Tokens of a window"),
   blockSize: z.enum(["32", "64", "128"]).default("32").describe("Weights that share a scale"),
   recipe: z.string().optional().describe("JSON file that changes how it is done; see the README"),
@@ -63,14 +65,18 @@ await runCommand(async () => {
     const reason = `${(cause as Error).message} (without a chat template it could be compressed for prompts alone)`;
     throw new RangeError(`Cannot compress ${flags.model}: ${reason}`, { cause });
   }
-  const text = await Deno.readTextFile(flags.calibration ?? DEFAULT_TEXT);
-  const tokens = new Tokenizer(checkpoint.tokenizer).encode(text, { addSpecialTokens: false });
+  const paths = flags.calibration?.split(",") ?? [DEFAULT_TEXT];
+  const tokenizer = new Tokenizer(checkpoint.tokenizer);
+  const texts: number[][] = [];
+  for (const path of paths) {
+    texts.push(tokenizer.encode(await Deno.readTextFile(path), { addSpecialTokens: false }));
+  }
   const out = resolve(flags.out);
   const job: Job = {
     checkpoint,
     out,
     name: flags.name ?? basename(out),
-    calibration: calibrationData(tokens, { samples: flags.samples, length: flags.sequenceLength, seed: flags.seed }),
+    calibration: calibrationData(texts, { samples: flags.samples, length: flags.sequenceLength, seed: flags.seed }),
     blockSize: Number(flags.blockSize) as BlockSize,
     recipe,
     seed: flags.seed,

@@ -32,7 +32,7 @@ export interface Job {
 export function jobDigest({ checkpoint, calibration, blockSize, recipe, seed }: Job, checkpointDigest: string): string {
   const hash = createHash("sha256");
   hash.update(JSON.stringify([checkpointDigest, checkpoint.description, blockSize, recipe, seed]));
-  for (const part of [...calibration.windows, calibration.text, ...calibration.heldOut]) hash.update(part);
+  for (const part of [...calibration.windows, ...calibration.texts, ...calibration.heldOut]) hash.update(part);
   return hash.digest("hex");
 }
 
@@ -64,7 +64,7 @@ export async function checkJob(
   if (recipe.hadamard === true && !supportsHadamard(config.hiddenSize)) {
     problems.push(`there is no Hadamard matrix of order ${config.hiddenSize} for the recipe's rotation`);
   }
-  const largest = [calibration.text, ...calibration.heldOut].reduce(
+  const largest = [...calibration.texts, ...calibration.heldOut].reduce(
     (largest, window) => Math.max(largest, largestToken(window)),
     -1,
   );
@@ -81,8 +81,9 @@ export async function checkJob(
       `recovery's sequences have ${recovery.sequenceLength} tokens, the model holds ${config.maxPositionEmbeddings}`,
     );
   }
-  if (recovery.steps > 0 && recovery.sequenceLength > calibration.text.length) {
-    problems.push(`recovery's sequences have ${recovery.sequenceLength} tokens, the text ${calibration.text.length}`);
+  const shortest = Math.min(...calibration.texts.map((text) => text.length));
+  if (recovery.steps > 0 && recovery.sequenceLength > shortest) {
+    problems.push(`recovery's sequences have ${recovery.sequenceLength} tokens, the text ${shortest}`);
   }
   const needed = memoryNeeded(checkpoint, calibration, recipe);
   if (needed > memory) {

@@ -244,7 +244,7 @@ export class Run {
     };
     const state = await recover(
       this.#context.runtime,
-      { model, weights, text: calibration.text, recipe: recovery, seed, threads },
+      { model, weights, texts: calibration.texts, recipe: recovery, seed, threads },
       await readRecovery(this.#folder, this.#journal.recovery),
       async (state) => {
         this.#progress("recovery", state.divergences.length / recovery.steps);

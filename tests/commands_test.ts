@@ -148,6 +148,23 @@ describe("Commands", () => {
       ...["espalier.json", "report.json", "tokenizer.json", "tokenizer_config.json", "weights.safetensors"],
     ]);
     await refused(/artefact exists and is not empty/, "compress", ...args);
+
+    // Two texts are two files, each of which must be there and be long enough.
+    const text = `${folder}/text.txt`;
+    await Deno.writeTextFile(`${folder}/short.txt`, "Too short.");
+    const both = (
+      texts: string,
+    ) => ["--model", `${folder}/checkpoint`, "--out", `${folder}/two`, "--calibration", texts];
+    await refused(/nowhere\.txt/, "compress", ...both(`${text},${folder}/nowhere.txt`));
+    await refused(
+      /text 2 of 2 has \d+, /,
+      "compress",
+      ...both(`${text},${folder}/short.txt`),
+      "--sequence-length",
+      "32",
+    );
+    const two = await run("compress", ...both(`${text},${text}`), "--samples", "6", ...calibrate.slice(2));
+    equal(two.code, 0, two.stderr);
   });
 
   it("evaluate prints rate, perplexity and tokens as JSON", async () => {

@@ -171,7 +171,7 @@ describe("compress(), stopped half way,", () => {
       };
       const checkpoint = await openCheckpoint(job.checkpoint);
       await compress(
-        { ...job, checkpoint, calibration: calibrationData(Int32Array.from(text), calibration) },
+        { ...job, checkpoint, calibration: calibrationData([Int32Array.from(text)], calibration) },
         { runtime: openRuntime(), progress, say: () => {}, now: () => performance.now(), saveEveryMs: 0 },
       );`;
     const job = { ...jobOf(out), checkpoint: checkpoint.path, text: [...TEXT], calibration: CALIBRATION };
@@ -220,7 +220,7 @@ describe("compress(), stopped half way,", () => {
       checkpoint,
       out,
       name: "tiny",
-      calibration: calibrationData(TEXT, CALIBRATION),
+      calibration: calibrationData([TEXT], CALIBRATION),
       blockSize: 32,
       recipe: parseRecipe({}),
       seed: 5,

@@ -1,5 +1,5 @@
 import { afterAll, beforeAll, describe, it } from "@std/testing/bdd";
-import { deepEqual, equal, ok, rejects } from "node:assert/strict";
+import { deepEqual, equal, notDeepEqual, ok, rejects } from "node:assert/strict";
 import { blockWidths } from "../compression/block_widths.ts";
 import type { OrderOptions } from "../compression/blocks/method.ts";
 import { methodOf } from "../compression/blocks/mod.ts";
@@ -327,6 +327,16 @@ describe("recover()", () => {
     deepEqual(resumed.adapters, whole.adapters);
   });
 
+  it("learns from texts in turn: the same text twice is that text, another beside it is not", async () => {
+    const [alone, twice, other] = [
+      await recovered(null, 2),
+      await recovered(null, 2, () => {}, [COUNTING, COUNTING]),
+      await recovered(null, 2, () => {}, [COUNTING, COUNTING.toReversed()]),
+    ];
+    deepEqual(twice.divergences, alone.divergences);
+    notDeepEqual(other.divergences, alone.divergences);
+  });
+
   it("refuses to go on where the divergence is no number", async () => {
     weights.set("final_norm", weights.get("final_norm")!.map(() => NaN));
     await rejects(recovered(null, 3), {
@@ -339,6 +349,7 @@ describe("recover()", () => {
     from: RecoveryState | null,
     steps: number,
     afterStep: (state: RecoveryState) => void = () => {},
+    texts: readonly Int32Array[] = [COUNTING],
   ): Promise<RecoveryState> {
     const { description, plan } = await counting();
     return await recover(
@@ -351,7 +362,7 @@ describe("recover()", () => {
           rank: RANK,
         },
         weights,
-        text: COUNTING,
+        texts,
         recipe: { steps, sequences: 4, sequenceLength: 16, rank: RANK, learningRate: 3e-3 },
         seed: 1,
         threads: 1,
@@ -395,7 +406,7 @@ describe("compress(), for narrow levels", () => {
         provenance: {},
       });
       using checkpoint = await openCheckpoint(`${folder}/counting`);
-      const calibration = calibrationData(COUNTING, { samples: 8, length: 32, seed: 1 });
+      const calibration = calibrationData([COUNTING], { samples: 8, length: 32, seed: 1 });
       /** Nats per token at the largest rate. */
       const loss = async (recipe: object) => {
         const { levels, recovery } = await compressed({ checkpoint, calibration, recipe: { hadamard, ...recipe } });
@@ -417,7 +428,7 @@ describe("compress(), for narrow levels", () => {
     it(`recovers a ${family}, and leaves it nearly as it was in three small steps`, async () => {
       await TINY_FAMILIES[family](`${folder}/${family}`, 11);
       using checkpoint = await openCheckpoint(`${folder}/${family}`);
-      const calibration = calibrationData(TEXT, { samples: 6, length: 48, seed: 1 });
+      const calibration = calibrationData([TEXT], { samples: 6, length: 48, seed: 1 });
       const recovery = { steps: 3, sequences: 2, sequenceLength: 16, learningRate: 1e-5 };
       const [plain, recovered] = [
         await compressed({ checkpoint, calibration, recipe: {} }),

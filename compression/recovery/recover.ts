@@ -21,8 +21,8 @@ export interface RecoveryJob {
   readonly model: MaskedModel;
   /** Every weight of the sorted model, by the name that its graph gives it. */
   readonly weights: ReadonlyMap<string, Floats>;
-  /** What is learnt from. */
-  readonly text: Int32Array;
+  /** What is learnt from; sequences are cut from each in turn. */
+  readonly texts: readonly Int32Array[];
   readonly recipe: Recipe["recovery"];
   readonly seed: number;
   readonly threads: number;
@@ -39,7 +39,7 @@ export interface RecoveryJob {
  */
 export async function recover(
   runtime: Runtime,
-  { model, weights, text, recipe, seed, threads }: RecoveryJob,
+  { model, weights, texts, recipe, seed, threads }: RecoveryJob,
   from: RecoveryState | null,
   afterStep: (state: RecoveryState) => Promise<void>,
 ): Promise<RecoveryState> {
@@ -63,6 +63,7 @@ export async function recover(
     const step = divergences.length;
     const random = randomFor(seed, "recovery", step);
     for (let sequence = 0; sequence < sequences; sequence++) {
+      const text = texts[(step * sequences + sequence) % texts.length]!;
       const start = Math.floor(random() * (text.length - length + 1));
       for (let i = 0; i < length; i++) training.tokens[sequence * length + i] = BigInt(text[start + i]!);
       training.levels[sequence] = BigInt(drawnLevel(model.elastic.levels, random()));
