@@ -3,7 +3,6 @@
 import { z } from "zod";
 import { type Artefact, isArtefact, openArtefact } from "../models/artefact.ts";
 import { openCheckpoint } from "../models/checkpoint.ts";
-import { openDecoder } from "../models/decoder.ts";
 import type { ModelConfig } from "../models/description.ts";
 import {
   densePerplexity,
@@ -18,12 +17,13 @@ import { Tokenizer } from "../models/tokenizer.ts";
 import type { TokenizerFiles } from "../models/tokenizer_files.ts";
 import { checkTokens } from "../models/vocabulary.ts";
 import { openRuntime } from "../onnx/mod.ts";
-import { chooseDevice, DeviceFlag, sayDevice } from "./device.ts";
+import { DeviceFlag } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { levelOf } from "./level_of.ts";
 import { type ProgressBar, progressBar } from "./progress_bar.ts";
 import { runCommand } from "./run_command.ts";
+import { openSingleDecoder } from "./single_decoder.ts";
 
 const Flags = z.strictObject({
   model: z.string().describe("Checkpoint or artefact"),
@@ -132,20 +132,8 @@ async function evaluateArtefact(
     readonly bar: ProgressBar;
   },
 ): Promise<(Rates & WindowedPerplexity)[]> {
-  const runtime = openRuntime();
-  const chosen = await chooseDevice(flags.device, runtime);
-  sayDevice(chosen);
-  using decoder = await openDecoder(runtime, {
-    plan: artefact.plan,
-    weights: artefact.weights(),
-    folder: artefact.folder,
-    lanes: 1,
-    maxTokens: flags.sequenceLength,
-    maxRows: Math.min(flags.sequenceLength, ROWS),
-    threads: flags.threads,
-    device: chosen.device,
-    operators: chosen.operators,
-  });
+  const { device, threads, sequenceLength: maxTokens } = flags;
+  using decoder = await openSingleDecoder(artefact, { device, threads, maxTokens, maxRows: Math.min(maxTokens, ROWS) });
   const found: (Rates & WindowedPerplexity)[] = [];
   if (narrowLevel !== null) {
     const [from, to] = [levels[0]!, narrowLevel];

@@ -3,15 +3,14 @@
 import { z } from "zod";
 import { PLAIN_SAMPLING, Sampler, SamplerScratch } from "../engine/mod.ts";
 import { openArtefact } from "../models/artefact.ts";
-import { openDecoder } from "../models/decoder.ts";
 import { Tokenizer } from "../models/tokenizer.ts";
 import { checkTokens } from "../models/vocabulary.ts";
-import { openRuntime } from "../onnx/mod.ts";
-import { chooseDevice, DeviceFlag, sayDevice } from "./device.ts";
+import { DeviceFlag } from "./device.ts";
 import { parseFlags } from "./flags.ts";
 import { levelOf } from "./level_of.ts";
 import { physicalCores } from "./physical_cores.ts";
 import { runCommand } from "./run_command.ts";
+import { openSingleDecoder } from "./single_decoder.ts";
 
 const Flags = z.strictObject({
   model: z.string().default("artifacts/demo").describe("Artefact"),
@@ -45,20 +44,8 @@ await runCommand(async () => {
       `Cannot generate ${maxTokens} tokens, prompt included: the model holds ${maxPositionEmbeddings}`,
     );
   }
-  const runtime = openRuntime();
-  const chosen = await chooseDevice(flags.device, runtime);
-  sayDevice(chosen);
-  using decoder = await openDecoder(runtime, {
-    plan: artefact.plan,
-    weights: artefact.weights(),
-    folder: artefact.folder,
-    lanes: 1,
-    maxTokens,
-    maxRows: CHUNK,
-    threads: flags.threads,
-    device: chosen.device,
-    operators: chosen.operators,
-  });
+  const { device, threads } = flags;
+  using decoder = await openSingleDecoder(artefact, { device, threads, maxTokens, maxRows: CHUNK });
   const sampler = new Sampler(
     { ...PLAIN_SAMPLING, temperature: flags.temperature, seed: flags.seed },
     prompt,
