@@ -32,8 +32,7 @@ describe("Native code against plain loops", () => {
   } else {
     it("holds for every block size, cut and row count, on every instruction set of this processor", async () => {
       const program = await build(compiler, Deno.build.arch);
-      await run([program]);
-      await run([program, "--decoder-steps", "1000"]);
+      await Promise.all([run([program]), run([program, "--decoder-steps", "1000"])]);
     });
   }
 
@@ -42,7 +41,11 @@ describe("Native code against plain loops", () => {
   } else {
     it("holds under the sanitizers of addresses and undefined behaviour", async () => {
       const program = await build(compiler, Deno.build.arch, SANITIZERS);
-      await run([program, "--steps", "100", "--decoder-steps", "500", "--seed", "7"], SANITIZER_SETTINGS);
+      // Each runs on one core.
+      await Promise.all([
+        run([program, "--steps", "50", "--decoder-steps", "500", "--seed", "7"], SANITIZER_SETTINGS),
+        run([program, "--steps", "50", "--seed", "8"], SANITIZER_SETTINGS),
+      ]);
     });
   }
 
@@ -51,19 +54,13 @@ describe("Native code against plain loops", () => {
   } else {
     it("holds on arm64 with and without dot products and matrix instructions", async () => {
       const program = await build(ARM64.compiler, "aarch64", ["-static"]);
-      for (const [processor, sets] of Object.entries(PROCESSORS)) {
-        const output = await run([
-          ARM64.emulator,
-          "-cpu",
-          processor,
-          program,
-          "--steps",
-          "15",
-          "--decoder-steps",
-          "30",
-        ]);
-        ok(output.startsWith(`instruction sets: ${sets}\n`), output);
-      }
+      await Promise.all(
+        Object.entries(PROCESSORS).map(async ([processor, sets]) => {
+          const emulated = [ARM64.emulator, "-cpu", processor, program];
+          const output = await run([...emulated, "--steps", "15", "--decoder-steps", "30"]);
+          ok(output.startsWith(`instruction sets: ${sets}\n`), output);
+        }),
+      );
     });
   }
 });
