@@ -113,7 +113,7 @@ export function plots(
     {
       title: `Prediction error over time${note}`,
       x: time,
-      y: { label: "Median of |predicted − measured| / measured", percent: true },
+      y: { label: "Median relative error", percent: true },
       series: each(({ outcomes }) =>
         windows(outcomes, (of) =>
           median(
