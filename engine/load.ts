@@ -25,7 +25,10 @@ export interface LoadSnapshot {
   };
   /** Requests that come. */
   readonly arrivals: {
+    /** Lately: over ten seconds. */
     readonly perSecond: number;
+    /** Over forty seconds: what a burst comes to for as long as it is one. */
+    readonly sustainedPerSecond: number;
     readonly promptTokens: number;
     readonly newTokens: number;
   };

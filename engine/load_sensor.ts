@@ -1,5 +1,6 @@
 import type { Gauge, Registry } from "prom-client";
 import { AnswerLengths } from "./answer_lengths.ts";
+import { ArrivalPace } from "./arrival_pace.ts";
 import type { LoadSnapshot } from "./load.ts";
 import type { Metrics } from "./metrics.ts";
 import { RecentMean } from "./recent_mean.ts";
@@ -7,14 +8,8 @@ import { histogramSeries, plainSeries, plainValue } from "./registered_series.ts
 import type { Phase, StepKind } from "./step_costs.ts";
 import { StepRatio } from "./step_ratio.ts";
 
-/** Time over which the pace of arrivals is averaged. */
-const ARRIVALS_SECONDS = 10;
-
-/**
- * Part of that average which must have been seen until its pace is believed (3.6 s); before, the pace is less. Without
- * making up for what was not seen, a service that starts under overload lets in for ten seconds what it cannot serve.
- */
-const SEEN_SHARE = 0.3;
+/** Times over which the pace of arrivals is averaged; a burst is over before the second one shows it. */
+const [LATELY_SECONDS, SUSTAINED_SECONDS] = [10, 40];
 
 /** How fast the time between steps follows, in parts of each difference. The first ones count alike. */
 const BETWEEN_GAIN = 0.05;
@@ -77,8 +72,7 @@ export class LoadSensor {
   readonly #error = { median: 0, side: 0, deviation: FIRST_DEVIATION, sum: 0, count: 0 };
   /** `log` is the logarithm of milliseconds. */
   readonly #between: { log: number; readings: number; sum: number; count: number };
-  /** `seen` is the part of the average that lies after the first reading. */
-  readonly #arrivals = { perSecond: 0, seen: 0, count: 0, atMs: -Infinity };
+  readonly #pace = { lately: new ArrivalPace(LATELY_SECONDS), sustained: new ArrivalPace(SUSTAINED_SECONDS) };
   readonly #promptTokens = new RecentMean();
   readonly #newTokens = new RecentMean();
   /** How long answers get. */
@@ -204,21 +198,13 @@ export class LoadSensor {
   }
 
   #readArrivals(nowMs: number): LoadSnapshot["arrivals"] {
-    const arrivals = this.#arrivals;
-    const seconds = (nowMs - arrivals.atMs) / 1000;
-    if (seconds > 0) {
-      const count = plainValue(this.#metrics.requestsArrived);
-      if (Number.isFinite(seconds)) {
-        const share = 1 - Math.exp(-seconds / ARRIVALS_SECONDS);
-        arrivals.perSecond += share * ((count - arrivals.count) / seconds - arrivals.perSecond);
-        arrivals.seen += share * (1 - arrivals.seen);
-      }
-      [arrivals.count, arrivals.atMs] = [count, nowMs];
-    }
+    const count = plainValue(this.#metrics.requestsArrived);
+    const perSecond = this.#pace.lately.read(count, nowMs);
+    const sustainedPerSecond = this.#pace.sustained.read(count, nowMs);
     const promptTokens = this.#promptTokens.read(this.#metrics.requestPromptTokens);
     const newTokens = this.#newTokens.read(this.#metrics.requestGenerationTokens);
-    const perSecond = arrivals.perSecond / Math.max(SEEN_SHARE, arrivals.seen);
     // Until requests have ended nothing is known of those to come.
-    return { perSecond: newTokens === 0 ? 0 : perSecond, promptTokens, newTokens };
+    if (newTokens === 0) return { perSecond: 0, sustainedPerSecond: 0, promptTokens, newTokens };
+    return { perSecond, sustainedPerSecond, promptTokens, newTokens };
   }
 }

@@ -111,12 +111,25 @@ describe("LoadSensor", () => {
     deepEqual([promptTokens, newTokens], [10, 20]);
   });
 
+  it("takes a burst for less over a longer time", () => {
+    const { metrics, sensor } = sensed();
+    metrics.requestPromptTokens.observe(10);
+    metrics.requestGenerationTokens.observe(20);
+    for (let second = 0; second < 200; second++) {
+      metrics.requestsArrived.inc(second < 190 ? 1 : 5);
+      sensor.snapshot(1000 * second);
+    }
+    const { perSecond, sustainedPerSecond } = sensor.snapshot(200_000).arrivals;
+    ok(perSecond > 3 && sustainedPerSecond < 2, `${perSecond} and ${sustainedPerSecond}`);
+  });
+
   it("knows the pace of arrivals soon after the start", () => {
     const { metrics, sensor } = sensed();
     metrics.requestPromptTokens.observe(10);
     metrics.requestGenerationTokens.observe(20);
     const paces = Array.from({ length: 6 }, (_, second) => {
-      const { perSecond } = sensor.snapshot(1000 * second).arrivals;
+      const { perSecond, sustainedPerSecond } = sensor.snapshot(1000 * second).arrivals;
+      ok(Math.abs(sustainedPerSecond - perSecond) < 0.3, `${sustainedPerSecond} and ${perSecond} after ${second} s`);
       metrics.requestsArrived.inc(3);
       return perSecond;
     });

@@ -78,13 +78,17 @@ export class Situation {
     return countMissed(works.running, finishes.running, factor) + countMissed(works.waiting, finishes.waiting, factor);
   }
 
-  /** The pace at which requests come, as a share of what all slots sustain at a level; 0 if none came lately. */
-  utilizationAt(level: number): number {
+  /**
+   * The pace at which requests come, as a share of what all slots sustain at a level; 0 if none came.
+   *
+   * @param perSecond Requests like those of late; as many as came lately, if it is not given.
+   */
+  utilizationAt(level: number, perSecond = this.options.load.arrivals.perSecond): number {
     const { arrivals, slots } = this.options.load;
-    if (arrivals.perSecond === 0) return 0;
+    if (perSecond === 0) return 0;
     const count = SUSTAINED * slots;
     const { lastTokenMs } = this.together(meanWork(arrivals, level), { count, slots });
-    return arrivals.perSecond * lastTokenMs / 1000 / count;
+    return perSecond * lastTokenMs / 1000 / count;
   }
 
   /** When the work that there is will be done. */

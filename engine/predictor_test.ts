@@ -11,7 +11,7 @@ const costs = new StepCosts({ rows: [1, 201], stepMs: [[11, 211]], decodeContext
 const load: LoadSnapshot = {
   ...{ slots: 4, requestsRunning: 2, requestsWaiting: 0, waitingPromptTokens: 0, effectivePruningRate: 0 },
   ...{ contention: 0, stepRatio: () => 1, betweenStepsMs: 0, predictionError: { median: 1, safe: 1, sure: 1 } },
-  arrivals: { perSecond: 0, promptTokens: 0, newTokens: 0 },
+  arrivals: { perSecond: 0, sustainedPerSecond: 0, promptTokens: 0, newTokens: 0 },
 };
 
 describe("Situation.promptsHeld()", () => {

@@ -22,7 +22,7 @@ function startOf(
   const load: LoadSnapshot = {
     ...{ slots: 2, requestsRunning: 0, requestsWaiting: 0, waitingPromptTokens: 0, effectivePruningRate: 0 },
     ...{ contention: 0, stepRatio: () => 1, betweenStepsMs: 0, predictionError: { median: 1, safe: 1, sure: 1 } },
-    arrivals: { perSecond: 0, promptTokens: 0, newTokens: 0 },
+    arrivals: { perSecond: 0, sustainedPerSecond: 0, promptTokens: 0, newTokens: 0 },
     ...given,
   };
   const predictor = new Predictor({
@@ -63,9 +63,27 @@ describe("predictive()", () => {
   });
 
   it("leaves more room the faster requests come", () => {
-    const arrivals = (perSecond: number) => ({ perSecond, promptTokens: 1, newTokens: 11 });
+    const arrivals = (perSecond: number) => ({
+      perSecond,
+      sustainedPerSecond: perSecond,
+      promptTokens: 1,
+      newTokens: 11,
+    });
     // Two slots sustain 18 such requests a second at rate 0.
     deepEqual([levelOf(130, { arrivals: arrivals(18) }), levelOf(130, { arrivals: arrivals(27) })], [0, 2]);
+  });
+
+  it("shuts the door to who may be late while more comes than can be served for long, not while a burst does", () => {
+    const { choose } = predictive({ shed: true, pruningRates });
+    const kind = (lastTokenMs: number, perSecond: number, sustainedPerSecond: number) => {
+      const { load, predictor } = startOf(lastTokenMs, {
+        ...{ requestsRunning: 2, predictionError: { median: 1, safe: 1.2, sure: 1.5 } },
+        arrivals: { perSecond, sustainedPerSecond, promptTokens: 1, newTokens: 11 },
+      });
+      return choose(load, { floorLevel: 2, hasBudget: true, stage: "arrival" }, predictor).kind;
+    };
+    // It takes 66 ms at the narrowest level, and less than 99 surely; two slots sustain 30 such requests a second there.
+    deepEqual([kind(80, 60, 60), kind(110, 60, 60), kind(80, 60, 20)], ["refuse", "run", "run"]);
   });
 
   it("says whether the budget of a pinned request is kept, and whether it is lost", () => {
