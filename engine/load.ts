@@ -27,7 +27,7 @@ export interface LoadSnapshot {
   readonly arrivals: {
     /** Lately: over ten seconds. */
     readonly perSecond: number;
-    /** Over forty seconds: what a burst comes to for as long as it is one. */
+    /** Over forty seconds, in which a short burst hardly shows. */
     readonly sustainedPerSecond: number;
     readonly promptTokens: number;
     readonly newTokens: number;

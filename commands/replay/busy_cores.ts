@@ -17,7 +17,7 @@ const LOOP = `
   }
 `;
 
-/** @throws {RangeError} If a process may not run on one of them. */
+/** Takes half of the cores, one at least. @throws {RangeError} If a process may not run on one of them. */
 export function takeHalfOfTheCpu(): Promise<BusyCores> {
   return BusyCores.start(Math.max(1, physicalCores() >> 1));
 }
