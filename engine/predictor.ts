@@ -4,7 +4,7 @@ import { type HoldOptions, holdsPrompts, stepsOfPrompt } from "./prompt_hold.ts"
 import type { RunningWork, WaitingWork } from "./request_work.ts";
 import { type Finish, forecastSchedule, type Work } from "./schedule_forecast.ts";
 import { scheduleStep } from "./scheduler.ts";
-import { kindOf, type StepCosts, type StepPart } from "./step_costs.ts";
+import { kindOf, type StepCosts, type StepKind, type StepPart } from "./step_costs.ts";
 
 /** What would come of running a request at a level. */
 export interface Forecast {
@@ -222,7 +222,13 @@ export class Predictor extends Situation {
  */
 export function stepTimes(costs: StepCosts, load: LoadSnapshot): (parts: readonly StepPart[]) => number {
   const slowdown = contentionSlowdown(load.contention);
-  return (parts) => load.betweenStepsMs + costs.stepMs(parts) * load.stepRatio(kindOf(parts)) * slowdown;
+  // Forecasts ask for thousands of steps of a few kinds.
+  const ratios: Record<StepKind["phase"], number[]> = { prefill: [], decode: [] };
+  return (parts) => {
+    const kind = kindOf(parts);
+    const ratio = ratios[kind.phase][kind.sequences] ??= load.stepRatio(kind);
+    return load.betweenStepsMs + costs.stepMs(parts) * ratio * slowdown;
+  };
 }
 
 /** How much slower steps get when others take a share of the machine, 1 or more. */

@@ -39,9 +39,12 @@ export interface Schedule {
   readonly hold: Pick<HoldOptions, "safe" | "likely"> | null;
 }
 
-/** A sequence on its way; its part in the next step is changed in place, for a forecast runs through many. */
+/** Changed in place from step to step, for a forecast runs through many. */
+type Part = { -readonly [Key in keyof StepPart]: StepPart[Key] };
+
+/** A sequence on its way. */
 class Lane {
-  readonly part: { level: number; phase: StepPart["phase"]; rows: number; context: number };
+  readonly part: Part;
   startMs: number;
   firstTokenMs = NaN;
   lastTokenMs = NaN;
@@ -83,7 +86,7 @@ export function forecastSchedule(
 
     let room = prefillChunk;
     let steps = Infinity;
-    let parts: StepPart[] = [];
+    const parts: Part[] = [];
     for (const { part, promptTokens, newTokens } of lanes) {
       part.phase = promptTokens > 0 ? "prefill" : "decode";
       part.rows = promptTokens > 0 ? Math.min(promptTokens, room) : 1;
@@ -91,7 +94,7 @@ export function forecastSchedule(
       else steps = Math.min(steps, newTokens);
       if (part.rows > 0) parts.push(part);
     }
-    let ms = stepMs(parts);
+    let ms = meanStepMs(parts, steps, stepMs);
     if (hold !== null && room < prefillChunk && parts.some(({ phase }) => phase === "decode")) {
       const decoding = lanes.filter(({ part }) => part.phase === "decode");
       const prompts = lanes.filter(({ part }) => part.phase === "prefill" && part.rows > 0);
@@ -106,17 +109,13 @@ export function forecastSchedule(
       const answers = { decoding: decoding.map(awaited), prompts: prompts.map(awaited) };
       if (holdsPrompts({ ...answers, mixedMs: ms, decodeMs, ...hold })) {
         for (const { part } of prompts) part.rows = 0;
-        [parts, ms, steps] = [alone, decodeMs, Math.min(...decoding.map(({ newTokens }) => newTokens))];
+        steps = Math.min(...decoding.map(({ newTokens }) => newTokens));
+        ms = meanStepMs(alone, steps, stepMs);
       }
-    }
-    if (steps > 1) {
-      for (const { part } of lanes) part.context += (steps - 1) / 2;
-      ms = stepMs(parts);
-      for (const { part } of lanes) part.context -= (steps - 1) / 2;
     }
     now += steps * ms;
 
-    let ended = false;
+    let ended = 0;
     for (const lane of lanes) {
       const { part } = lane;
       if (part.phase === "prefill") {
@@ -132,15 +131,19 @@ export function forecastSchedule(
       }
       if (lane.newTokens > 0) continue;
       lane.lastTokenMs = now;
-      ended = true;
+      ended++;
     }
-    if (!ended) continue;
+    if (ended === 0) continue;
     lanes = lanes.filter(({ newTokens }) => newTokens > 0);
-    open = started.filter(isOpen).length + queued.filter(isOpen).length;
+    open -= ended;
   }
   return { running: started, waiting: queued };
 }
 
-function isOpen({ newTokens }: Lane): boolean {
-  return newTokens > 0;
+/** Milliseconds of each of some steps alike, whose contexts grow by a token in each. */
+function meanStepMs(parts: readonly Part[], steps: number, stepMs: Schedule["stepMs"]): number {
+  for (const part of parts) part.context += (steps - 1) / 2;
+  const ms = stepMs(parts);
+  for (const part of parts) part.context -= (steps - 1) / 2;
+  return ms;
 }

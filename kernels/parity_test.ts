@@ -43,8 +43,8 @@ describe("Native code against plain loops", () => {
       const program = await build(compiler, Deno.build.arch, SANITIZERS);
       // Each runs on one core.
       await Promise.all([
-        run([program, "--steps", "50", "--decoder-steps", "500", "--seed", "7"], SANITIZER_SETTINGS),
-        run([program, "--steps", "50", "--seed", "8"], SANITIZER_SETTINGS),
+        run([program, "--steps", "30", "--decoder-steps", "300", "--seed", "7"], SANITIZER_SETTINGS),
+        run([program, "--steps", "30", "--seed", "8"], SANITIZER_SETTINGS),
       ]);
     });
   }
